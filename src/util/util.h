@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What every module uses: byte order, checksums, messages, assertions.
+ */
+#ifndef GFS2FUSE_UTIL_H
+#define GFS2FUSE_UTIL_H
+
+#include <endian.h>
+#include <errno.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define be16_to_cpu(x) be16toh((uint16_t)(x))
+#define be32_to_cpu(x) be32toh((uint32_t)(x))
+#define be64_to_cpu(x) be64toh((uint64_t)(x))
+#define cpu_to_be16(x) htobe16(x)
+#define cpu_to_be32(x) htobe32(x)
+#define cpu_to_be64(x) htobe64(x)
+
+#define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
+#define DIV_ROUND_UP(n, d) (((n) + (d) - 1) / (d))
+#define ALIGN_UP(x, a) (((x) + (a) - 1) & ~((__typeof__(x))(a) - 1))
+#define ALIGN_DOWN(x, a) ((x) & ~((__typeof__(x))(a) - 1))
+#define min_t(t, a, b) ((t)(a) < (t)(b) ? (t)(a) : (t)(b))
+#define max_t(t, a, b) ((t)(a) > (t)(b) ? (t)(a) : (t)(b))
+#define likely(x) __builtin_expect(!!(x), 1)
+#define unlikely(x) __builtin_expect(!!(x), 0)
+
+/* CRC32 as zlib's: rg_crc, lh_hash, directory hashes (reference section 11.1). */
+uint32_t gfs2_crc32(uint32_t crc, const void *buf, size_t len);
+/* CRC32C with init @crc and no final inversion: lh_crc wants init 0xffffffff. */
+uint32_t gfs2_crc32c(uint32_t crc, const void *buf, size_t len);
+/* The same without the processor's help: what gfs2_crc32c falls back to; for the unit test. */
+uint32_t gfs2_crc32c_portable(uint32_t crc, const void *buf, size_t len);
+/* Directory hash of a name of @len bytes (dir.h:gfs2_disk_hash). */
+static inline uint32_t gfs2_disk_hash(const char *name, size_t len)
+{
+	return gfs2_crc32(0, name, len);
+}
+
+/* CLOCK_MONOTONIC in nanoseconds. */
+uint64_t now_ns(void);
+/* CLOCK_REALTIME_COARSE: the resolution that file times have in the kernel. */
+struct timespec current_time(void);
+
+/*
+ * Messages go to stderr, and to syslog once the daemon is in the background.  @name of the volume
+ * is prefixed once msg_set_prefix() was called, as the kernel does ("fsid=...: ").
+ */
+enum msg_level { MSG_ERR, MSG_WARN, MSG_INFO, MSG_DEBUG };
+void msg_set_prefix(const char *fsname);
+void msg_set_level(enum msg_level max);
+void msg_use_syslog(void);
+void msg(enum msg_level level, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+#define fs_err(...) msg(MSG_ERR, __VA_ARGS__)
+#define fs_warn(...) msg(MSG_WARN, __VA_ARGS__)
+#define fs_info(...) msg(MSG_INFO, __VA_ARGS__)
+#define fs_dbg(...) msg(MSG_DEBUG, __VA_ARGS__)
+
+/*
+ * Three tiers (as gfs2's): GFS2_BUG_ON is a programmer's error and ends the process before it can
+ * write anything else; gfs2_assert_debug only exists in debug builds (meson: buildtype=debug, or
+ * -Ddebug-checks=enabled); on-disk inconsistencies are never asserted, they withdraw
+ * (fs/super.h:gfs2_consist).
+ */
+_Noreturn void gfs2_bug(const char *expr, const char *file, int line, const char *func);
+#define GFS2_BUG_ON(cond)                                                                          \
+	do {                                                                                       \
+		if (unlikely(cond))                                                                \
+			gfs2_bug(#cond, __FILE__, __LINE__, __func__);                             \
+	} while (0)
+#ifdef GFS2_DEBUG_CHECKS
+#define gfs2_assert_debug(expr) GFS2_BUG_ON(!(expr))
+#else
+#define gfs2_assert_debug(expr) ((void)sizeof(expr))
+#endif
+
+/* malloc that cannot fail: the daemon stops with a message; used for small fixed-size objects only. */
+void *xmalloc(size_t size) __attribute__((malloc, returns_nonnull));
+void *xzalloc(size_t size) __attribute__((malloc, returns_nonnull));
+
+#endif
