@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The event ring: what happened, cheap enough to be always on.
+ *
+ * Questions it must answer (design section 7): which transition did a lock make, why, how long after the request; what did a direct
+ * write do, phase by phase, and what was in flight; when did the log become durable.
+ *
+ * Writers never block and take no lock: a slot is claimed with one atomic add, filled, and published with
+ * a release store of its sequence number.  Readers copy and check the number again (a seqlock per slot), so a reader
+ * that is too slow sees a gap in `seq`, never a torn record.
+ */
+#ifndef GFS2FUSE_EVENT_H
+#define GFS2FUSE_EVENT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include "lock/glock.h"
+
+/* Names are the contract's (design section 9): gfs2_event_name(). */
+enum gfs2_event_type {
+	EV_GLOCK_STATE, EV_GLOCK_QUEUE, EV_GLOCK_PROMOTE, EV_GLOCK_DEQUEUE, EV_GLOCK_DEMOTE_RQ,
+	EV_DLM_LOCK, EV_DLM_AST, EV_DLM_BAST,
+	EV_DIO_BEGIN, EV_DIO_SUBMIT, EV_DIO_HOLE, EV_DIO_DRAIN_BEGIN, EV_DIO_DRAIN_END,
+	EV_DIO_UPGRADE, EV_DIO_BUFFERED, EV_DIO_END, EV_LOG_FLUSH,
+	EV_NR
+};
+
+/* Which fields apply: printed only if the bit is set. */
+enum { EVF_GLOCK = 1, EVF_FROM = 2, EVF_TO = 4, EVF_OFF = 8, EVF_LEN = 16, EVF_RC = 32, EVF_REASON = 64 };
+
+struct gfs2_event {
+	uint64_t seq;		/* 1, 2, ... per mount */
+	uint64_t t_ns;		/* CLOCK_REALTIME, so that nodes can be merged */
+	uint64_t req;
+	uint64_t gl_number;
+	uint64_t off, len;
+	int64_t rc;
+	int32_t pid;
+	uint16_t type;		/* enum gfs2_event_type */
+	uint16_t fields;
+	uint8_t gl_type, from, to; /* lm_state */
+	char reason[29];	/* short word: "hole", "eof", "remote", ... */
+};
+
+void gfs2_event_init(unsigned order);	/* ring of 1 << order records */
+void gfs2_event_exit(void);
+const char *gfs2_event_name(enum gfs2_event_type t);
+
+/* pid and req are taken from current_ctx() unless req != 0 in @e. seq and t_ns are filled in. */
+void gfs2_event_emit(struct gfs2_event *e);
+void ev_glock(enum gfs2_event_type t, const struct gfs2_glock *gl, int from, int to, const char *reason);
+void ev_dio(enum gfs2_event_type t, uint64_t ino, uint64_t off, uint64_t len, int64_t rc,
+	    const char *reason);
+
+/* Reading: sequence number of the next event to come; copy up to @nr events starting with *@seq (moved on; events that were overwritten
+ * are skipped). Returns how many. */
+uint64_t gfs2_event_next_seq(void);
+unsigned gfs2_event_read(uint64_t *seq, struct gfs2_event *out, unsigned nr);
+/* Wait until an event with number >= @seq exists or @timeout_ms is over. */
+bool gfs2_event_wait(uint64_t seq, int timeout_ms);
+/* One JSON object, no newline. */
+int gfs2_event_json(const struct gfs2_event *e, unsigned node, char *buf, size_t size);
+/* The kernel's tracepoint wording (reference 7.3). */
+int gfs2_event_text(const struct gfs2_event *e, char *buf, size_t size);
+
+#endif

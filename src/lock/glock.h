@@ -1,0 +1,290 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Glocks: the node's side of cluster locks, in the kernel's terms (reference gfs2-locking-dio.md
+ * section 1).  This file is the contract of src/lock/; nothing here knows inodes or rgrps: what a
+ * type protects is told through struct gfs2_glock_operations (fs/glops.c).
+ *
+ * States of the lock: UN, EX, DF, SH.  A holder is one request for a state.  The machine that moves
+ * a glock is one table in machine.c (gl_phase x event -> action), driven by that table and walked by
+ * the unit test.
+ *
+ * Threads: any thread may queue holders.  A lock module's answers arrive through gfs2_glock_complete()
+ * from any thread, also from inside lm_lock (lock_nolock).  go_sync/go_inval run on the thread that caused the
+ * transition if it may block, else on the glock workers; never with gl_lock held.
+ * A receive thread may only use gfs2_glock_nq_fast() and gfs2_glock_dq(): both never block and never run go_*().
+ */
+#ifndef GFS2FUSE_GLOCK_H
+#define GFS2FUSE_GLOCK_H
+
+#include <linux/gfs2_ondisk.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <sys/types.h>
+#include "io/buf.h"
+#include "util/list.h"
+#include "util/mutex.h"
+
+/* Values as in the kernel's glock.h: they are part of debug output. */
+enum lm_state { LM_ST_UNLOCKED = 0, LM_ST_EXCLUSIVE = 1, LM_ST_DEFERRED = 2, LM_ST_SHARED = 3 };
+
+enum lm_type {
+	LM_TYPE_NONDISK = 1, LM_TYPE_INODE = 2, LM_TYPE_RGRP = 3, LM_TYPE_META = 4,
+	LM_TYPE_IOPEN = 5, LM_TYPE_FLOCK = 6, LM_TYPE_PLOCK = 7, LM_TYPE_QUOTA = 8,
+	LM_TYPE_JOURNAL = 9,
+};
+
+/* NONDISK numbers (GFS2_MOUNT_LOCK, GFS2_LIVE_LOCK, ...): <linux/gfs2_ondisk.h>. */
+
+/* Holder flags, values as the kernel's. */
+enum {
+	LM_FLAG_TRY = 0x0001, LM_FLAG_TRY_1CB = 0x0002, LM_FLAG_NOEXP = 0x0004, LM_FLAG_ANY = 0x0008,
+	LM_FLAG_NODE_SCOPE = 0x0020, GL_ASYNC = 0x0040, GL_EXACT = 0x0080, GL_SKIP = 0x0100,
+	GL_NOPID = 0x0200, GL_NOCACHE = 0x0400,
+};
+#define GLR_TRYFAILED 13	/* positive: a try lock was not granted */
+
+/* gl_flags: bit numbers as the kernel's GLF_*; letters are printed by gfs2_dump_glock. Under gl_lock. */
+enum {
+	GLF_LOCK = 1, GLF_INSTANTIATE_NEEDED = 2, GLF_DEMOTE = 3, GLF_PENDING_DEMOTE = 4,
+	GLF_DEMOTE_IN_PROGRESS = 5, GLF_DIRTY = 6, GLF_LFLUSH = 7, GLF_INVALIDATE_IN_PROGRESS = 8,
+	GLF_REPLY_PENDING = 9, GLF_INITIAL = 10, GLF_FROZEN = 11, GLF_INSTANTIATE_IN_PROG = 12,
+	GLF_LRU = 13, GLF_OBJECT = 14, GLF_BLOCKING = 15, GLF_PENDING_DELETE = 17, GLF_FREEING = 18,
+};
+
+/*
+ * Holder state bits (gh_iflags).  HIF_FINISH: granted, but a worker still has to instantiate the object and run go_held before
+ * gh_granted is called.
+ */
+enum { HIF_HOLDER = 1u << 0, HIF_WAIT = 1u << 1, HIF_FINISH = 1u << 2 };
+
+struct gfs2_glock;
+struct gfs2_glock_table;
+struct gfs2_holder;
+
+struct gfs2_glock_operations {
+	enum lm_type go_type;
+	unsigned go_flags;
+#define GLOF_ASPACE 1	/* has metadata buffers: gl_mapping is used */
+#define GLOF_LVB 2
+#define GLOF_LRU 4
+#define GLOF_NONDISK 8
+	/* Before every transition: write back what the new state does not allow to be dirty.  -errno: the lock is not given up. */
+	int (*go_sync)(struct gfs2_glock *gl);
+	/* Before going to UN (@metadata true) or DF (false): drop what may not be cached. */
+	void (*go_inval)(struct gfs2_glock *gl, bool metadata);
+	/* First use after a grant with GLF_INSTANTIATE_NEEDED (not with GL_SKIP): read the object. Runs without gl_lock, with the holder granted. */
+	int (*go_instantiate)(struct gfs2_glock *gl);
+	/* After each grant (not on the fast path, not with GL_SKIP): e.g. wait for direct I/O, resume a truncate. */
+	int (*go_held)(struct gfs2_holder *gh);
+	/* One "I:" or "R:" line for the dump; gl_lock not held. */
+	void (*go_dump)(struct gfs2_glock *gl, FILE *out);
+	/*
+	 * A demote request arrived through gfs2_glock_cb() (runs on a glock worker; several may be told by one call; @remote: one of
+	 * them was remote).  The demotion does not start before it has returned.
+	 */
+	void (*go_callback)(struct gfs2_glock *gl, bool remote);
+};
+
+struct gfs2_holder {
+	struct gfs2_glock *gh_gl;
+	struct list_head gh_list;	/* gl_holders, under gl_lock */
+	uint64_t gh_owner;		/* request number; one owner never queues twice on a glock: asserted */
+	pid_t gh_pid;
+	enum lm_state gh_state;
+	unsigned gh_flags;
+	int gh_error;			/* valid once HIF_WAIT is clear */
+	atomic_uint gh_iflags;		/* HIF_*; release on change, acquire on read by the waiter */
+	const char *gh_where;		/* name of the function that queued it, for the dump */
+	/*
+	 * GL_ASYNC: called once, without locks, when granted or failed (gh_error), from any thread, also from inside
+	 * gfs2_glock_nq(); NULL: use gfs2_glock_wait.  The object is instantiated and go_held was run.  Must not block.
+	 * Until then the holder belongs to the lock layer; the only way to get it back is gfs2_glock_cancel().
+	 */
+	void (*gh_granted)(struct gfs2_holder *gh);
+	void *gh_priv;
+	/* private, under gl_lock: who sleeps for this holder; callback to be made */
+	struct rcond *gh_cond;
+	struct list_head gh_done;
+};
+
+/* What gl_phase can be: is a transition running, and where is it? */
+enum gl_phase {
+	GLP_IDLE,	/* none; gl_state is what we hold */
+	GLP_SYNC,	/* go_sync/go_inval running for gl_target; still hold gl_state */
+	GLP_WAIT,	/* request gl_req is with the lock module */
+	GLP_NR
+};
+
+struct gfs2_glock {
+	uint64_t gl_number;
+	enum lm_type gl_type;
+	struct gfs2_glock_table *gl_table;
+	const struct gfs2_glock_operations *gl_ops;
+	struct rmutex gl_lock;		/* guards everything below but the atomics and gl_mapping */
+	struct rcond gl_wait;		/* a holder was granted or failed; instantiate finished */
+	enum gl_phase gl_phase;
+	enum lm_state gl_state, gl_target, gl_demote_state, gl_req;
+	int gl_reply;			/* last answer of the lock module */
+	unsigned long gl_flags;		/* 1 << GLF_* */
+	struct list_head gl_holders;	/* granted ones first, then waiters in arrival order */
+	uint64_t gl_tchange_ns;		/* last change of gl_state */
+	uint64_t gl_demote_ns;		/* when the demote request came */
+	uint64_t gl_hold_ns;		/* minimum hold time */
+	atomic_uint gl_ref;
+	/* The in-core object (struct gfs2_inode, struct gfs2_rgrpd); set and cleared under gl_lock. */
+	void *gl_object;
+	struct gfs2_mapping gl_mapping;	/* metadata buffers */
+	/* Revokes outstanding and AIL buffers, for the dump; kept by the journal (relaxed counters). */
+	atomic_int gl_ail_count, gl_revokes;
+	char gl_lvb[32];		/* value block; valid while held */
+	void *gl_lm_priv;		/* the lock module's own */
+	/* table.c, under the hash shard's lock: hash chain, list of glocks that may be shrunk */
+	struct gfs2_glock *gl_hash;
+	struct list_head gl_lru;
+	/* work.c, under the work lock */
+	struct list_head gl_work;
+	unsigned gl_work_flags;
+	uint64_t gl_work_ns;
+	/* machine.c and glock.c, under gl_lock */
+	unsigned gl_why;		/* enum glock_why: what the running transition is for */
+	unsigned gl_req_flags;		/* flags of the request gl_req */
+	uint64_t gl_runner;		/* owner token of the thread inside go_sync/go_inval */
+	bool gl_unlock_first;		/* conversion deadlock: go to UN before asking again */
+	bool gl_cancel_sent;		/* lm_cancel was called for the running request */
+	bool gl_cb_wanted, gl_cb_running, gl_cb_remote; /* go_callback to be run, running, its argument */
+	bool gl_used;			/* since the shrinker last looked */
+	unsigned gl_nr_finish;		/* holders with HIF_FINISH */
+	unsigned gl_puts;		/* references to drop once gl_lock is released */
+	struct list_head gl_done;	/* holders whose gh_granted is to be called then */
+};
+
+/*
+ * A lock module.  lm_lock: ask for @req (LM_ST_UNLOCKED: go to NL); never blocks; the answer comes through
+ * gfs2_glock_complete(gl, ret), where ret is the state now held, or'ed with LM_OUT_ERROR or LM_OUT_CANCELED; a try
+ * request that is refused and a conversion deadlock answer with the state still held.
+ * Asks and bids of other nodes come through gfs2_glock_cb(gl, state).
+ */
+#define LM_OUT_ST_MASK 3
+#define LM_OUT_ERROR 4
+#define LM_OUT_CANCELED 8
+
+struct lm_lockops {
+	const char *lm_proto_name;
+	int (*lm_mount)(struct gfs2_glock_table *t, const char *table, unsigned *jid, bool *first);
+	void (*lm_first_done)(struct gfs2_glock_table *t);
+	void (*lm_unmount)(struct gfs2_glock_table *t);
+	void (*lm_lock)(struct gfs2_glock *gl, enum lm_state req, unsigned flags);
+	void (*lm_cancel)(struct gfs2_glock *gl);
+	/* The glock goes away; calls gfs2_glock_free(gl) when the module has forgotten it (maybe later). */
+	void (*lm_put_lock)(struct gfs2_glock *gl);
+	bool lm_has_peers;	/* other nodes can ask: minimum hold time and value blocks matter */
+};
+extern const struct lm_lockops lm_nolock;
+
+/* --- life --- */
+/* @workers threads run demotions that no requester runs.  @sdp is handed to nobody here, only kept (gl_table_private). */
+int gfs2_glock_table_create(const struct lm_lockops *lm, struct buf_cache *bufs, unsigned workers,
+			    void *private, struct gfs2_glock_table **out);
+void *gfs2_glock_table_private(const struct gfs2_glock_table *t);
+/*
+ * Time as the minimum hold time sees it (default: now_ns).  With a clock of one's own, hold times that are over are noticed by
+ * gfs2_glock_table_tick() only.  For the simulator and the tests; before the first glock is used.
+ */
+void gfs2_glock_table_set_clock(struct gfs2_glock_table *t, uint64_t (*clock)(void));
+void gfs2_glock_table_tick(struct gfs2_glock_table *t);
+/*
+ * How to ask whether the current thread has an open transaction (the journal registers gfs2_trans_active once, before any
+ * glock is used; src/lock does not link to it).  Debug builds: nobody waits for a glock inside of one.
+ */
+void gfs2_glock_set_trans_check(bool (*active)(void));
+/* Drops every glock (demote to UN, put); all holders must be gone: asserted after a dump. */
+void gfs2_glock_table_destroy(struct gfs2_glock_table *t);
+
+/* Find or create; +1 reference. */
+struct gfs2_glock *gfs2_glock_get(struct gfs2_glock_table *t, uint64_t number,
+				  const struct gfs2_glock_operations *ops);
+struct gfs2_glock *gfs2_glock_find(struct gfs2_glock_table *t, enum lm_type type, uint64_t number);
+struct gfs2_glock *gfs2_glock_hold(struct gfs2_glock *gl);
+void gfs2_glock_put(struct gfs2_glock *gl);
+void gfs2_glock_free(struct gfs2_glock *gl);
+void glock_set_object(struct gfs2_glock *gl, void *object);
+void glock_clear_object(struct gfs2_glock *gl, void *object);
+
+/* --- holders --- */
+void gfs2_holder_init(struct gfs2_glock *gl, enum lm_state state, unsigned flags,
+		      struct gfs2_holder *gh, const char *where);
+void gfs2_holder_uninit(struct gfs2_holder *gh);
+/*
+ * Queue and, unless GL_ASYNC, wait until granted.  0; GLR_TRYFAILED for try requests; -EIO after an error of the module or of
+ * instantiate; -EINTR is never returned.  The caller holds no ranked mutex and has no open transaction (asserted).
+ */
+int gfs2_glock_nq(struct gfs2_holder *gh);
+int gfs2_glock_wait(struct gfs2_holder *gh);	/* for GL_ASYNC without gh_granted */
+int gfs2_glock_poll(struct gfs2_holder *gh);	/* true: no longer waiting; the result is gfs2_glock_wait()'s */
+/*
+ * Receive threads: grant only if that needs nothing but adding the holder (held state fits, no demotion pending or
+ * running, nobody waiting, object instantiated).  Never blocks (gl_lock is only tried); false: nothing was queued.
+ */
+bool gfs2_glock_nq_fast(struct gfs2_holder *gh);
+/*
+ * Granted or waiting (then cancelled: a thread that sleeps in nq/wait for it gets -ECANCELED); nothing if not queued.
+ * With GL_NOCACHE a demotion to UN follows: gfs2_glock_wait_demoted() if it matters when.
+ */
+void gfs2_glock_dq(struct gfs2_holder *gh);
+/*
+ * Take back a GL_ASYNC holder with gh_granted.  True: it is not queued any more and gh_granted will not be called; false: it
+ * was called or is being called now (then the callback's side must dq).
+ */
+bool gfs2_glock_cancel(struct gfs2_holder *gh);
+#define gfs2_glock_nq_init(gl, state, flags, gh)                                                   \
+	({                                                                                         \
+		gfs2_holder_init(gl, state, flags, gh, __func__);                                  \
+		int _e = gfs2_glock_nq(gh);                                                        \
+		if (_e)                                                                            \
+			gfs2_holder_uninit(gh);                                                    \
+		_e;                                                                                \
+	})
+void gfs2_glock_dq_uninit(struct gfs2_holder *gh);
+static inline bool gfs2_holder_queued(const struct gfs2_holder *gh)
+{
+	return gh->gh_gl && !list_empty(&gh->gh_list);
+}
+/* Several at once, sorted by (number, type), duplicates not allowed; all or none. */
+int gfs2_glock_nq_m(unsigned nr, struct gfs2_holder *ghs);
+void gfs2_glock_dq_m(unsigned nr, struct gfs2_holder *ghs);
+
+/* Debug builds: the current request (current_ctx()->req, or this thread) has a granted holder on @gl whose state allows
+ * reading (@write false) or changing what the glock protects. */
+void gfs2_assert_held(struct gfs2_glock *gl, bool write);
+
+/*
+ * --- from the lock module and the debugger ---
+ * A module calls these without any ranked mutex and only with glocks that it has not given back with gfs2_glock_free(): until
+ * then the memory is valid, even if the last reference is gone.
+ */
+void gfs2_glock_complete(struct gfs2_glock *gl, int ret);
+/* Another node wants @wished (UN, DF or SH left to us); also `glockctl demote`. */
+void gfs2_glock_cb(struct gfs2_glock *gl, enum lm_state wished, bool remote);
+/* Wait until no demotion is pending or running on @gl, at most @timeout_ns. */
+bool gfs2_glock_wait_demoted(struct gfs2_glock *gl, uint64_t timeout_ns);
+/* Demote up to @nr unheld LRU glocks to UN (memory); returns how many were started. */
+unsigned gfs2_glock_shrink(struct gfs2_glock_table *t, unsigned nr);
+/* After withdraw: new holders without LM_FLAG_NOEXP on disk types get -EIO, nothing is given up any more. */
+void gfs2_glock_table_withdraw(struct gfs2_glock_table *t);
+
+/* --- dump: the kernel's `glocks` format (reference section 7.1) --- */
+void gfs2_dump_glock(FILE *out, struct gfs2_glock *gl);
+void gfs2_glock_table_for_each(struct gfs2_glock_table *t,
+			       void (*fn)(struct gfs2_glock *gl, void *arg), void *arg);
+const char *glock_state_name(enum lm_state s);	/* "UN" "EX" "DF" "SH" */
+int glock_state_parse(const char *s);		/* also NL PR CW, IV not; -EINVAL */
+
+/* --- the tables, for tests and documentation --- */
+/* May a request for @want be granted while holders of state @have run? (no NODE_SCOPE) */
+bool glock_compatible(enum lm_state have, enum lm_state want);
+/* Does holding @have satisfy @want when nobody holds it locally? */
+bool glock_satisfies(enum lm_state have, enum lm_state want, unsigned flags);
+
+#endif

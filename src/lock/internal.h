@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What the files of src/lock share with each other and with the unit test; nobody else includes this.
+ */
+#ifndef GFS2FUSE_LOCK_INTERNAL_H
+#define GFS2FUSE_LOCK_INTERNAL_H
+
+#include <pthread.h>
+#include "lock/glock.h"
+
+/* --- table.c --- */
+#define GLOCK_SHARDS 64
+#define GLOCK_BUCKETS 1024	/* per shard */
+
+struct glock_shard {
+	struct rmutex lock;	/* guards the chains and the list, not what is in the glocks */
+	struct rcond freed;	/* a glock of this shard is gone */
+	struct gfs2_glock **buckets;
+	struct list_head lru;	/* glocks of GLOF_LRU types, the shrinker looks at the front first */
+};
+
+struct gfs2_glock_table {
+	const struct lm_lockops *t_lm;
+	struct buf_cache *t_bufs;
+	void *t_private;
+	uint64_t (*t_clock)(void);
+	/* Set once.  Release; read under the gl_lock of glocks that were visited after setting it, so relaxed is enough there. */
+	atomic_bool t_withdrawn, t_destroying;
+	struct glock_shard t_shards[GLOCK_SHARDS];
+	unsigned t_nr;		/* glocks in the table; t_work_lock */
+	unsigned t_shrink_cursor; /* t_work_lock */
+
+	/* work.c */
+	struct rmutex t_work_lock;
+	struct rcond t_work_cond;
+	struct list_head t_work;	/* to be run now */
+	struct list_head t_delayed;	/* to be run at gl_work_ns */
+	unsigned t_workers_min, t_workers, t_workers_idle;
+	bool t_work_stop;
+};
+
+static inline uint64_t glock_now(const struct gfs2_glock *gl)
+{
+	return gl->gl_table->t_clock();
+}
+
+/* Reference unless it is being freed. */
+bool glock_hold_live(struct gfs2_glock *gl);
+
+/* --- work.c: threads for what the current one may not do --- */
+enum { GLW_RUN = 1, GLW_HOLD = 2, GLW_CALLBACK = 4, GLW_FINISH = 8 };
+
+int glock_workers_start(struct gfs2_glock_table *t, unsigned nr);
+void glock_workers_stop(struct gfs2_glock_table *t);	/* all work done and all threads gone */
+/* Under gl_lock: @flags to be done at @at_ns (0: now).  Takes a reference. */
+void glock_queue_work(struct gfs2_glock *gl, unsigned flags, uint64_t at_ns);
+
+/* --- machine.c --- */
+enum glock_event {
+	GLE_QUEUE,		/* a holder was appended */
+	GLE_DEQUEUE,		/* a granted holder, or a waiter that was not first, was removed */
+	GLE_CANCEL,		/* the first waiter was removed and nothing is granted */
+	GLE_DEMAND,		/* somebody wants us to step down */
+	GLE_HOLD_OVER,		/* the minimum hold time may be over */
+	GLE_WITHDRAW,		/* the file system was withdrawn */
+	GLE_START,		/* a transition begins */
+	GLE_SYNCED,		/* go_sync and go_inval are done, ask the lock module */
+	GLE_ABANDON,		/* they are done, but nobody wants the new state any more */
+	GLE_SYNC_FAILED,	/* go_sync failed */
+	GLE_REPLY_OK,		/* the lock module's answer: as requested */
+	GLE_REPLY_REFUSED,	/* no: try request, or conversion deadlock */
+	GLE_REPLY_CANCELED,
+	GLE_REPLY_ERROR,
+	GLE_NR
+};
+
+/* What a transition is for. */
+enum glock_why {
+	GLY_PROMOTE,		/* the first waiter */
+	GLY_DEMOTE,		/* a demote request (GLF_DEMOTE_IN_PROGRESS) */
+	GLY_UNLOCK,		/* the way down after a conversion deadlock */
+};
+
+struct glock_step {
+	enum glock_why why;
+	enum lm_state target;
+	unsigned flags;		/* of the holder it is for: LM_FLAG_TRY, _TRY_1CB, _NOEXP */
+};
+
+/* What comes with an event; only the fields of that event are set. */
+struct glock_arg {
+	enum lm_state wished;	/* DEMAND */
+	bool remote;		/* DEMAND */
+	struct glock_step step;	/* START */
+	int reply;		/* REPLY_*: as given to gfs2_glock_complete */
+	int error;		/* SYNC_FAILED */
+};
+
+struct glock_transition {
+	void (*action)(struct gfs2_glock *gl, const struct glock_arg *arg);
+	enum gl_phase next;
+};
+/* A pair without action is a bug in the program. */
+extern const struct glock_transition glock_machine[GLP_NR][GLE_NR];
+const char *glock_event_name(enum glock_event ev);
+const char *glock_phase_name(enum gl_phase p);
+
+/* What may stay in the caches is a matter of the state; what a transition must do follows (reference 1.9). */
+struct glock_rights {
+	bool write_data, write_meta;	/* dirty things must be written (go_sync) */
+	bool drop_data, drop_meta;	/* cached things must be dropped (go_inval) */
+};
+extern const struct glock_rights glock_rights[4][4]; /* [from][to] */
+
+/* All with gl_lock held. */
+void glock_fire(struct gfs2_glock *gl, enum glock_event ev, const struct glock_arg *arg);
+/*
+ * Run the transitions that are needed until the glock is at rest or waits for an answer.  A step may block in go_sync, and releases
+ * gl_lock in between.  What may not be run here is left to a worker.
+ */
+enum glock_run {
+	GLR_NO_STEP,	/* the thread must not block */
+	GLR_ONE_STEP,	/* a try request, maybe inside a transaction: its own step, nobody else's */
+	GLR_ALL_STEPS,
+};
+void glock_run(struct gfs2_glock *gl, enum glock_run how);
+/* Release gl_lock, then make callbacks and drop references that became due while it was held. */
+void glock_unlock(struct gfs2_glock *gl);
+/* Is a demotion wanted that the state does not satisfy yet? */
+bool glock_demote_due(const struct gfs2_glock *gl);
+/* Nanoseconds that a remote demote request arriving at @now has to wait (reference 1.7); 0: none. */
+uint64_t glock_hold_left(const struct gfs2_glock *gl, uint64_t now);
+_Noreturn void glock_bug(struct gfs2_glock *gl, const char *what);
+
+/* --- glock.c --- */
+#define GLOCK_HOLD_MAX_NS 200000000u
+#define GLOCK_HOLD_MIN_NS 40000000u	/* 10 jiffies at HZ=250 */
+#define GLOCK_HOLD_INC_NS 50000000u
+#define GLOCK_HOLD_DEC_NS 25000000u
+
+bool glock_may_grant(const struct gfs2_glock *gl, const struct gfs2_holder *current,
+		     const struct gfs2_holder *gh);
+/* The first granted holder, the first waiter, or NULL. */
+struct gfs2_holder *glock_first_holder(const struct gfs2_glock *gl);
+struct gfs2_holder *glock_first_waiter(const struct gfs2_glock *gl);
+void glock_grant(struct gfs2_glock *gl, struct gfs2_holder *gh);
+void glock_fail(struct gfs2_glock *gl, struct gfs2_holder *gh, int error);
+/* Work of GLW_FINISH; takes and releases gl_lock. */
+void glock_finish_async(struct gfs2_glock *gl);
+uint64_t glock_owner_token(void);
+bool glock_blocked_by_withdraw(const struct gfs2_glock *gl, unsigned flags);
+
+static inline bool holder_waits(const struct gfs2_holder *gh)
+{
+	/* Under gl_lock: whoever changed it had the lock. */
+	return atomic_load_explicit(&((struct gfs2_holder *)gh)->gh_iflags, memory_order_relaxed) &
+	       HIF_WAIT;
+}
+
+/* --- dump.c --- */
+void glock_dump_locked(FILE *out, struct gfs2_glock *gl); /* gl_lock held; no I:/R: line */
+
+#endif

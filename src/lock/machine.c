@@ -1,0 +1,625 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The machine that moves a glock (kernel: glock.c: run_queue, do_xmote, finish_xmote, state_change).
+ *
+ * What it is.  A glock is in one of three phases (gl_phase); what happens to it is one of GLE_NR events.  The table
+ * glock_machine[][] below says for every pair which action runs and which phase follows; everything that changes a glock
+ * goes through glock_fire(), and a pair that is not in the table stops the daemon with a dump of the glock.
+ *
+ *	IDLE   no transition; holders come and go as gl_state allows
+ *	  | START: gl_target, gl_req, gl_why are set; nothing is granted, and nothing will be until the phase is IDLE again
+ *	SYNC   go_sync and go_inval run without gl_lock, on one thread; gl_state is still held in the cluster
+ *	  | SYNCED                       | ABANDON, SYNC_FAILED: back to IDLE in the old state
+ *	WAIT   the lock module has the request
+ *	  | REPLY_*: gl_state is what the answer says; IDLE
+ *
+ * Guarantees
+ *  1. A state is given up only after go_sync, and go_inval where glock_rights says that caches must go, have returned.
+ *  2. A holder is granted only in phase IDLE and if glock_may_grant() says so; in the order of arrival.
+ *  3. After the answer to a promotion everything that it can serve is granted once, even if a demote request came in
+ *     between (else two nodes could take a lock from each other for ever without using it); later holders wait for the demotion.
+ *  4. A demote request is never lost: whatever the phase when it comes, it is looked at on every return to IDLE.
+ *  5. No transition refers to a holder: a waiter may go away at any time.
+ *
+ * Callers hold gl_lock and a reference.  Actions never release gl_lock; what needs that (callbacks, dropping references)
+ * is left in gl_done and gl_puts for glock_unlock().
+ */
+#include "lock/internal.h"
+
+#include "debug/event.h"
+#include "util/util.h"
+
+#define FLAG(f) (1ul << (f))
+#define TRY_FLAGS (LM_FLAG_TRY | LM_FLAG_TRY_1CB)
+
+#define UN LM_ST_UNLOCKED
+#define EX LM_ST_EXCLUSIVE
+#define DF LM_ST_DEFERRED
+#define SH LM_ST_SHARED
+
+/*
+ * Data: EX and SH may cache it, DF and UN may not.  Metadata: UN may not.  Dirty: only EX.  Going to DF or UN drops the data also where the
+ * old state should have none: go_inval is cheap then, and what slipped in does not survive.
+ */
+const struct glock_rights glock_rights[4][4] = {
+	/*		write: data   meta   drop: data   meta */
+	[EX][SH] = {	       true,  true,	   false, false },
+	[EX][DF] = {	       true,  true,	   true,  false },
+	[EX][UN] = {	       true,  true,	   true,  true },
+	[SH][EX] = {	       false, false,	   false, false },
+	[SH][DF] = {	       false, false,	   true,  false },
+	[SH][UN] = {	       false, false,	   true,  true },
+	[DF][EX] = {	       false, false,	   false, false },
+	[DF][SH] = {	       false, false,	   false, false },
+	[DF][UN] = {	       false, false,	   true,  true },
+	[UN][EX] = {	       false, false,	   false, false },
+	[UN][SH] = {	       false, false,	   false, false },
+	[UN][DF] = {	       false, false,	   true,  false },
+};
+
+/* Does a wish that another node has require a lock held in this state to change? [held][wished] */
+static const bool demote_needed[4][4] = {
+	[EX] = { [UN] = true, [DF] = true, [SH] = true },
+	[SH] = { [UN] = true, [DF] = true },
+	[DF] = { [UN] = true, [SH] = true },
+};
+
+/* The glock whose lm_lock this thread is in: its answer may come from inside, and then this thread goes on with it. */
+static _Thread_local struct gfs2_glock *asking;
+
+static bool frozen_by_withdraw(const struct gfs2_glock *gl)
+{
+	const struct gfs2_glock_table *t = gl->gl_table;
+
+	return atomic_load_explicit(&t->t_withdrawn, memory_order_relaxed) &&
+	       !(gl->gl_ops->go_flags & GLOF_NONDISK) &&
+	       !atomic_load_explicit(&t->t_destroying, memory_order_relaxed);
+}
+
+bool glock_blocked_by_withdraw(const struct gfs2_glock *gl, unsigned flags)
+{
+	return frozen_by_withdraw(gl) && !(flags & LM_FLAG_NOEXP);
+}
+
+bool glock_demote_due(const struct gfs2_glock *gl)
+{
+	return (gl->gl_flags & FLAG(GLF_DEMOTE)) &&
+	       demote_needed[gl->gl_state][gl->gl_demote_state] && !frozen_by_withdraw(gl);
+}
+
+uint64_t glock_hold_left(const struct gfs2_glock *gl, uint64_t now)
+{
+	uint64_t over = gl->gl_tchange_ns + gl->gl_hold_ns;
+
+	if (!gl->gl_table->t_lm->lm_has_peers || gl->gl_type != LM_TYPE_INODE ||
+	    list_empty(&gl->gl_holders))
+		return 0;
+	/* Not granted yet: the time counts from the answer. */
+	if (gl->gl_phase != GLP_IDLE)
+		return gl->gl_hold_ns;
+	return over > now ? over - now : 0;
+}
+
+/* --- what actions are made of --- */
+
+static void set_state(struct gfs2_glock *gl, enum lm_state state, const char *reason)
+{
+	ev_glock(EV_GLOCK_STATE, gl, gl->gl_state, state, reason);
+	/* A lock that the cluster knows of keeps its glock in core. */
+	if (gl->gl_state == UN && state != UN)
+		gfs2_glock_hold(gl);
+	else if (gl->gl_state != UN && state == UN)
+		gl->gl_puts++;
+	if (state != gl->gl_target)
+		gl->gl_hold_ns = gl->gl_hold_ns > GLOCK_HOLD_MIN_NS + GLOCK_HOLD_DEC_NS ?
+					 gl->gl_hold_ns - GLOCK_HOLD_DEC_NS :
+					 GLOCK_HOLD_MIN_NS;
+	gl->gl_state = state;
+	gl->gl_tchange_ns = glock_now(gl);
+}
+
+static void demote_done(struct gfs2_glock *gl)
+{
+	gl->gl_flags &= ~(FLAG(GLF_DEMOTE) | FLAG(GLF_PENDING_DEMOTE));
+	gl->gl_demote_state = EX;
+	rcond_broadcast(&gl->gl_wait);
+}
+
+/* Fail the waiters that have one of @flags (0: all), except @keep. */
+static void fail_waiters(struct gfs2_glock *gl, unsigned flags, int error,
+			 const struct gfs2_holder *keep)
+{
+	struct gfs2_holder *gh, *tmp;
+
+	list_for_each_entry_safe(gh, tmp, &gl->gl_holders, gh_list)
+		if (holder_waits(gh) && gh != keep && (!flags || (gh->gh_flags & flags)))
+			glock_fail(gl, gh, error);
+}
+
+/*
+ * Grant what can be granted.  A demote request that is due keeps new holders out, unless this is the answer that they
+ * waited for (@answer, guarantee 3).
+ */
+static void promote(struct gfs2_glock *gl, bool answer)
+{
+	struct gfs2_holder *current = glock_first_holder(gl);
+	struct gfs2_holder *gh = glock_first_waiter(gl), *next;
+
+	if (!gh) {
+		gl->gl_unlock_first = false;
+		return;
+	}
+	if (answer || !glock_demote_due(gl)) {
+		for (; &gh->gh_list != &gl->gl_holders; gh = next) {
+			next = list_entry(gh->gh_list.next, struct gfs2_holder, gh_list);
+			if (!glock_may_grant(gl, current, gh))
+				break;
+			glock_grant(gl, gh);
+			gl->gl_unlock_first = false;
+			if (!current)
+				current = gh;
+		}
+	}
+	/* Whoever still waits does so for a granted holder to leave: not what try requests do. */
+	if (current)
+		fail_waiters(gl, TRY_FLAGS, GLR_TRYFAILED, NULL);
+}
+
+/* The transition is over: back to rest. */
+static void settle(struct gfs2_glock *gl)
+{
+	gl->gl_target = gl->gl_state;
+	gl->gl_flags &= ~FLAG(GLF_DEMOTE_IN_PROGRESS);
+	gl->gl_puts++; /* act_start's */
+	if (gl->gl_state == UN)
+		gl->gl_unlock_first = false;
+	if (!(gl->gl_flags & (FLAG(GLF_DEMOTE) | FLAG(GLF_PENDING_DEMOTE)))) {
+		rcond_broadcast(&gl->gl_wait);
+		return;
+	}
+	if (!demote_needed[gl->gl_state][gl->gl_demote_state])
+		demote_done(gl);
+	else if (gl->gl_flags & FLAG(GLF_PENDING_DEMOTE))
+		glock_queue_work(gl, GLW_HOLD, gl->gl_tchange_ns + gl->gl_hold_ns);
+}
+
+/* --- actions --- */
+
+static void act_none(struct gfs2_glock *gl, const struct glock_arg *arg)
+{
+}
+
+static void act_promote(struct gfs2_glock *gl, const struct glock_arg *arg)
+{
+	promote(gl, false);
+}
+
+static void act_demand(struct gfs2_glock *gl, const struct glock_arg *arg)
+{
+	const unsigned long wanted = FLAG(GLF_DEMOTE) | FLAG(GLF_PENDING_DEMOTE);
+	uint64_t now, left;
+
+	/* A late one: we hold nothing that is in the way.  During a transition nobody knows yet. */
+	if (gl->gl_phase == GLP_IDLE && !(gl->gl_flags & wanted) &&
+	    !demote_needed[gl->gl_state][arg->wished])
+		return;
+	now = glock_now(gl);
+	left = arg->remote ? glock_hold_left(gl, now) : 0;
+	gl->gl_flags |= left ? FLAG(GLF_PENDING_DEMOTE) : FLAG(GLF_DEMOTE);
+	if (gl->gl_demote_state == EX) {
+		gl->gl_demote_state = arg->wished;
+		gl->gl_demote_ns = now;
+	} else if (gl->gl_demote_state != arg->wished) {
+		gl->gl_demote_state = UN;
+	}
+	ev_glock(EV_GLOCK_DEMOTE_RQ, gl, gl->gl_state, arg->wished,
+		 arg->remote ? "remote" : "local");
+	if (left && gl->gl_phase == GLP_IDLE)
+		glock_queue_work(gl, GLW_HOLD, now + left);
+}
+
+static void act_hold_over(struct gfs2_glock *gl, const struct glock_arg *arg)
+{
+	uint64_t over = gl->gl_tchange_ns + gl->gl_hold_ns;
+
+	if (!(gl->gl_flags & FLAG(GLF_PENDING_DEMOTE)))
+		return;
+	/* The state may have changed since the timer was set. */
+	if (glock_now(gl) < over) {
+		glock_queue_work(gl, GLW_HOLD, over);
+		return;
+	}
+	gl->gl_flags &= ~FLAG(GLF_PENDING_DEMOTE);
+	gl->gl_flags |= FLAG(GLF_DEMOTE);
+}
+
+/* The request is for somebody who has left: take it back, unless the next one can use the answer too. */
+static void act_cancel(struct gfs2_glock *gl, const struct glock_arg *arg)
+{
+	const struct gfs2_holder *gh = glock_first_waiter(gl);
+
+	if (gl->gl_why != GLY_PROMOTE || gl->gl_cancel_sent ||
+	    (gh && glock_satisfies(gl->gl_req, gh->gh_state, gh->gh_flags)))
+		return;
+	/* gfs2_glock_dq() calls lm_cancel once it has released gl_lock. */
+	gl->gl_cancel_sent = true;
+}
+
+static void act_withdraw(struct gfs2_glock *gl, const struct glock_arg *arg)
+{
+	struct gfs2_holder *gh, *tmp;
+
+	list_for_each_entry_safe(gh, tmp, &gl->gl_holders, gh_list)
+		if (holder_waits(gh) && glock_blocked_by_withdraw(gl, gh->gh_flags))
+			glock_fail(gl, gh, -EIO);
+}
+
+static void act_start(struct gfs2_glock *gl, const struct glock_arg *arg)
+{
+	const struct glock_step *step = &arg->step;
+	const struct glock_rights *r = &glock_rights[gl->gl_state][step->target];
+	bool try = step->flags & TRY_FLAGS;
+
+	if (gl->gl_state == step->target || glock_first_holder(gl))
+		glock_bug(gl, "transition without need or under a holder");
+	gfs2_glock_hold(gl);
+	gl->gl_why = step->why;
+	gl->gl_target = gl->gl_req = step->target;
+	gl->gl_req_flags = step->flags;
+	gl->gl_cancel_sent = false;
+	if (step->why == GLY_DEMOTE)
+		gl->gl_flags |= FLAG(GLF_DEMOTE_IN_PROGRESS);
+	if (step->target == UN || gl->gl_state == EX || try)
+		gl->gl_flags &= ~FLAG(GLF_BLOCKING);
+	else
+		gl->gl_flags |= FLAG(GLF_BLOCKING);
+	if (gl->gl_ops->go_inval && (r->drop_data || r->drop_meta))
+		gl->gl_flags |= FLAG(GLF_INVALIDATE_IN_PROGRESS);
+	/* This will take time, which try requests have not; but for the one that it is done for. */
+	if (!try || (gl->gl_flags & FLAG(GLF_INVALIDATE_IN_PROGRESS)))
+		fail_waiters(gl, TRY_FLAGS, GLR_TRYFAILED,
+			     step->why == GLY_PROMOTE ? glock_first_waiter(gl) : NULL);
+}
+
+static void act_abandon(struct gfs2_glock *gl, const struct glock_arg *arg)
+{
+	settle(gl);
+	promote(gl, false);
+}
+
+/*
+ * What was dirty could not be written.  The lock must not be given up, so the demote request is forgotten; the layer above will have
+ * withdrawn, or the other node asks again.
+ */
+static void act_sync_failed(struct gfs2_glock *gl, const struct glock_arg *arg)
+{
+	fs_err("glock %u/%llx: cannot write back (error %d), %s is kept", gl->gl_type,
+	       (unsigned long long)gl->gl_number, arg->error, glock_state_name(gl->gl_state));
+	if (gl->gl_why == GLY_DEMOTE)
+		demote_done(gl);
+	settle(gl);
+	fail_waiters(gl, 0, -EIO, NULL);
+}
+
+static void act_got(struct gfs2_glock *gl, const struct glock_arg *arg)
+{
+	static const char *const why[] = {
+		[GLY_PROMOTE] = "holder", [GLY_DEMOTE] = "demote", [GLY_UNLOCK] = "deadlock",
+	};
+
+	set_state(gl, gl->gl_req, why[gl->gl_why]);
+	if (gl->gl_state != UN && gl->gl_table->t_lm->lm_has_peers)
+		gl->gl_flags |= FLAG(GLF_INITIAL);
+	settle(gl);
+	promote(gl, gl->gl_why == GLY_PROMOTE);
+}
+
+/* The state is unchanged (or lost altogether, if the module had to). */
+static void act_refused(struct gfs2_glock *gl, const struct glock_arg *arg)
+{
+	set_state(gl, arg->reply & LM_OUT_ST_MASK, "refused");
+	if (gl->gl_why == GLY_DEMOTE)
+		/* A conversion between SH and DF ran into another node's: all the way down resolves it. */
+		gl->gl_demote_state = UN;
+	else if (gl->gl_req_flags & TRY_FLAGS)
+		fail_waiters(gl, TRY_FLAGS, GLR_TRYFAILED, NULL);
+	else
+		gl->gl_unlock_first = true;
+	settle(gl);
+	promote(gl, false);
+}
+
+static void act_canceled(struct gfs2_glock *gl, const struct glock_arg *arg)
+{
+	set_state(gl, arg->reply & LM_OUT_ST_MASK, "canceled");
+	settle(gl);
+	promote(gl, false);
+}
+
+static void act_error(struct gfs2_glock *gl, const struct glock_arg *arg)
+{
+	bool last = atomic_load_explicit(&gl->gl_table->t_destroying, memory_order_relaxed);
+
+	fs_err("glock %u/%llx: the lock manager failed a request for %s", gl->gl_type,
+	       (unsigned long long)gl->gl_number, glock_state_name(gl->gl_req));
+	/* At unmount there is nobody who could try again. */
+	set_state(gl, last ? UN : arg->reply & LM_OUT_ST_MASK, "error");
+	if (gl->gl_why == GLY_DEMOTE)
+		demote_done(gl);
+	settle(gl);
+	fail_waiters(gl, 0, -EIO, NULL);
+}
+
+/* THE table.  Columns are phases, so that an event can be followed through all of them in one line. */
+#define ROW(ev, idle, idle_next, sync, sync_next, wait, wait_next)                                 \
+	[GLP_IDLE][GLE_##ev] = { idle, GLP_##idle_next },                                          \
+	[GLP_SYNC][GLE_##ev] = { sync, GLP_##sync_next },                                          \
+	[GLP_WAIT][GLE_##ev] = { wait, GLP_##wait_next }
+#define BUG NULL, IDLE
+
+const struct glock_transition glock_machine[GLP_NR][GLE_NR] = {
+#define PAIR(...) ROW(__VA_ARGS__)
+	/*   event	     in IDLE		  in SYNC		 in WAIT */
+	PAIR(QUEUE,	     act_promote, IDLE,	  act_none, SYNC,	 act_none, WAIT),
+	PAIR(DEQUEUE,	     act_promote, IDLE,	  act_none, SYNC,	 act_none, WAIT),
+	PAIR(CANCEL,	     act_promote, IDLE,	  act_none, SYNC,	 act_cancel, WAIT),
+	PAIR(DEMAND,	     act_demand, IDLE,	  act_demand, SYNC,	 act_demand, WAIT),
+	PAIR(HOLD_OVER,	     act_hold_over, IDLE, act_none, SYNC,	 act_none, WAIT),
+	PAIR(WITHDRAW,	     act_withdraw, IDLE,  act_withdraw, SYNC,	 act_withdraw, WAIT),
+	PAIR(START,	     act_start, SYNC,	  BUG,			 BUG),
+	PAIR(SYNCED,	     BUG,		  act_none, WAIT,	 BUG),
+	PAIR(ABANDON,	     BUG,		  act_abandon, IDLE,	 BUG),
+	PAIR(SYNC_FAILED,    BUG,		  act_sync_failed, IDLE, BUG),
+	PAIR(REPLY_OK,	     BUG,		  BUG,			 act_got, IDLE),
+	PAIR(REPLY_REFUSED,  BUG,		  BUG,			 act_refused, IDLE),
+	PAIR(REPLY_CANCELED, BUG,		  BUG,			 act_canceled, IDLE),
+	PAIR(REPLY_ERROR,    BUG,		  BUG,			 act_error, IDLE),
+};
+#undef PAIR
+#undef BUG
+#undef ROW
+
+const char *glock_event_name(enum glock_event ev)
+{
+	static const char *const names[GLE_NR] = {
+		"QUEUE",       "DEQUEUE",  "CANCEL",	     "DEMAND",	       "HOLD_OVER",
+		"WITHDRAW",    "START",	   "SYNCED",	     "ABANDON",	       "SYNC_FAILED",
+		"REPLY_OK",    "REPLY_REFUSED", "REPLY_CANCELED", "REPLY_ERROR",
+	};
+
+	return ev < GLE_NR ? names[ev] : "?";
+}
+
+const char *glock_phase_name(enum gl_phase p)
+{
+	static const char *const names[GLP_NR] = { "IDLE", "SYNC", "WAIT" };
+
+	return p < GLP_NR ? names[p] : "?";
+}
+
+_Noreturn void glock_bug(struct gfs2_glock *gl, const char *what)
+{
+	fs_err("glock %u/%llx: %s (phase %s)", gl->gl_type, (unsigned long long)gl->gl_number, what,
+	       glock_phase_name(gl->gl_phase));
+	glock_dump_locked(stderr, gl);
+	fflush(stderr);
+	gfs2_bug(what, __FILE__, __LINE__, __func__);
+}
+
+void glock_fire(struct gfs2_glock *gl, enum glock_event ev, const struct glock_arg *arg)
+{
+	const struct glock_transition *tr = &glock_machine[gl->gl_phase][ev];
+
+	rmutex_assert_held(&gl->gl_lock);
+	if (unlikely(!tr->action)) {
+		fs_err("glock machine: event %s is not possible here", glock_event_name(ev));
+		glock_bug(gl, "event that the table does not have");
+	}
+	gl->gl_phase = tr->next;
+	if (tr->next == GLP_IDLE)
+		gl->gl_flags &= ~FLAG(GLF_LOCK);
+	else
+		gl->gl_flags |= FLAG(GLF_LOCK);
+	tr->action(gl, arg);
+}
+
+/* --- transitions --- */
+
+/* In phase IDLE: which transition is needed next? */
+static bool next_step(struct gfs2_glock *gl, struct glock_step *step)
+{
+	const struct gfs2_holder *gh;
+
+	*step = (struct glock_step){ 0 };
+	if (glock_first_holder(gl))
+		return false;
+	if (glock_demote_due(gl)) {
+		/* go_callback comes first; its worker calls glock_run() afterwards. */
+		if (gl->gl_cb_wanted || gl->gl_cb_running)
+			return false;
+		step->why = GLY_DEMOTE;
+		step->target = gl->gl_demote_state;
+		return true;
+	}
+	if (gl->gl_unlock_first && frozen_by_withdraw(gl)) {
+		gl->gl_unlock_first = false;
+		fail_waiters(gl, 0, -EIO, NULL);
+	}
+	gh = glock_first_waiter(gl);
+	if (!gh)
+		return false;
+	if (gl->gl_unlock_first) {
+		step->why = GLY_UNLOCK;
+		step->target = UN;
+		return true;
+	}
+	step->why = GLY_PROMOTE;
+	step->target = gh->gh_state;
+	step->flags = gh->gh_flags & (TRY_FLAGS | LM_FLAG_NOEXP);
+	return true;
+}
+
+/* Caches are ready for the new state: is it still wanted, and may the old one be given up? */
+static bool still_wanted(const struct gfs2_glock *gl)
+{
+	const struct gfs2_holder *gh = glock_first_waiter(gl);
+
+	switch ((enum glock_why)gl->gl_why) {
+	case GLY_DEMOTE:
+		return !frozen_by_withdraw(gl);
+	case GLY_UNLOCK:
+		return gh && !frozen_by_withdraw(gl);
+	case GLY_PROMOTE:
+		break;
+	}
+	return gh && glock_satisfies(gl->gl_req, gh->gh_state, gh->gh_flags);
+}
+
+static void ask_module(struct gfs2_glock *gl, bool forget)
+{
+	const struct lm_lockops *lm = gl->gl_table->t_lm;
+	struct gfs2_glock *outer = asking;
+	enum lm_state req = gl->gl_req;
+	unsigned flags = gl->gl_req_flags;
+
+	if (lm->lm_has_peers && !forget)
+		ev_glock(EV_DLM_LOCK, gl, gl->gl_state, req, flags & TRY_FLAGS ? "try" : NULL);
+	glock_unlock(gl);
+	asking = gl;
+	if (forget)
+		gfs2_glock_complete(gl, req);
+	else
+		lm->lm_lock(gl, req, flags);
+	asking = outer;
+	rmutex_lock(&gl->gl_lock);
+}
+
+/* Phase SYNC: prepare the caches, then ask.  Releases and retakes gl_lock. */
+static void run_transition(struct gfs2_glock *gl)
+{
+	const struct glock_rights *r = &glock_rights[gl->gl_state][gl->gl_req];
+	const struct gfs2_glock_operations *ops = gl->gl_ops;
+	const struct gfs2_glock_table *t = gl->gl_table;
+	bool inval = gl->gl_flags & FLAG(GLF_INVALIDATE_IN_PROGRESS);
+	bool last = atomic_load_explicit(&t->t_destroying, memory_order_relaxed);
+	/* At unmount after a withdraw others must not see the lock free before they have replayed our journal. */
+	bool forget = last && atomic_load_explicit(&t->t_withdrawn, memory_order_relaxed) &&
+		      !(ops->go_flags & GLOF_NONDISK);
+	int error = 0;
+
+	gl->gl_runner = glock_owner_token();
+	glock_unlock(gl);
+	if (ops->go_sync && !forget)
+		error = ops->go_sync(gl);
+	if (error && last) {
+		forget = true;
+		error = 0;
+	}
+	if (inval && !error)
+		ops->go_inval(gl, r->drop_meta);
+	rmutex_lock(&gl->gl_lock);
+	gl->gl_runner = 0;
+	gl->gl_flags &= ~FLAG(GLF_INVALIDATE_IN_PROGRESS);
+	if (inval && !error && r->drop_meta && ops->go_instantiate)
+		gl->gl_flags |= FLAG(GLF_INSTANTIATE_NEEDED);
+
+	if (error) {
+		glock_fire(gl, GLE_SYNC_FAILED, &(struct glock_arg){ .error = error });
+	} else if (!still_wanted(gl)) {
+		glock_fire(gl, GLE_ABANDON, NULL);
+	} else {
+		glock_fire(gl, GLE_SYNCED, NULL);
+		ask_module(gl, forget);
+	}
+}
+
+void glock_run(struct gfs2_glock *gl, enum glock_run how)
+{
+	struct glock_arg arg = { 0 };
+
+	while (gl->gl_phase == GLP_IDLE && next_step(gl, &arg.step)) {
+		if (how == GLR_NO_STEP) {
+			if (asking != gl)
+				glock_queue_work(gl, GLW_RUN, 0);
+			return;
+		}
+		if (how == GLR_ONE_STEP)
+			how = GLR_NO_STEP;
+		glock_fire(gl, GLE_START, &arg);
+		run_transition(gl);
+	}
+}
+
+void gfs2_glock_complete(struct gfs2_glock *gl, int ret)
+{
+	const struct glock_arg arg = { .reply = ret };
+	enum glock_event ev;
+	const char *word;
+
+	rmutex_lock(&gl->gl_lock);
+	if (ret & LM_OUT_ERROR) {
+		ev = GLE_REPLY_ERROR;
+		word = "error";
+	} else if ((ret & LM_OUT_ST_MASK) == (int)gl->gl_req) {
+		/* Also if it was cancelled too late. */
+		ev = GLE_REPLY_OK;
+		word = NULL;
+	} else if (ret & LM_OUT_CANCELED) {
+		ev = GLE_REPLY_CANCELED;
+		word = "canceled";
+	} else {
+		ev = GLE_REPLY_REFUSED;
+		word = "refused";
+	}
+	gl->gl_reply = ret;
+	if (gl->gl_table->t_lm->lm_has_peers)
+		ev_glock(EV_DLM_AST, gl, -1, ret & LM_OUT_ST_MASK, word);
+	glock_fire(gl, ev, &arg);
+	glock_run(gl, GLR_NO_STEP);
+	glock_unlock(gl);
+}
+
+void gfs2_glock_cb(struct gfs2_glock *gl, enum lm_state wished, bool remote)
+{
+	GFS2_BUG_ON(wished == EX);
+	rmutex_lock(&gl->gl_lock);
+	/* A request that crosses the last put has nothing to ask for. */
+	if (!glock_hold_live(gl)) {
+		rmutex_unlock(&gl->gl_lock);
+		return;
+	}
+	if (remote && gl->gl_table->t_lm->lm_has_peers)
+		ev_glock(EV_DLM_BAST, gl, gl->gl_state, wished, NULL);
+	glock_fire(gl, GLE_DEMAND, &(struct glock_arg){ .wished = wished, .remote = remote });
+	if (gl->gl_ops->go_callback) {
+		gl->gl_cb_wanted = true;
+		gl->gl_cb_remote |= remote;
+		glock_queue_work(gl, GLW_CALLBACK, 0);
+	}
+	glock_run(gl, GLR_NO_STEP);
+	gl->gl_puts++;
+	glock_unlock(gl);
+}
+
+void glock_unlock(struct gfs2_glock *gl)
+{
+	LIST_HEAD(done);
+	unsigned puts = gl->gl_puts;
+
+	if (likely(!puts && list_empty(&gl->gl_done))) {
+		rmutex_unlock(&gl->gl_lock);
+		return;
+	}
+	gl->gl_puts = 0;
+	list_splice_tail_init(&gl->gl_done, &done);
+	rmutex_unlock(&gl->gl_lock);
+	while (!list_empty(&done)) {
+		struct gfs2_holder *gh = list_first_entry(&done, struct gfs2_holder, gh_done);
+
+		/* Not ours any more once it was called. */
+		list_del_init(&gh->gh_done);
+		gh->gh_granted(gh);
+	}
+	while (puts--)
+		gfs2_glock_put(gl);
+}
