@@ -1,0 +1,262 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The end of an inode that has no name any more (kernel: super.c:gfs2_evict_inode, evict_should_delete, xattr.c:gfs2_ea_dealloc;
+ * reference gfs2-ondisk.md 3.6, 4.8, 6, gfs2-locking-dio.md 4.3).
+ *
+ * Guarantees
+ *  1. An inode is freed only if, under its EX lock, its block is UNLINKED in the bitmap, its nlink on disk is 0, and no other node has
+ *     it in core (IOPEN in EX).
+ *  2. Every transaction on the way leaves a consistent volume: a crash leaves an unlinked inode with fewer blocks, which the next
+ *     mount frees.
+ *
+ * Order: leaves of a hashed directory, xattrs, then the tree together with the dinode.
+ */
+#include <inttypes.h>
+#include "fs/dealloc.h"
+#include "fs/dir.h"
+#include "util/util.h"
+
+/* --- extended attributes --- */
+
+/* The rule of 6.2 that the record at @off breaks, or NULL. */
+static const char *ea_broken_rule(const struct gfs2_sbd *sdp, const struct gfs2_bh *bh, uint32_t off)
+{
+	const struct gfs2_ea_header *ea = (const void *)(bh->b_data + off);
+	uint32_t rec_len, ptrs_end;
+
+	if (off + sizeof(*ea) > sdp->sd_bsize)
+		return "an xattr record lies inside its block";
+	rec_len = be32_to_cpu(ea->ea_rec_len);
+	if (rec_len < sizeof(*ea) || rec_len % 8 || rec_len > sdp->sd_bsize - off)
+		return "an xattr record lies inside its block";
+	if (ea->ea_flags & GFS2_EAFLAG_LAST && off + rec_len != sdp->sd_bsize)
+		return "the last xattr record ends with its block";
+	if (!(ea->ea_flags & GFS2_EAFLAG_LAST) && off + rec_len == sdp->sd_bsize)
+		return "the last xattr record of a block is marked";
+	ptrs_end = sizeof(*ea) + ALIGN_UP(ea->ea_name_len, 8u) + 8u * ea->ea_num_ptrs;
+	if (ea->ea_num_ptrs && ptrs_end > rec_len)
+		return "the pointers of an xattr record lie inside it";
+	return NULL;
+}
+
+/* Collect the ED blocks that the records in EA block @bh point to. */
+static int ea_collect_data(struct gfs2_dealloc *d, struct gfs2_bh *bh)
+{
+	struct gfs2_sbd *sdp = d->ip->i_sbd;
+	uint32_t off = sizeof(struct gfs2_meta_header);
+	const struct gfs2_ea_header *ea;
+
+	do {
+		const char *rule = ea_broken_rule(sdp, bh, off);
+		uint32_t ptr;
+
+		if (rule)
+			return gfs2_consist(sdp, bh->b_blocknr, rule);
+		ea = (const void *)(bh->b_data + off);
+		ptr = off + sizeof(*ea) + ALIGN_UP(ea->ea_name_len, 8u);
+		for (unsigned i = 0; i < ea->ea_num_ptrs; i++, ptr += 8) {
+			uint64_t blkno = be64_to_cpu(*(__be64 *)(bh->b_data + ptr));
+			int error = blkno ? gfs2_dealloc_add(d, bh, ptr, blkno, true) : 0;
+
+			if (!error && gfs2_dealloc_full(d))
+				error = gfs2_dealloc_commit(d, false);
+			if (error)
+				return error;
+		}
+		off += be32_to_cpu(ea->ea_rec_len);
+	} while (!(ea->ea_flags & GFS2_EAFLAG_LAST));
+	return 0;
+}
+
+/* Collect one EA block and what it points to; the pointer to it is at @off of @parent (NULL: in the dinode). */
+static int ea_collect_block(struct gfs2_dealloc *d, struct gfs2_bh *parent, uint32_t off,
+			    uint64_t blkno)
+{
+	struct gfs2_inode *ip = d->ip;
+	struct gfs2_bh *bh;
+	int error = gfs2_check_pointer(ip, blkno);
+
+	if (!error)
+		error = gfs2_meta_read(ip->i_sbd, ip->i_gl, blkno, GFS2_METATYPE_EA, &bh);
+	if (error)
+		return error;
+	error = ea_collect_data(d, bh);
+	if (!error) {
+		gfs2_dealloc_drop_clears(d, bh);
+		error = gfs2_dealloc_add(d, parent, off, blkno, true);
+	}
+	buf_put(bh);
+	return error;
+}
+
+/* EA_INDIRECT: an indirect block full of pointers to EA blocks. */
+static int ea_collect_indirect(struct gfs2_dealloc *d)
+{
+	struct gfs2_inode *ip = d->ip;
+	struct gfs2_bh *bh;
+	unsigned i;
+	int error = gfs2_check_pointer(ip, ip->i_eattr);
+
+	if (!error)
+		error = gfs2_meta_read(ip->i_sbd, ip->i_gl, ip->i_eattr, GFS2_METATYPE_IN, &bh);
+	if (error)
+		return error;
+	/* All of it, beyond a zero too: a crash in the middle of this leaves zeros at the front. */
+	for (i = 0; i < ip->i_sbd->sd_inptrs && !error; i++) {
+		__be64 *ptr = gfs2_metaptrs(bh, 1) + i;
+
+		if (*ptr)
+			error = ea_collect_block(d, bh, (uint32_t)((char *)ptr - bh->b_data),
+						 be64_to_cpu(*ptr));
+		if (!error && gfs2_dealloc_full(d))
+			error = gfs2_dealloc_commit(d, false);
+	}
+	if (!error) {
+		gfs2_dealloc_drop_clears(d, bh);
+		error = gfs2_dealloc_add(d, NULL, 0, ip->i_eattr, true);
+	}
+	buf_put(bh);
+	return error;
+}
+
+static void ea_finish(struct gfs2_dealloc *d, struct gfs2_bh *dibh, bool last)
+{
+	if (!last)
+		return;
+	d->ip->i_eattr = 0;
+	d->ip->i_diskflags &= ~(uint32_t)GFS2_DIF_EA_INDIRECT;
+}
+
+static int ea_dealloc(struct gfs2_inode *ip)
+{
+	struct gfs2_dealloc *d = gfs2_dealloc_new(ip);
+	int error;
+
+	if (!d)
+		return -ENOMEM;
+	d->finish = ea_finish;
+	if (ip->i_diskflags & GFS2_DIF_EA_INDIRECT)
+		error = ea_collect_indirect(d);
+	else
+		error = ea_collect_block(d, NULL, 0, ip->i_eattr);
+	if (!error)
+		error = gfs2_dealloc_commit(d, true);
+	gfs2_dealloc_free(d);
+	return error;
+}
+
+/* --- may it go? --- */
+
+static bool must_instantiate(struct gfs2_glock *gl)
+{
+	bool needed;
+
+	rmutex_lock(&gl->gl_lock);
+	needed = gl->gl_flags & 1ul << GLF_INSTANTIATE_NEEDED;
+	rmutex_unlock(&gl->gl_lock);
+	return needed;
+}
+
+/* EX held with GL_SKIP: nothing of the dinode's block may be believed before the bitmap says that it is one. */
+static int should_delete(struct gfs2_inode *ip)
+{
+	struct gfs2_inode_lvb *lvb = (void *)ip->i_gl->gl_lvb;
+	int error;
+
+	if (be32_to_cpu(lvb->ri_magic) == GFS2_MAGIC &&
+	    be64_to_cpu(lvb->ri_generation_deleted) >= ip->i_no_formal_ino)
+		return 0;
+	error = gfs2_get_block_type(ip->i_sbd, ip->i_no_addr);
+	if (error != GFS2_BLKST_UNLINKED_)
+		return error < 0 ? error : 0;
+	if (must_instantiate(ip->i_gl)) {
+		error = inode_go_instantiate(ip->i_gl);
+		if (error)
+			return error;
+	}
+	return ip->i_nlink == 0;
+}
+
+/* Later lookups of this very inode, by a node that still remembers it, must fail (kernel: gfs2_inode_remember_delete). */
+static void remember_delete(struct gfs2_inode *ip)
+{
+	struct gfs2_inode_lvb *lvb = (void *)ip->i_gl->gl_lvb;
+
+	if (!ip->i_sbd->sd_lm->lm_has_peers)
+		return;
+	lvb->ri_magic = cpu_to_be32(GFS2_MAGIC);
+	lvb->ri_generation_deleted = cpu_to_be64(ip->i_no_formal_ino);
+}
+
+/* IOPEN from SH to EX.  GLR_TRYFAILED: another node has the inode in core, and the last of them will delete it. */
+static int upgrade_iopen(struct gfs2_inode *ip, struct gfs2_holder *gh)
+{
+	if (gfs2_holder_queued(&ip->i_iopen_gh))
+		gfs2_glock_dq_uninit(&ip->i_iopen_gh);
+	return gfs2_glock_nq_init(ip->i_iopen_gl, LM_ST_EXCLUSIVE, LM_FLAG_TRY_1CB | GL_NOCACHE, gh);
+}
+
+static int delete_all(struct gfs2_inode *ip)
+{
+	int error = 0;
+
+	if (gfs2_is_dir(ip) && ip->i_diskflags & GFS2_DIF_EXHASH)
+		error = gfs2_dir_exhash_dealloc(ip);
+	if (!error && ip->i_eattr)
+		error = ea_dealloc(ip);
+	if (!error)
+		error = gfs2_free_tree_and_dinode(ip);
+	if (!error)
+		remember_delete(ip);
+	return error;
+}
+
+int gfs2_evict_unlinked(struct gfs2_inode *ip)
+{
+	struct gfs2_holder gh, iopen_gh;
+	int ret = gfs2_glock_nq_init(ip->i_gl, LM_ST_EXCLUSIVE, GL_SKIP, &gh), error;
+
+	if (ret)
+		return ret < 0 ? ret : -EIO;
+	ret = should_delete(ip);
+	if (ret <= 0)
+		goto out;
+	error = upgrade_iopen(ip, &iopen_gh);
+	if (error) {
+		ret = error < 0 ? error : 0;
+		goto out;
+	}
+	error = delete_all(ip);
+	ret = error ? error : 1;
+	gfs2_glock_dq_uninit(&iopen_gh);
+out:
+	if (ret <= 0) {
+		/* It goes on living somewhere: what was written here must not be lost. */
+		error = mapping_sync(&ip->i_data);
+		if (error && !ret)
+			ret = error;
+	}
+	gfs2_glock_dq_uninit(&gh);
+	return ret;
+}
+
+int gfs2_reclaim_unlinked(struct gfs2_sbd *sdp, uint64_t blkno)
+{
+	struct gfs2_inode *ip;
+	struct gfs2_holder gh;
+	int error;
+
+	error = gfs2_inode_lookup(sdp, blkno, 0, &ip);
+	if (error)
+		return error;
+	/* Reading the dinode is all that has to be done: the last reference to an inode with nlink 0 deletes it. */
+	error = gfs2_glock_nq_init(ip->i_gl, LM_ST_SHARED, 0, &gh);
+	if (!error) {
+		if (ip->i_nlink)
+			fs_warn("inode %" PRIu64 " is unlinked in the bitmap but has %u links: left alone",
+				blkno, ip->i_nlink);
+		gfs2_glock_dq_uninit(&gh);
+	}
+	gfs2_inode_put(ip);
+	return error;
+}

@@ -1,0 +1,498 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Buffered writes (kernel: file.c:gfs2_file_buffered_write, bmap.c:gfs2_iomap_begin_write, gfs2_iomap_end).
+ *
+ * A write is cut into chunks, each with at most one transaction: new blocks, size and times together.  The data of
+ * ordinary files go into dirty buffers; if the transaction makes them reachable the file is put on the list of ordered data.
+ * Data of journaled files are logged themselves.
+ *
+ * Guarantees
+ *  1. What was never written reads as zero: new blocks are filled up with zeros, and what a crash or another program left behind
+ *     EOF in the last block is zeroed before the file grows over it.
+ *  2. A block is only read from the device if some of its old contents stay.
+ *  3. Nobody is left with a size that includes blocks that could not be allocated.
+ *  4. The amount of dirty data is bounded: a writer that goes beyond its share writes back first.
+ *
+ * Needs from callers: EX on the inode, no transaction.
+ */
+#include "fs/file.h"
+#include "util/util.h"
+
+#define CHUNK_BYTES (4u << 20)
+
+struct write_op {
+	struct gfs2_inode *ip;
+	const char *src;	/* of @pos */
+	uint64_t pos, end;	/* bytes; the chunk */
+	uint64_t old_size;
+	bool jdata;
+	bool changed;		/* suid or a pending time was folded in: the dinode must be logged */
+
+	/* the plan */
+	uint64_t holes;		/* blocks to allocate */
+	uint64_t hole_first, hole_end;
+	struct gfs2_bh *pre[2];	/* buffers read ahead of the transaction, kept until its end */
+};
+
+static uint64_t op_first(const struct write_op *op)
+{
+	return op->pos >> op->ip->i_sbd->sd_bsize_shift;
+}
+
+static uint64_t op_end(const struct write_op *op)
+{
+	return ((op->end - 1) >> op->ip->i_sbd->sd_bsize_shift) + 1;
+}
+
+static struct gfs2_mapping *op_mapping(const struct write_op *op)
+{
+	/* Journaled data are pinned and written like metadata: they live with the glock's. */
+	return op->jdata ? &op->ip->i_gl->gl_mapping : &op->ip->i_data;
+}
+
+/* --- the dinode --- */
+
+static bool same_time(const struct timespec *a, const struct timespec *b)
+{
+	return a->tv_sec == b->tv_sec && a->tv_nsec == b->tv_nsec;
+}
+
+/* Would size and times of the dinode stay as they are? */
+static bool dinode_current(const struct write_op *op)
+{
+	const struct gfs2_inode *ip = op->ip;
+	struct timespec now = current_time();
+
+	return !op->changed && op->end <= ip->i_size && same_time(&ip->i_mtime, &now) &&
+	       same_time(&ip->i_ctime, &now);
+}
+
+/* In the transaction: size and times. */
+static int update_dinode(struct write_op *op, uint64_t end)
+{
+	struct gfs2_inode *ip = op->ip;
+	bool only_times = !op->holes && !op->jdata && end <= ip->i_size;
+	int error;
+
+	if (end > ip->i_size)
+		ip->i_size = end;
+	ip->i_mtime = ip->i_ctime = current_time();
+	error = only_times ? gfs2_dinode_log_times(ip) : gfs2_dinode_log(ip);
+	op->changed = false;
+	return error;
+}
+
+/* --- stuffed --- */
+
+static int write_stuffed(struct write_op *op)
+{
+	struct gfs2_inode *ip = op->ip;
+	struct gfs2_log *log = ip->i_sbd->sd_log;
+	struct gfs2_bh *bh;
+	char *payload;
+	int error = gfs2_meta_inode_buffer(ip, &bh);
+
+	if (error)
+		return error;
+	error = gfs2_trans_begin(log, 1, 0);
+	if (error)
+		goto out;
+	gfs2_trans_add_meta(log, ip->i_gl, bh);
+	payload = bh->b_data + sizeof(struct gfs2_dinode);
+	if (op->pos > ip->i_size)
+		memset(payload + ip->i_size, 0, op->pos - ip->i_size);
+	memcpy(payload + op->pos, op->src, op->end - op->pos);
+	if (op->end > ip->i_size)
+		ip->i_size = op->end;
+	ip->i_mtime = ip->i_ctime = current_time();
+	error = gfs2_dinode_log(ip);
+	op->changed = false;
+	gfs2_trans_end(log);
+out:
+	buf_put(bh);
+	return error;
+}
+
+/* Stuffed data that will not fit any more move to a block. */
+static int unstuff(struct gfs2_inode *ip)
+{
+	struct gfs2_log *log = ip->i_sbd->sd_log;
+	struct gfs2_alloc ap = { .target = 1 };
+	int error = gfs2_inplace_reserve(ip, &ap);
+
+	if (error)
+		return error;
+	error = gfs2_trans_begin(log, gfs2_alloc_trans_blocks(&ap, 0, 1) + gfs2_is_jdata(ip), 0);
+	if (!error) {
+		error = gfs2_unstuff(ip, &ap);
+		gfs2_trans_end(log);
+	}
+	gfs2_inplace_release(ip, &ap);
+	return error;
+}
+
+/* --- copying into buffers --- */
+
+/*
+ * The buffer of file block @lblock = device block @pblock, ready to be written to.  @fresh: what the device has there must not
+ * be seen (just allocated, or wholly behind the old EOF).
+ */
+static int get_buffer(struct write_op *op, uint64_t lblock, uint64_t pblock, bool fresh,
+		      struct gfs2_bh **out)
+{
+	const struct gfs2_sbd *sdp = op->ip->i_sbd;
+	uint64_t start = lblock << sdp->sd_bsize_shift, stop = start + sdp->sd_bsize;
+	bool whole = op->pos <= start && (op->end >= stop || op->end >= op->old_size);
+
+	if (fresh || whole) {
+		*out = buf_get(op_mapping(op), pblock);
+		return 0;
+	}
+	return buf_read(op_mapping(op), pblock, out);
+}
+
+static int copy_block(struct write_op *op, uint64_t lblock, uint64_t pblock, bool is_new)
+{
+	const struct gfs2_sbd *sdp = op->ip->i_sbd;
+	uint64_t start = lblock << sdp->sd_bsize_shift;
+	uint32_t from = op->pos > start ? (uint32_t)(op->pos - start) : 0;
+	uint32_t to = min_t(uint64_t, op->end - start, sdp->sd_bsize);
+	bool fresh = is_new || start >= op->old_size;
+	uint32_t keep = fresh ? 0 : min_t(uint64_t, op->old_size - start, sdp->sd_bsize);
+	struct gfs2_bh *bh;
+	int error = get_buffer(op, lblock, pblock, fresh, &bh);
+
+	if (error)
+		return error;
+	if (op->jdata)
+		gfs2_trans_add_jdata(sdp->sd_log, op->ip->i_gl, bh);
+	/* Bytes [keep, bsize) are nobody's: not written yet, or behind the old EOF. */
+	if (keep < from)
+		memset(bh->b_data + keep, 0, from - keep);
+	memcpy(bh->b_data + from, op->src + (start + from - op->pos), to - from);
+	if (max_t(uint32_t, keep, to) < sdp->sd_bsize)
+		memset(bh->b_data + max_t(uint32_t, keep, to), 0,
+		       sdp->sd_bsize - max_t(uint32_t, keep, to));
+	buf_set_uptodate(bh);
+	if (!op->jdata) {
+		/* The last block of a file that grows: the next append needs it again. */
+		if (to < sdp->sd_bsize && start + to >= op->old_size)
+			buf_set_state(bh, B_PARTIAL);
+		else
+			buf_clear_state(bh, B_PARTIAL);
+		buf_mark_dirty(bh);
+	}
+	buf_put(bh);
+	return 0;
+}
+
+static int copy_run(struct write_op *op, uint64_t lblock, uint64_t pblock, uint64_t len, bool is_new)
+{
+	int error = 0;
+
+	for (uint64_t i = 0; i < len && !error; i++)
+		error = copy_block(op, lblock + i, pblock + i, is_new);
+	return error;
+}
+
+/* --- chunks --- */
+
+/* How much of the chunk has to be allocated? */
+static int plan(struct write_op *op)
+{
+	uint64_t lblock = op_first(op), end = op_end(op);
+
+	op->holes = 0;
+	if (gfs2_is_stuffed(op->ip)) {
+		op->hole_first = lblock;
+		op->hole_end = end;
+		op->holes = end - lblock;
+		return 0;
+	}
+	while (lblock < end) {
+		struct extent e;
+		int error = gfs2_map_extent(op->ip, lblock, end - lblock, &e);
+
+		if (error)
+			return error;
+		lblock += e.len;
+		if (e.pblock)
+			continue;
+		if (!op->holes)
+			op->hole_first = e.lblock;
+		op->hole_end = lblock;
+		op->holes += e.len;
+	}
+	return 0;
+}
+
+/* Cut the chunk down to the blocks up to file block @lblock (not included). */
+static void shorten(struct write_op *op, uint64_t lblock)
+{
+	op->end = min_t(uint64_t, op->end, lblock << op->ip->i_sbd->sd_bsize_shift);
+}
+
+static unsigned trans_blocks(const struct write_op *op, const struct gfs2_alloc *ap, unsigned meta)
+{
+	unsigned data = (unsigned)op->holes;
+
+	return gfs2_alloc_trans_blocks(ap, meta, meta + data) +
+	       (op->jdata ? (unsigned)(op_end(op) - op_first(op)) : 0);
+}
+
+/* Read the partly written blocks at both ends before the transaction, so that nobody waits in it for the device. */
+static int preread(struct write_op *op)
+{
+	uint64_t ends[2] = { op_first(op), op_end(op) - 1 };
+
+	for (int i = 0; i < 2; i++) {
+		uint64_t start = ends[i] << op->ip->i_sbd->sd_bsize_shift;
+		struct extent e;
+		int error;
+
+		if (gfs2_is_stuffed(op->ip) || start >= op->old_size || (i && ends[0] == ends[1]))
+			continue;
+		error = gfs2_map_extent(op->ip, ends[i], 1, &e);
+		if (!error && e.pblock)
+			error = get_buffer(op, ends[i], e.pblock, false, &op->pre[i]);
+		if (error)
+			return error;
+	}
+	return 0;
+}
+
+static void preread_end(struct write_op *op)
+{
+	buf_put(op->pre[0]);
+	buf_put(op->pre[1]);
+	op->pre[0] = op->pre[1] = NULL;
+}
+
+static int copy_mapped(struct write_op *op)
+{
+	uint64_t lblock = op_first(op), end = op_end(op);
+	int error = 0;
+
+	while (!error && lblock < end) {
+		struct extent e;
+
+		error = gfs2_map_extent(op->ip, lblock, end - lblock, &e);
+		if (error)
+			return error;
+		error = copy_run(op, lblock, e.pblock, e.len, false);
+		lblock += e.len;
+	}
+	return error;
+}
+
+/* No allocation: the data, and a transaction if the dinode changes or the data are journaled (then around both). */
+static int write_mapped(struct write_op *op)
+{
+	struct gfs2_inode *ip = op->ip;
+	struct gfs2_log *log = ip->i_sbd->sd_log;
+	unsigned jblocks = op->jdata ? (unsigned)(op_end(op) - op_first(op)) : 0;
+	bool grows = op->end > ip->i_size;
+	int error = op->jdata ? preread(op) : copy_mapped(op);
+
+	if (error || (!op->jdata && dinode_current(op)))
+		goto out;
+	error = gfs2_trans_begin(log, 1 + jblocks, 0);
+	if (error)
+		goto out;
+	if (op->jdata)
+		error = copy_mapped(op);
+	else if (grows)
+		gfs2_ordered_add(log, &ip->i_data);
+	if (!error)
+		error = update_dinode(op, op->end);
+	gfs2_trans_end(log);
+out:
+	preread_end(op);
+	return error;
+}
+
+/* In the transaction: allocate and copy; the chunk ends where the reservation does. */
+static int fill_chunk(struct write_op *op, struct gfs2_alloc *ap, uint64_t avail)
+{
+	struct gfs2_inode *ip = op->ip;
+	uint64_t lblock = op_first(op), end = op_end(op);
+	int error = 0;
+
+	while (lblock < end) {
+		struct extent e;
+		bool is_new;
+
+		error = gfs2_map_extent(ip, lblock, end - lblock, &e);
+		if (error)
+			return error;
+		is_new = !e.pblock;
+		if (is_new) {
+			unsigned n = (unsigned)min_t(uint64_t, e.len, avail);
+
+			if (!n)
+				break;
+			error = gfs2_alloc_extent(ip, ap, lblock, &e.pblock, &n);
+			if (error)
+				return error;
+			e.len = n;
+			avail -= n;
+		}
+		error = copy_run(op, lblock, e.pblock, e.len, is_new);
+		if (error)
+			return error;
+		lblock += e.len;
+	}
+	shorten(op, lblock);
+	return 0;
+}
+
+static int alloc_trans(struct write_op *op, struct gfs2_alloc *ap, unsigned meta)
+{
+	struct gfs2_inode *ip = op->ip;
+	struct gfs2_log *log = ip->i_sbd->sd_log;
+	int error = preread(op);
+
+	if (!error)
+		error = gfs2_trans_begin(log, trans_blocks(op, ap, meta), 0);
+	if (error)
+		return error;
+	/* Empty: becomes a tree without a block. */
+	if (gfs2_is_stuffed(ip))
+		error = gfs2_unstuff(ip, NULL);
+	if (!error)
+		error = fill_chunk(op, ap, min_t(uint64_t, op->holes, ap->allowed - meta));
+	if (!error) {
+		if (!op->jdata)
+			gfs2_ordered_add(log, &ip->i_data);
+		error = update_dinode(op, op->end);
+	}
+	gfs2_trans_end(log);
+	return error;
+}
+
+/*
+ * The chunk was too much for the log (@error 0) or the volume: how much of it to try next?  False: no less makes sense.
+ */
+static bool try_less(struct write_op *op, int error)
+{
+	uint64_t first = op_first(op), end = op_end(op);
+
+	if (!error)
+		shorten(op, first + (end - first) / 2);
+	else if (end > op->hole_first + 1)
+		shorten(op, op->hole_first + 1); /* fewer indirect blocks: perhaps one block can still be had */
+	else if (op->hole_first > first)
+		shorten(op, op->hole_first);
+	else
+		return false;
+	return true;
+}
+
+static int write_alloc(struct write_op *op)
+{
+	struct gfs2_inode *ip = op->ip;
+	unsigned limit = gfs2_log_max_trans(ip->i_sbd->sd_log) / 2;
+	int error;
+
+	do {
+		unsigned meta = gfs2_alloc_meta_blocks(ip, op->hole_first,
+						       op->hole_end - op->hole_first);
+		struct gfs2_alloc ap = { .target = meta + (uint32_t)op->holes,
+					 .min_target = meta + 1 };
+
+		error = gfs2_inplace_reserve(ip, &ap);
+		if (error && error != -ENOSPC)
+			return error;
+		if (!error) {
+			bool fits = trans_blocks(op, &ap, meta) <= limit ||
+				    op_end(op) - op_first(op) == 1;
+
+			if (fits)
+				error = alloc_trans(op, &ap, meta);
+			preread_end(op);
+			gfs2_inplace_release(ip, &ap);
+			if (fits)
+				return error;
+		}
+		if (!try_less(op, error))
+			return error;
+		error = plan(op);
+	} while (!error && op->holes);
+	return error ? error : write_mapped(op);
+}
+
+/* One chunk from op->pos; op->end says how far it came. */
+static int write_chunk(struct write_op *op)
+{
+	struct gfs2_inode *ip = op->ip;
+	uint32_t bsize = ip->i_sbd->sd_bsize;
+	uint64_t max = CHUNK_BYTES;
+	int error;
+
+	op->old_size = ip->i_size;
+	if (gfs2_is_stuffed(ip)) {
+		if (op->end <= gfs2_max_stuffed_size(ip))
+			return write_stuffed(op);
+		if (ip->i_size) {
+			error = unstuff(ip);
+			if (error)
+				return error;
+		}
+	}
+	if (op->jdata)
+		max = min_t(uint64_t, max,
+			    (uint64_t)max_t(unsigned, gfs2_log_max_trans(ip->i_sbd->sd_log) / 4, 1) *
+				    bsize);
+	/* Chunks end with blocks, except the last one. */
+	if (op->end - op->pos > max)
+		op->end = max_t(uint64_t, ALIGN_DOWN(op->pos + max, (uint64_t)bsize),
+				ALIGN_DOWN(op->pos, (uint64_t)bsize) + bsize);
+	error = plan(op);
+	if (error)
+		return error;
+	return op->holes ? write_alloc(op) : write_mapped(op);
+}
+
+static void throttle(struct gfs2_inode *ip)
+{
+	struct gfs2_sbd *sdp = ip->i_sbd;
+
+	/* An error sticks to the mapping and is told by fsync. */
+	if (buf_cache_dirty(sdp->sd_bufs) > sdp->sd_args.ar_cache / 4)
+		mapping_write(&ip->i_data);
+}
+
+int64_t gfs2_file_write(struct gfs2_inode *ip, const void *buf, uint64_t pos, uint32_t size,
+			bool kill_priv)
+{
+	struct write_op op = { .ip = ip, .jdata = gfs2_is_jdata(ip) };
+	uint64_t end;
+	uint32_t done = 0;
+	int error = 0;
+
+	gfs2_assert_held(ip->i_gl, true);
+	if (!size)
+		return 0;
+	if (pos >= INT64_MAX)
+		return -EFBIG;
+	if (gfs2_withdrawn(ip->i_sbd))
+		return -EIO;
+	end = min_t(uint64_t, pos + size, INT64_MAX);
+	if (pos > ip->i_size && !gfs2_is_stuffed(ip))
+		error = gfs2_zero_tail(ip, ip->i_size);
+	op.changed = gfs2_pending_mtime_fold(ip);
+	if (kill_priv && gfs2_kill_priv(ip))
+		op.changed = true;
+	while (!error && pos + done < end) {
+		op.src = (const char *)buf + done;
+		op.pos = pos + done;
+		op.end = end;
+		error = write_chunk(&op);
+		if (!error)
+			done = (uint32_t)(op.end - pos);
+	}
+	throttle(ip);
+	if (error && (error != -ENOSPC || !done))
+		return error;
+	return done;
+}

@@ -1,0 +1,511 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The inode cache: at most one struct gfs2_inode per dinode block.
+ *
+ * Guarantees
+ *  1. Who has a reference has an inode that is found by nobody in a half-made or half-dead state: a lookup that meets one waits
+ *     until it has settled.  If it was deleted and the caller asked for that very one (formal number), the answer is -ESTALE.
+ *  2. While an inode is in core the node holds IOPEN in SH.
+ *  3. Nothing is lost with the last reference: dirty data are written, pending times published.  nlink 0 means deletion.
+ *  4. Memory is bounded by the references: an unreferenced inode is freed at once.  (What is worth keeping, its metadata buffers and
+ *     its lock, stays with the glock.)
+ *
+ * States, all changes under the cache's lock:
+ *   new (i_new)  -- lookup_setup() has the glocks -->  live  -- gfs2_inode_put(), last reference, nothing left to write -->
+ *   dead (i_dead) -- inode_destroy() -->  unhashed (i_unhashed), freed by it or by the last waiter.
+ *   new --  no glock --> unhashed.
+ * Kernel: inode.c:gfs2_inode_lookup, super.c:gfs2_evict_inode, the VFS's I_NEW and I_FREEING.
+ */
+#include <inttypes.h>
+#include "fs/dir.h"
+#include "fs/icache.h"
+#include "util/util.h"
+
+#define ICACHE_MIN_BUCKETS 1024
+
+static struct gfs2_inode **bucket(struct gfs2_icache *ic, uint64_t no_addr)
+{
+	return &ic->buckets[(no_addr * 0x9e3779b97f4a7c15ull >> 32) & (ic->nr_buckets - 1)];
+}
+
+static struct gfs2_inode *hash_find(struct gfs2_icache *ic, uint64_t no_addr)
+{
+	struct gfs2_inode *ip = *bucket(ic, no_addr);
+
+	while (ip && ip->i_no_addr != no_addr)
+		ip = ip->i_hash;
+	return ip;
+}
+
+/* Twice the buckets once there are twice as many inodes; without memory the chains get longer. */
+static void hash_grow(struct gfs2_icache *ic)
+{
+	unsigned old_nr = ic->nr_buckets;
+	struct gfs2_inode **old = ic->buckets, **new;
+
+	if (ic->nr < 2 * old_nr)
+		return;
+	new = calloc(2 * old_nr, sizeof(*new));
+	if (!new)
+		return;
+	ic->buckets = new;
+	ic->nr_buckets = 2 * old_nr;
+	for (unsigned i = 0; i < old_nr; i++) {
+		while (old[i]) {
+			struct gfs2_inode *ip = old[i], **head = bucket(ic, ip->i_no_addr);
+
+			old[i] = ip->i_hash;
+			ip->i_hash = *head;
+			*head = ip;
+		}
+	}
+	free(old);
+}
+
+static void hash_insert(struct gfs2_icache *ic, struct gfs2_inode *ip)
+{
+	struct gfs2_inode **head;
+
+	hash_grow(ic);
+	head = bucket(ic, ip->i_no_addr);
+	ip->i_hash = *head;
+	*head = ip;
+	ic->nr++;
+}
+
+static void hash_remove(struct gfs2_icache *ic, struct gfs2_inode *ip)
+{
+	struct gfs2_inode **p = bucket(ic, ip->i_no_addr);
+
+	while (*p != ip)
+		p = &(*p)->i_hash;
+	*p = ip->i_hash;
+	ic->nr--;
+}
+
+int gfs2_icache_create(struct gfs2_sbd *sdp)
+{
+	struct gfs2_icache *ic = xzalloc(sizeof(*ic));
+
+	ic->buckets = calloc(ICACHE_MIN_BUCKETS, sizeof(*ic->buckets));
+	if (!ic->buckets) {
+		free(ic);
+		return -ENOMEM;
+	}
+	ic->nr_buckets = ICACHE_MIN_BUCKETS;
+	rmutex_init(&ic->lock, RANK_ICACHE);
+	rcond_init(&ic->wait);
+	rmutex_init(&ic->pending_lock, RANK_DIO);
+	list_init(&ic->pending);
+	sdp->sd_icache = ic;
+	return 0;
+}
+
+void gfs2_icache_destroy(struct gfs2_sbd *sdp)
+{
+	struct gfs2_icache *ic = sdp->sd_icache;
+
+	if (!ic)
+		return;
+	for (unsigned i = 0; i < ic->nr_buckets; i++) {
+		for (struct gfs2_inode *ip = ic->buckets[i]; ip; ip = ip->i_hash)
+			fs_err("inode %" PRIu64 " still has %u references, %u opens, %" PRIu64
+			       " lookups",
+			       ip->i_no_addr, ip->i_refs, ip->i_opens, ip->i_nlookup);
+	}
+	GFS2_BUG_ON(ic->nr);
+	rmutex_destroy(&ic->pending_lock);
+	rcond_destroy(&ic->wait);
+	rmutex_destroy(&ic->lock);
+	free(ic->buckets);
+	free(ic);
+	sdp->sd_icache = NULL;
+}
+
+/* --- making an inode --- */
+
+static struct gfs2_inode *inode_alloc(struct gfs2_sbd *sdp, uint64_t no_addr, uint64_t formal)
+{
+	struct gfs2_inode *ip = xzalloc(sizeof(*ip));
+
+	ip->i_sbd = sdp;
+	ip->i_no_addr = no_addr;
+	ip->i_no_formal_ino = formal;
+	ip->i_refs = 1;
+	ip->i_new = true;
+	extmap_init(&ip->i_map);
+	mapping_init(&ip->i_data, sdp->sd_bufs, ip, true);
+	rmutex_init(&ip->i_lock, RANK_INODE);
+	rcond_init(&ip->i_dio_wait);
+	list_init(&ip->i_pending_list);
+	list_init(&ip->i_iopen_gh.gh_list);
+	return ip;
+}
+
+static void inode_free(struct gfs2_inode *ip)
+{
+	gfs2_dir_hash_inval(ip);
+	rcond_destroy(&ip->i_dio_wait);
+	rmutex_destroy(&ip->i_lock);
+	mapping_destroy(&ip->i_data);
+	extmap_destroy(&ip->i_map);
+	free(ip);
+}
+
+/* What the cached lock knows was read for an earlier object. */
+static void need_instantiate(struct gfs2_glock *gl)
+{
+	rmutex_lock(&gl->gl_lock);
+	gl->gl_flags |= 1ul << GLF_INSTANTIATE_NEEDED;
+	rmutex_unlock(&gl->gl_lock);
+}
+
+static void drop_glocks(struct gfs2_inode *ip)
+{
+	if (gfs2_holder_queued(&ip->i_iopen_gh)) {
+		/* Do not keep a lock that keeps others from deleting the inode. */
+		ip->i_iopen_gh.gh_flags |= GL_NOCACHE;
+		gfs2_glock_dq_uninit(&ip->i_iopen_gh);
+	}
+	if (ip->i_iopen_gl) {
+		glock_clear_object(ip->i_iopen_gl, ip);
+		gfs2_glock_put(ip->i_iopen_gl);
+	}
+	if (ip->i_gl) {
+		glock_clear_object(ip->i_gl, ip);
+		gfs2_glops_wait(ip);
+		gfs2_glock_put(ip->i_gl);
+	}
+}
+
+static int take_glocks(struct gfs2_inode *ip)
+{
+	struct gfs2_sbd *sdp = ip->i_sbd;
+
+	ip->i_gl = gfs2_glock_get(sdp->sd_glocks, ip->i_no_addr, &gfs2_inode_glops);
+	ip->i_iopen_gl = gfs2_glock_get(sdp->sd_glocks, ip->i_no_addr, &gfs2_iopen_glops);
+	if (!ip->i_gl || !ip->i_iopen_gl)
+		return -ENOMEM;
+	need_instantiate(ip->i_gl);
+	glock_set_object(ip->i_gl, ip);
+	glock_set_object(ip->i_iopen_gl, ip);
+	return gfs2_glock_nq_init(ip->i_iopen_gl, LM_ST_SHARED, GL_EXACT | GL_NOPID,
+				  &ip->i_iopen_gh);
+}
+
+/* The inode leaves the cache; whoever waited for it looks again. */
+static void unhash_and_free(struct gfs2_icache *ic, struct gfs2_inode *ip)
+{
+	bool waited_for;
+
+	rmutex_lock(&ic->lock);
+	hash_remove(ic, ip);
+	ip->i_new = ip->i_dead = false;
+	ip->i_unhashed = true;
+	waited_for = ip->i_waiters;
+	rcond_broadcast(&ic->wait);
+	rmutex_unlock(&ic->lock);
+	if (!waited_for)
+		inode_free(ip);
+}
+
+static int lookup_setup(struct gfs2_icache *ic, struct gfs2_inode *ip)
+{
+	int error = take_glocks(ip);
+
+	if (error) {
+		drop_glocks(ip);
+		unhash_and_free(ic, ip);
+		return error < 0 ? error : -EIO;
+	}
+	rmutex_lock(&ic->lock);
+	ip->i_new = false;
+	rcond_broadcast(&ic->wait);
+	rmutex_unlock(&ic->lock);
+	return 0;
+}
+
+/*
+ * Cache lock held (let go of while waiting): wait until @ip is neither new nor dead.  0: look again; -ESTALE: it was the inode with the
+ * number @formal, and it was deleted.
+ */
+static int wait_settled(struct gfs2_icache *ic, struct gfs2_inode *ip, uint64_t formal)
+{
+	int error = 0;
+
+	ip->i_waiters++;
+	while (ip->i_new || ip->i_dead)
+		rcond_wait(&ic->wait, &ic->lock);
+	if (ip->i_deleted && formal && ip->i_no_formal_ino == formal)
+		error = -ESTALE;
+	if (!--ip->i_waiters && ip->i_unhashed) {
+		rmutex_unlock(&ic->lock);
+		inode_free(ip);
+		rmutex_lock(&ic->lock);
+	}
+	return error;
+}
+
+int gfs2_inode_lookup(struct gfs2_sbd *sdp, uint64_t no_addr, uint64_t formal,
+		      struct gfs2_inode **out)
+{
+	struct gfs2_icache *ic = sdp->sd_icache;
+	struct gfs2_inode *ip;
+	int error = 0;
+
+	*out = NULL;
+	rmutex_lock(&ic->lock);
+	while ((ip = hash_find(ic, no_addr)) && (ip->i_new || ip->i_dead)) {
+		error = wait_settled(ic, ip, formal);
+		if (error)
+			goto out_unlock;
+	}
+	if (ip) {
+		if (formal && ip->i_no_formal_ino && ip->i_no_formal_ino != formal) {
+			error = -ESTALE;
+			goto out_unlock;
+		}
+		ip->i_refs++;
+		*out = ip;
+		goto out_unlock;
+	}
+	ip = inode_alloc(sdp, no_addr, formal);
+	hash_insert(ic, ip);
+	rmutex_unlock(&ic->lock);
+	error = lookup_setup(ic, ip);
+	if (!error)
+		*out = ip;
+	return error;
+out_unlock:
+	rmutex_unlock(&ic->lock);
+	return error;
+}
+
+struct gfs2_inode *gfs2_inode_find(struct gfs2_sbd *sdp, uint64_t no_addr)
+{
+	struct gfs2_icache *ic = sdp->sd_icache;
+	struct gfs2_inode *ip;
+
+	rmutex_lock(&ic->lock);
+	while ((ip = hash_find(ic, no_addr)) && ip->i_new)
+		wait_settled(ic, ip, 0);
+	if (ip && ip->i_dead)
+		ip = NULL;
+	if (ip)
+		ip->i_refs++;
+	rmutex_unlock(&ic->lock);
+	return ip;
+}
+
+struct gfs2_inode *gfs2_inode_hold(struct gfs2_inode *ip)
+{
+	struct gfs2_icache *ic = ip->i_sbd->sd_icache;
+
+	rmutex_lock(&ic->lock);
+	GFS2_BUG_ON(!ip->i_refs || ip->i_dead);
+	ip->i_refs++;
+	rmutex_unlock(&ic->lock);
+	return ip;
+}
+
+/* --- the last reference --- */
+
+static bool writable(struct gfs2_sbd *sdp)
+{
+	return sdp->sd_log && !sdp->sd_ro && !gfs2_withdrawn(sdp);
+}
+
+/* Dirty data of an inode that nobody can write any more: the volume was withdrawn or the device failed. */
+static void discard_dirty(struct gfs2_inode *ip)
+{
+	struct gfs2_mapping *m = &ip->i_data;
+	unsigned lost = 0;
+
+	for (;;) {
+		uint64_t blkno = 0;
+
+		rmutex_lock(&m->m_lock);
+		if (!list_empty(&m->m_dirty))
+			blkno = list_first_entry(&m->m_dirty, struct gfs2_bh, b_dirty_list)->b_blocknr;
+		rmutex_unlock(&m->m_lock);
+		if (!blkno)
+			break;
+		buf_forget(m->m_cache, blkno, 1);
+		lost++;
+	}
+	if (lost)
+		fs_err("inode %" PRIu64 ": %u blocks of data could not be written and are lost",
+		       ip->i_no_addr, lost);
+}
+
+/* The caller's is the last reference and @ip is dead. */
+static void inode_destroy(struct gfs2_inode *ip)
+{
+	struct gfs2_sbd *sdp = ip->i_sbd;
+
+	if (sdp->sd_log)
+		gfs2_ordered_del(sdp->sd_log, &ip->i_data);
+	discard_dirty(ip);
+	mapping_invalidate(&ip->i_data);
+	drop_glocks(ip);
+	gfs2_pending_mtime_fold(ip);
+	unhash_and_free(sdp->sd_icache, ip);
+}
+
+/* Write what only this object knows.  The caller still has its reference, so the inode is alive. */
+static void write_back(struct gfs2_inode *ip)
+{
+	int error = gfs2_pending_mtime_publish(ip);
+
+	if (error)
+		fs_err("inode %" PRIu64 ": times of direct writes are lost: %s", ip->i_no_addr,
+		       strerror(-error));
+	error = mapping_sync(&ip->i_data);
+	if (error)
+		fs_err("inode %" PRIu64 ": cannot write its data: %s", ip->i_no_addr,
+		       strerror(-error));
+}
+
+static bool must_delete(const struct gfs2_inode *ip)
+{
+	return ip->i_valid && !ip->i_nlink && writable(ip->i_sbd);
+}
+
+static bool must_write(struct gfs2_inode *ip)
+{
+	bool dirty;
+
+	if (!writable(ip->i_sbd))
+		return false;
+	rmutex_lock(&ip->i_lock);
+	dirty = ip->i_pending_mtime;
+	rmutex_unlock(&ip->i_lock);
+	rmutex_lock(&ip->i_data.m_lock);
+	dirty |= ip->i_data.m_nr_dirty || ip->i_data.m_nr_writeback;
+	rmutex_unlock(&ip->i_data.m_lock);
+	return dirty;
+}
+
+void gfs2_inode_put(struct gfs2_inode *ip)
+{
+	struct gfs2_icache *ic;
+	bool written = false, delete;
+
+	if (!ip)
+		return;
+	ic = ip->i_sbd->sd_icache;
+	for (;;) {
+		rmutex_lock(&ic->lock);
+		GFS2_BUG_ON(!ip->i_refs);
+		if (ip->i_refs > 1) {
+			ip->i_refs--;
+			rmutex_unlock(&ic->lock);
+			return;
+		}
+		/* Nobody else can change these: they all need a reference. */
+		delete = must_delete(ip);
+		if (delete || written || !must_write(ip))
+			break;
+		rmutex_unlock(&ic->lock);
+		write_back(ip);
+		written = true;
+	}
+	GFS2_BUG_ON(ip->i_nlookup || ip->i_opens);
+	ip->i_dead = true;
+	rmutex_unlock(&ic->lock);
+	if (delete) {
+		int error = gfs2_evict_unlinked(ip);
+
+		if (error < 0)
+			fs_err("inode %" PRIu64 ": cannot be deleted: %s", ip->i_no_addr,
+			       strerror(-error));
+		/* read by waiters after i_dead is cleared under the lock */
+		ip->i_deleted = error > 0;
+	}
+	inode_destroy(ip);
+}
+
+/* --- counts of the kernel's lookups and of open files --- */
+
+void gfs2_inode_lookup_inc(struct gfs2_inode *ip)
+{
+	struct gfs2_icache *ic = ip->i_sbd->sd_icache;
+
+	rmutex_lock(&ic->lock);
+	/* All lookups together own one reference. */
+	if (!ip->i_nlookup++)
+		ip->i_refs++;
+	rmutex_unlock(&ic->lock);
+}
+
+void gfs2_inode_forget(struct gfs2_inode *ip, uint64_t n)
+{
+	struct gfs2_icache *ic = ip->i_sbd->sd_icache;
+	bool last;
+
+	rmutex_lock(&ic->lock);
+	if (n > ip->i_nlookup)
+		n = ip->i_nlookup;
+	ip->i_nlookup -= n;
+	last = n && !ip->i_nlookup;
+	rmutex_unlock(&ic->lock);
+	if (last)
+		gfs2_inode_put(ip);
+}
+
+void gfs2_inode_open_inc(struct gfs2_inode *ip, bool cached)
+{
+	struct gfs2_icache *ic = ip->i_sbd->sd_icache;
+
+	rmutex_lock(&ic->lock);
+	ip->i_opens++;
+	ip->i_cached_opens += cached;
+	ip->i_refs++;
+	rmutex_unlock(&ic->lock);
+}
+
+void gfs2_inode_open_dec(struct gfs2_inode *ip, bool cached)
+{
+	struct gfs2_icache *ic = ip->i_sbd->sd_icache;
+
+	rmutex_lock(&ic->lock);
+	GFS2_BUG_ON(!ip->i_opens || (cached && !ip->i_cached_opens));
+	ip->i_opens--;
+	ip->i_cached_opens -= cached;
+	rmutex_unlock(&ic->lock);
+	gfs2_inode_put(ip);
+}
+
+bool gfs2_inode_cached_opens(struct gfs2_inode *ip)
+{
+	struct gfs2_icache *ic = ip->i_sbd->sd_icache;
+	bool some;
+
+	rmutex_lock(&ic->lock);
+	some = ip->i_cached_opens;
+	rmutex_unlock(&ic->lock);
+	return some;
+}
+
+void gfs2_icache_forget_all(struct gfs2_sbd *sdp)
+{
+	struct gfs2_icache *ic = sdp->sd_icache;
+	unsigned i = 0;
+
+	rmutex_lock(&ic->lock);
+	while (i < ic->nr_buckets) {
+		struct gfs2_inode *ip = ic->buckets[i];
+
+		while (ip && !ip->i_nlookup)
+			ip = ip->i_hash;
+		if (!ip) {
+			i++;
+			continue;
+		}
+		ip->i_nlookup = 0;
+		rmutex_unlock(&ic->lock);
+		gfs2_inode_put(ip);
+		rmutex_lock(&ic->lock);
+	}
+	rmutex_unlock(&ic->lock);
+}

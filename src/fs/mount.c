@@ -1,0 +1,705 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Mount and unmount (kernel: ops_fstype.c:gfs2_fill_super, super.c:gfs2_put_super, gfs2_make_fs_rw/ro;
+ * reference gfs2-locking-dio.md 3.1).
+ *
+ * States of a volume, each built on the one before; a mount that fails goes back through teardown(),
+ * which undoes whatever it finds:
+ *   geometry known (sb.c) -> names and lock module -> caches and lock table -> MOUNT, LIVE held,
+ *   superblock read under its lock -> journals known, own one held -> recovered, nothing cached ->
+ *   root, rindex, statfs -> [rw: FREEZE held, log started, unlinked inodes freed] -> MOUNT released.
+ *
+ * Replay writes to the device behind the back of the buffer cache.  What was read before it (the
+ * directories that lead to the journals, and the journals' maps) is dropped after it.
+ */
+#include <inttypes.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <unistd.h>
+#include "debug/event.h"
+#include "fs/dir.h"
+#include "fs/inode.h"
+#include "fs/rgrp.h"
+#include "util/util.h"
+
+#define GLOCK_WORKERS 2
+#define JOURNAL_MIN_BYTES (8ull << 20)
+#define JOURNAL_MAX_BYTES (1ull << 30)
+
+/* --- names --- */
+
+/* The last part of the device's name: what the kernel calls a volume without a lock table. */
+static void device_name(struct io_engine *e, char *buf, size_t size)
+{
+	char link[64], path[4096];
+	const char *base;
+	ssize_t n;
+
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", io_engine_fd(e));
+	n = readlink(link, path, sizeof(path) - 1);
+	path[n > 0 ? n : 0] = 0;
+	base = strrchr(path, '/');
+	base = base && base[1] ? base + 1 : "volume";
+	snprintf(buf, size, "%.*s", (int)size - 1, base);
+}
+
+static int set_names(struct gfs2_sbd *sdp)
+{
+	const struct gfs2_args *a = &sdp->sd_args;
+
+	if (a->ar_lockproto)
+		snprintf(sdp->sd_lockproto, sizeof(sdp->sd_lockproto), "%s", a->ar_lockproto);
+	if (a->ar_locktable) {
+		if (strlen(a->ar_locktable) >= sizeof(sdp->sd_locktable)) {
+			fs_err("lock table name '%s' is too long", a->ar_locktable);
+			return -EINVAL;
+		}
+		snprintf(sdp->sd_locktable, sizeof(sdp->sd_locktable), "%s", a->ar_locktable);
+	}
+	if (!sdp->sd_locktable[0])
+		device_name(sdp->sd_io, sdp->sd_locktable, sizeof(sdp->sd_locktable));
+	for (char *c = sdp->sd_locktable; *c; c++)
+		if (*c == '/')
+			*c = '_';
+	snprintf(sdp->sd_fsname, sizeof(sdp->sd_fsname), "%s", sdp->sd_locktable);
+	msg_set_prefix(sdp->sd_fsname);
+	return 0;
+}
+
+static int choose_lock_module(struct gfs2_sbd *sdp)
+{
+	if (!strcmp(sdp->sd_lockproto, lm_nolock.lm_proto_name)) {
+		sdp->sd_lm = &lm_nolock;
+		return 0;
+	}
+	if (!strcmp(sdp->sd_lockproto, "lock_dlm") || !strcmp(sdp->sd_lockproto, "lock_local")) {
+		fs_err("lock protocol %s is not available in this version; if no other node uses the "
+		       "volume, mount it with lockproto=lock_nolock", sdp->sd_lockproto);
+		return -EOPNOTSUPP;
+	}
+	fs_err("unknown lock protocol '%.64s'", sdp->sd_lockproto);
+	return -EINVAL;
+}
+
+/* --- lock table, first locks --- */
+
+static int create_caches(struct gfs2_sbd *sdp)
+{
+	int err = buf_cache_create(sdp->sd_io, sdp->sd_bsize, sdp->sd_args.ar_cache, &sdp->sd_bufs);
+
+	if (!err)
+		err = gfs2_glock_table_create(sdp->sd_lm, sdp->sd_bufs, GLOCK_WORKERS, sdp,
+					      &sdp->sd_glocks);
+	if (!err)
+		err = gfs2_icache_create(sdp);
+	if (err)
+		fs_err("cannot create the caches: %s", strerror(-err));
+	return err;
+}
+
+static int lm_mount(struct gfs2_sbd *sdp)
+{
+	size_t len = strlen(sdp->sd_fsname);
+	int err;
+
+	sdp->sd_jid = 0;
+	sdp->sd_first = true;
+	if (sdp->sd_lm->lm_mount) {
+		err = sdp->sd_lm->lm_mount(sdp->sd_glocks, sdp->sd_locktable, &sdp->sd_jid,
+					   &sdp->sd_first);
+		if (err) {
+			fs_err("%s: cannot join the lock space of '%s': %s", sdp->sd_lockproto,
+			       sdp->sd_locktable, strerror(-err));
+			return err;
+		}
+	}
+	snprintf(sdp->sd_fsname + len, sizeof(sdp->sd_fsname) - len, ".%u", sdp->sd_jid);
+	msg_set_prefix(sdp->sd_fsname);
+	return 0;
+}
+
+/* Find the glock, queue a holder that lasts longer than this function, and keep no reference of our own. */
+static int lock_number(struct gfs2_sbd *sdp, uint64_t number, const struct gfs2_glock_operations *ops,
+		       enum lm_state state, unsigned flags, struct gfs2_holder *gh)
+{
+	struct gfs2_glock *gl = gfs2_glock_get(sdp->sd_glocks, number, ops);
+	int err;
+
+	if (!gl)
+		return -ENOMEM;
+	err = gfs2_glock_nq_init(gl, state, flags, gh);
+	gfs2_glock_put(gl);
+	if (err)
+		fs_err("cannot get lock %d/%" PRIu64 " in %s: %s", ops->go_type, number,
+		       glock_state_name(state), strerror(-err));
+	return err;
+}
+
+static int init_locking(struct gfs2_sbd *sdp)
+{
+	int err = lock_number(sdp, GFS2_MOUNT_LOCK, &gfs2_nondisk_glops, LM_ST_EXCLUSIVE,
+			      LM_FLAG_NOEXP | GL_NOCACHE | GL_NOPID, &sdp->sd_mount_gh);
+
+	if (!err)
+		err = lock_number(sdp, GFS2_LIVE_LOCK, &gfs2_nondisk_glops, LM_ST_SHARED,
+				  LM_FLAG_NOEXP | GL_EXACT | GL_NOPID, &sdp->sd_live_gh);
+	if (err)
+		return err;
+	sdp->sd_rename_gl = gfs2_glock_get(sdp->sd_glocks, GFS2_RENAME_LOCK, &gfs2_nondisk_glops);
+	return sdp->sd_rename_gl ? 0 : -ENOMEM;
+}
+
+/* The superblock as it is while nobody else changes it: tunegfs2 and fsck may have run meanwhile. */
+static int read_sb_locked(struct gfs2_sbd *sdp)
+{
+	struct gfs2_sbd now = { 0 };
+	struct gfs2_holder gh;
+	int err = lock_number(sdp, 0, &gfs2_meta_glops, LM_ST_SHARED, 0, &gh);
+
+	if (err)
+		return err;
+	err = gfs2_read_sb(sdp->sd_io, &now);
+	gfs2_glock_dq_uninit(&gh);
+	if (err)
+		return err;
+	if (now.sd_bsize != sdp->sd_bsize || now.sd_master_addr != sdp->sd_master_addr ||
+	    now.sd_root_addr != sdp->sd_root_addr) {
+		fs_err("the superblock changed while mounting");
+		return -EAGAIN;
+	}
+	return 0;
+}
+
+/* --- system files --- */
+
+static int sys_search(struct gfs2_sbd *sdp, struct gfs2_inode *dip, const char *name,
+		      struct gfs2_inum_host *inum)
+{
+	struct gfs2_qname q = gfs2_qname(name);
+	struct gfs2_holder gh;
+	int err = gfs2_glock_nq_init(dip->i_gl, LM_ST_SHARED, LM_FLAG_ANY, &gh);
+
+	if (err)
+		return err;
+	err = gfs2_is_dir(dip) ? gfs2_dir_search(dip, &q, inum, NULL) : -ENOTDIR;
+	gfs2_glock_dq_uninit(&gh);
+	return err;
+}
+
+static int sys_lookup(struct gfs2_sbd *sdp, struct gfs2_inode *dip, const char *name,
+		      struct gfs2_inode **out)
+{
+	struct gfs2_inum_host inum;
+	int err = sys_search(sdp, dip, name, &inum);
+
+	if (!err)
+		err = gfs2_inode_lookup(sdp, inum.no_addr, inum.no_formal_ino, out);
+	if (err)
+		fs_err("cannot find the system file '%s': %s", name, strerror(-err));
+	return err;
+}
+
+/* Numbers of all journals, and of the per-node files that belong to each. */
+static int find_journals(struct gfs2_sbd *sdp, struct gfs2_inode *jindex)
+{
+	for (unsigned j = 0;; j++) {
+		struct gfs2_inum_host inum;
+		struct gfs2_jdesc *more;
+		char name[32];
+		int err;
+
+		snprintf(name, sizeof(name), "journal%u", j);
+		err = sys_search(sdp, jindex, name, &inum);
+		if (err == -ENOENT && j)
+			return 0;
+		if (err) {
+			fs_err("cannot find '%s' in the journal index: %s", name, strerror(-err));
+			return err;
+		}
+		more = realloc(sdp->sd_jdescs, (j + 1) * sizeof(*more));
+		if (!more)
+			return -ENOMEM;
+		sdp->sd_jdescs = more;
+		more[j] = (struct gfs2_jdesc){ .jd_jid = j, .jd_no_addr = inum.no_addr };
+		sdp->sd_nr_journals = j + 1;
+	}
+}
+
+static int find_per_node(struct gfs2_sbd *sdp, struct gfs2_inode *per_node)
+{
+	struct gfs2_inum_host inum;
+	char name[32];
+	int err = 0;
+
+	for (unsigned j = 0; j < sdp->sd_nr_journals && !err; j++) {
+		struct gfs2_jdesc *jd = &sdp->sd_jdescs[j];
+
+		snprintf(name, sizeof(name), "quota_change%u", j);
+		err = sys_search(sdp, per_node, name, &inum);
+		jd->jd_quota_addr = inum.no_addr;
+		if (err)
+			break;
+		snprintf(name, sizeof(name), "statfs_change%u", j);
+		err = sys_search(sdp, per_node, name, &inum);
+		jd->jd_statfs_addr = inum.no_addr;
+	}
+	if (err)
+		fs_err("cannot find the system file '%s': %s", name, strerror(-err));
+	return err;
+}
+
+/* Under a holder on the journal's inode. */
+static int map_journal(struct gfs2_sbd *sdp, struct gfs2_inode *ip, struct gfs2_jdesc *jd)
+{
+	uint64_t blocks = 0;
+	int err;
+
+	if (ip->i_size < JOURNAL_MIN_BYTES || ip->i_size > JOURNAL_MAX_BYTES ||
+	    ip->i_size & (sdp->sd_bsize - 1)) {
+		fs_err("journal %u has the impossible size %" PRIu64, jd->jd_jid, ip->i_size);
+		return -EIO;
+	}
+	err = gfs2_map_journal_extents(ip, jd);
+	if (err) {
+		fs_err("cannot map journal %u: %s", jd->jd_jid, strerror(-err));
+		return err;
+	}
+	jd->jd_blocks = (uint32_t)(ip->i_size >> sdp->sd_bsize_shift);
+	for (unsigned i = 0; i < jd->jd_nr_extents; i++) {
+		const struct gfs2_journal_extent *ex = &jd->jd_extents[i];
+
+		if (ex->lblock != blocks || sb_is_system_range(sdp, ex->dblock) ||
+		    ex->dblock + ex->blocks > sdp->sd_device_blocks)
+			break;
+		blocks += ex->blocks;
+	}
+	if (blocks == jd->jd_blocks)
+		return 0;
+	fs_err("journal %u has holes or lies outside the device", jd->jd_jid);
+	return -EIO;
+}
+
+static int open_journal(struct gfs2_sbd *sdp, struct gfs2_jdesc *jd)
+{
+	bool own = jd->jd_jid == sdp->sd_jid;
+	struct gfs2_inode *ip;
+	struct gfs2_holder gh;
+	int err = gfs2_inode_lookup(sdp, jd->jd_no_addr, 0, &ip);
+
+	if (err)
+		return err;
+	if (own)
+		err = gfs2_glock_nq_init(ip->i_gl, LM_ST_SHARED,
+					 LM_FLAG_NOEXP | GL_EXACT | GL_NOCACHE | GL_NOPID,
+					 &sdp->sd_jinode_gh);
+	else
+		err = gfs2_glock_nq_init(ip->i_gl, LM_ST_SHARED, LM_FLAG_NOEXP | GL_NOCACHE, &gh);
+	if (!err) {
+		err = map_journal(sdp, ip, jd);
+		if (!own)
+			gfs2_glock_dq_uninit(&gh);
+	}
+	gfs2_inode_put(ip);
+	return err;
+}
+
+static int open_journals(struct gfs2_sbd *sdp)
+{
+	struct gfs2_inode *jindex, *per_node;
+	int err = sys_lookup(sdp, sdp->sd_master, "jindex", &jindex);
+
+	if (err)
+		return err;
+	err = find_journals(sdp, jindex);
+	gfs2_inode_put(jindex);
+	if (err)
+		return err;
+	if (sdp->sd_jid >= sdp->sd_nr_journals) {
+		fs_err("there are only %u journals, number %u is needed: add some with gfs2_jadd",
+		       sdp->sd_nr_journals, sdp->sd_jid);
+		return -EUSERS;
+	}
+	err = lock_number(sdp, sdp->sd_jid, &gfs2_journal_glops, LM_ST_EXCLUSIVE,
+			  LM_FLAG_NOEXP | GL_NOCACHE | GL_NOPID, &sdp->sd_journal_gh);
+	for (unsigned j = 0; j < sdp->sd_nr_journals && !err; j++)
+		err = open_journal(sdp, &sdp->sd_jdescs[j]);
+	if (err)
+		return err;
+	err = sys_lookup(sdp, sdp->sd_master, "per_node", &per_node);
+	if (err)
+		return err;
+	err = find_per_node(sdp, per_node);
+	gfs2_inode_put(per_node);
+	return err;
+}
+
+/* statfs_change<jid> is ours as long as we are mounted. */
+static int open_statfs(struct gfs2_sbd *sdp)
+{
+	struct gfs2_inum_host inum;
+	int err = sys_search(sdp, sdp->sd_master, "statfs", &inum);
+
+	if (err) {
+		fs_err("cannot find the system file 'statfs': %s", strerror(-err));
+		return err;
+	}
+	sdp->sd_statfs_addr = inum.no_addr;
+	err = gfs2_inode_lookup(sdp, sdp->sd_jdescs[sdp->sd_jid].jd_statfs_addr, 0,
+				&sdp->sd_sc_inode);
+	if (err)
+		return err;
+	return gfs2_glock_nq_init(sdp->sd_sc_inode->i_gl, LM_ST_EXCLUSIVE, GL_NOPID,
+				  &sdp->sd_sc_gh);
+}
+
+/* --- recovery --- */
+
+static bool device_readonly(struct io_engine *e)
+{
+	return (fcntl(io_engine_fd(e), F_GETFL) & O_ACCMODE) == O_RDONLY;
+}
+
+static int recover_one(struct gfs2_sbd *sdp, const struct gfs2_jdesc *jd,
+		       struct gfs2_log_header_host *head)
+{
+	struct gfs2_recovery_result res = { 0 };
+	bool ro = device_readonly(sdp->sd_io);
+	int err = gfs2_recover_journal(sdp->sd_io, sdp->sd_bsize, jd, sdp->sd_jid,
+				       sdp->sd_statfs_addr, ro, &res);
+
+	if (err == -EROFS) {
+		fs_err("journal %u must be replayed before the volume can be used, and the device is "
+		       "open read-only: mount it read-write once", jd->jd_jid);
+		return err;
+	}
+	if (err) {
+		fs_err("recovery of journal %u failed: %s", jd->jd_jid, strerror(-err));
+		return err;
+	}
+	if (res.dirty)
+		fs_info("journal %u: replayed %u of %u blocks, %u revokes", jd->jd_jid,
+			res.blocks_replayed, res.blocks_found, res.revokes);
+	if (jd->jd_jid == sdp->sd_jid)
+		*head = res.head;
+	return 0;
+}
+
+struct gl_list {
+	struct gfs2_glock **gls;
+	unsigned nr, space;
+};
+
+static void collect_glock(struct gfs2_glock *gl, void *arg)
+{
+	struct gl_list *l = arg;
+
+	if (l->nr == l->space) {
+		l->space = l->space ? l->space * 2 : 64;
+		l->gls = realloc(l->gls, l->space * sizeof(*l->gls));
+		GFS2_BUG_ON(!l->gls);
+	}
+	l->gls[l->nr++] = gfs2_glock_hold(gl);
+}
+
+/*
+ * Forget every block read so far, also under locks that stay held.  Nobody else uses the volume yet,
+ * and nothing is dirty.
+ */
+static void drop_everything_cached(struct gfs2_sbd *sdp)
+{
+	struct gl_list l = { 0 };
+
+	gfs2_glock_table_for_each(sdp->sd_glocks, collect_glock, &l);
+	for (unsigned i = 0; i < l.nr; i++) {
+		if (l.gls[i]->gl_ops->go_inval)
+			l.gls[i]->gl_ops->go_inval(l.gls[i], true);
+		gfs2_glock_put(l.gls[i]);
+	}
+	free(l.gls);
+}
+
+static int recover(struct gfs2_sbd *sdp, struct gfs2_log_header_host *head)
+{
+	int err = 0;
+
+	/* Who is alone recovers for all. */
+	for (unsigned j = 0; j < sdp->sd_nr_journals && !err; j++)
+		if (sdp->sd_first || j == sdp->sd_jid)
+			err = recover_one(sdp, &sdp->sd_jdescs[j], head);
+	drop_everything_cached(sdp);
+	if (!err && !(head->lh_flags & GFS2_LOG_HEAD_UNMOUNT)) {
+		fs_err("journal %u is not clean after its recovery", sdp->sd_jid);
+		return -EIO;
+	}
+	return err;
+}
+
+/* --- the file system proper --- */
+
+static int open_root(struct gfs2_sbd *sdp)
+{
+	struct gfs2_holder gh;
+	int err = gfs2_inode_lookup(sdp, sdp->sd_root_addr, 0, &sdp->sd_root);
+
+	if (!err)
+		err = gfs2_glock_nq_init(sdp->sd_root->i_gl, LM_ST_SHARED, LM_FLAG_ANY, &gh);
+	if (err) {
+		fs_err("cannot read the root directory: %s", strerror(-err));
+		return err;
+	}
+	if (!gfs2_is_dir(sdp->sd_root))
+		err = gfs2_consist(sdp, sdp->sd_root_addr, "the root is not a directory");
+	gfs2_glock_dq_uninit(&gh);
+	return err;
+}
+
+static int open_files(struct gfs2_sbd *sdp)
+{
+	int err = open_root(sdp);
+
+	if (!err)
+		err = sys_lookup(sdp, sdp->sd_master, "rindex", &sdp->sd_rindex);
+	if (!err)
+		err = gfs2_rindex_read(sdp);
+	if (!err)
+		err = gfs2_inode_lookup(sdp, sdp->sd_statfs_addr, 0, &sdp->sd_statfs_inode);
+	return err;
+}
+
+static void log_withdraw(void *arg, int error, const char *what)
+{
+	gfs2_withdraw(arg, "fatal: %s: %s", what, strerror(error < 0 ? -error : error));
+}
+
+static void log_flush_event(void *arg, bool start, uint64_t seq, uint32_t flags)
+{
+	struct gfs2_event ev = {
+		.type = EV_LOG_FLUSH, .fields = EVF_OFF | EVF_LEN | EVF_REASON, .off = seq,
+		.len = flags,
+	};
+
+	snprintf(ev.reason, sizeof(ev.reason), "%s", start ? "start" : "end");
+	gfs2_event_emit(&ev);
+}
+
+static int start_log(struct gfs2_sbd *sdp, const struct gfs2_log_header_host *head)
+{
+	const struct gfs2_log_config cfg = {
+		.engine = sdp->sd_io,
+		.bufs = sdp->sd_bufs,
+		.bsize = sdp->sd_bsize,
+		.jd = &sdp->sd_jdescs[sdp->sd_jid],
+		.head = *head,
+		.commit_secs = sdp->sd_args.ar_commit,
+		.hooks = {
+			.arg = sdp,
+			.local_statfs = gfs2_statfs_local,
+			.withdraw = log_withdraw,
+			.flush_event = log_flush_event,
+		},
+	};
+	int err = lock_number(sdp, GFS2_FREEZE_LOCK, &gfs2_freeze_glops, LM_ST_SHARED,
+			      LM_FLAG_NOEXP | GL_EXACT | GL_NOPID, &sdp->sd_freeze_gh);
+
+	if (!err)
+		err = gfs2_log_create(&cfg, &sdp->sd_log);
+	if (err)
+		fs_err("cannot start the log: %s", strerror(-err));
+	return err;
+}
+
+/* What crashed nodes had open and unlinked.  In a cluster others may have it open still. */
+static int reclaim_unlinked(struct gfs2_sbd *sdp)
+{
+	int err;
+
+	if (sdp->sd_lm->lm_has_peers)
+		return 0;
+	err = gfs2_for_each_unlinked(sdp, gfs2_reclaim_unlinked);
+	if (err)
+		fs_err("cannot free the unlinked inodes: %s", strerror(-err));
+	return err;
+}
+
+static int make_rw(struct gfs2_sbd *sdp, const struct gfs2_log_header_host *head)
+{
+	int err = start_log(sdp, head);
+
+	if (!err)
+		err = gfs2_statfs_init(sdp, head);
+	if (!err)
+		err = reclaim_unlinked(sdp);
+	return err;
+}
+
+static int mount_steps(struct gfs2_sbd *sdp)
+{
+	struct gfs2_log_header_host head = { 0 };
+	int err = set_names(sdp);
+
+	if (!err)
+		err = choose_lock_module(sdp);
+	if (!err)
+		err = create_caches(sdp);
+	if (!err)
+		err = lm_mount(sdp);
+	if (!err)
+		err = init_locking(sdp);
+	if (!err)
+		err = read_sb_locked(sdp);
+	if (!err)
+		err = gfs2_inode_lookup(sdp, sdp->sd_master_addr, 0, &sdp->sd_master);
+	if (!err)
+		err = open_journals(sdp);
+	if (!err)
+		err = open_statfs(sdp);
+	if (!err)
+		err = recover(sdp, &head);
+	if (!err)
+		err = open_files(sdp);
+	if (!err)
+		err = sdp->sd_ro ? gfs2_statfs_init(sdp, &head) : make_rw(sdp, &head);
+	if (!err)
+		err = gfs2_maint_start(sdp);
+	if (err)
+		return err;
+	if (sdp->sd_first && sdp->sd_lm->lm_first_done)
+		sdp->sd_lm->lm_first_done(sdp->sd_glocks);
+	gfs2_glock_dq_uninit(&sdp->sd_mount_gh);
+	return 0;
+}
+
+/* --- the way back --- */
+
+static void release_holder(struct gfs2_holder *gh)
+{
+	if (gfs2_holder_queued(gh))
+		gfs2_glock_dq_uninit(gh);
+}
+
+/* Demotions that the maintenance thread started may still be at work with the log. */
+static void wait_for_demotions(struct gfs2_sbd *sdp)
+{
+	struct gl_list l = { 0 };
+
+	gfs2_glock_table_for_each(sdp->sd_glocks, collect_glock, &l);
+	for (unsigned i = 0; i < l.nr; i++) {
+		gfs2_glock_wait_demoted(l.gls[i], UINT64_MAX / 2);
+		gfs2_glock_put(l.gls[i]);
+	}
+	free(l.gls);
+}
+
+/*
+ * Everything that changed is in the journal and in place, and the journal is clean.  From here on
+ * there is no log, and nothing that would need one.
+ */
+static int finish_log(struct gfs2_sbd *sdp)
+{
+	struct gfs2_log *log = sdp->sd_log;
+	int err = 0;
+
+	if (!log)
+		return 0;
+	wait_for_demotions(sdp);
+	if (!gfs2_withdrawn(sdp)) {
+		gfs2_pending_mtime_publish_all(sdp);
+		err = gfs2_statfs_sync(sdp);
+		if (!err)
+			err = gfs2_log_shutdown(log);
+		if (err)
+			gfs2_withdraw(sdp, "cannot leave a clean journal: %s", strerror(-err));
+	}
+	sdp->sd_log = NULL;
+	gfs2_log_destroy(log);
+	return gfs2_withdrawn(sdp) ? -EIO : 0;
+}
+
+static void put_inode(struct gfs2_inode **ip)
+{
+	if (*ip)
+		gfs2_inode_put(*ip);
+	*ip = NULL;
+}
+
+static void destroy_caches(struct gfs2_sbd *sdp)
+{
+	gfs2_rgrps_destroy(sdp);
+	if (sdp->sd_icache)
+		gfs2_icache_destroy(sdp);
+	if (sdp->sd_rename_gl)
+		gfs2_glock_put(sdp->sd_rename_gl);
+	if (sdp->sd_glocks)
+		gfs2_glock_table_destroy(sdp->sd_glocks);
+	if (sdp->sd_bufs)
+		buf_cache_destroy(sdp->sd_bufs);
+}
+
+/* Undo whatever there is of a mount.  Returns the first error of ending it cleanly. */
+static int teardown(struct gfs2_sbd *sdp)
+{
+	int err;
+
+	gfs2_maint_stop(sdp);
+	if (sdp->sd_icache)
+		gfs2_icache_forget_all(sdp);
+	put_inode(&sdp->sd_root);
+	err = finish_log(sdp);
+	gfs2_statfs_exit(sdp);
+	put_inode(&sdp->sd_statfs_inode);
+	put_inode(&sdp->sd_rindex);
+	release_holder(&sdp->sd_sc_gh);
+	put_inode(&sdp->sd_sc_inode);
+	put_inode(&sdp->sd_master);
+	release_holder(&sdp->sd_freeze_gh);
+	release_holder(&sdp->sd_jinode_gh);
+	release_holder(&sdp->sd_journal_gh);
+	release_holder(&sdp->sd_live_gh);
+	release_holder(&sdp->sd_mount_gh);
+	destroy_caches(sdp);
+	for (unsigned j = 0; j < sdp->sd_nr_journals; j++)
+		free(sdp->sd_jdescs[j].jd_extents);
+	free(sdp->sd_jdescs);
+	free(sdp);
+	return err;
+}
+
+static void init_args(struct gfs2_sbd *sdp, const struct gfs2_args *args)
+{
+	gfs2_glock_set_trans_check(gfs2_trans_active);
+	sdp->sd_args = *args;
+	sdp->sd_ro = args->ar_ro;
+	atomic_init(&sdp->sd_short_dio, args->ar_short_dio);
+	atomic_init(&sdp->sd_dio_mtime, args->ar_dio_mtime);
+	atomic_init(&sdp->sd_dio_mtime_interval, args->ar_dio_mtime_interval);
+	atomic_init(&sdp->sd_commit, args->ar_commit);
+	atomic_init(&sdp->sd_withdrawn, false);
+}
+
+int gfs2_mount(struct io_engine *e, const struct gfs2_args *args, struct gfs2_sbd **out)
+{
+	struct gfs2_sbd *sdp;
+	int err;
+
+	*out = NULL;
+	if (!args->ar_ro && device_readonly(e)) {
+		fs_err("the device is open read-only: only a read-only mount is possible");
+		return -EROFS;
+	}
+	sdp = xzalloc(sizeof(*sdp));
+	init_args(sdp, args);
+	err = gfs2_read_sb(e, sdp);
+	if (!err)
+		err = mount_steps(sdp);
+	if (err) {
+		teardown(sdp);
+		return err > 0 ? -EIO : err;
+	}
+	*out = sdp;
+	return 0;
+}
+
+int gfs2_unmount(struct gfs2_sbd *sdp)
+{
+	return teardown(sdp);
+}

@@ -1,0 +1,107 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Resource groups: the allocator (kernel: rgrp.c; reference gfs2-ondisk.md section 3).
+ *
+ * Guarantees
+ *  - Only the permitted bitmap transitions happen; anything else on disk is a consistency error.
+ *  - A block freed in a transaction is not handed out before that transaction is durable (clone bitmaps that lag behind, by
+ *    gfs2_trans_batch_seq/gfs2_log_durable_seq).
+ *  - rg_free, rg_dinodes, rg_igeneration, rg_crc, local statfs and the value block follow every change in the same transaction.
+ *
+ * Locking: an rgrp's bitmaps and counters belong to its glock (EX to change).  One request never waits for a second rgrp
+ * glock with a smaller address than one it holds.  The index of rgrps, preferences and hints: RANK_RGRP_INDEX.
+ *
+ * Policy: start at the goal's rgrp; new directories of the root are spread; large requests take long free runs (a file
+ * that grows by big writes comes out in long extents); several writers keep out of each other's way (per-inode
+ * reservation: after an allocation the run that follows is remembered for that inode).
+ */
+#ifndef GFS2FUSE_RGRP_H
+#define GFS2FUSE_RGRP_H
+
+#include "fs/super.h"
+
+enum { GFS2_BLKST_FREE_ = 0, GFS2_BLKST_USED_ = 1, GFS2_BLKST_UNLINKED_ = 2, GFS2_BLKST_DINODE_ = 3 };
+
+/* Read the rindex file of sdp->sd_rindex (holds it SH) and build the index; checks geometry and order. */
+int gfs2_rindex_read(struct gfs2_sbd *sdp);
+void gfs2_rgrps_destroy(struct gfs2_sbd *sdp);
+
+/*
+ * What an operation may allocate.  Lives on the caller's stack between reserve and release.
+ * The rgrp's glock is held EX in between; allocation happens inside one transaction in between.
+ */
+struct gfs2_alloc {
+	uint32_t target;	/* in: blocks wanted */
+	uint32_t min_target;	/* in: 0 = all or nothing; else fewer are acceptable, at least this many */
+	uint32_t allowed;	/* out: blocks that may be allocated */
+	uint64_t goal;		/* in: start near this block (0: the inode's goal) */
+	bool spread;		/* in: choose another rgrp than the goal's (new directory below the root) */
+	/* private */
+	struct gfs2_rgrpd *rgd;
+	uint32_t taken;
+	uint32_t peeked;	/* index of the block that gfs2_alloc_peek() promised, +1; 0: none */
+};
+/*
+ * Choose and lock an rgrp.  -ENOSPC when no rgrp has min_target (after a log flush, if freed blocks
+ * wait for it).  Called with the inode's glock EX, without transaction; the thread may hold a locked
+ * gfs2_rgrp_list, and may lock one afterwards (the order of rgrps is kept inside).  -EROFS, -EIO.
+ */
+int gfs2_inplace_reserve(struct gfs2_inode *ip, struct gfs2_alloc *ap);
+void gfs2_inplace_release(struct gfs2_inode *ip, struct gfs2_alloc *ap);
+/* Bitmap blocks + header that a transaction may log for one allocation of @blocks in the reserved rgrp. */
+unsigned gfs2_rg_blocks(const struct gfs2_alloc *ap, unsigned blocks);
+
+/*
+ * In a transaction: allocate an extent of up to *@n blocks (first one a dinode when @dinode: then *@n is dinode + following
+ * USED blocks).  *@bn first block, *@n how many.  @generation: new formal inode number (dinode only).  Updates rgrp, statfs,
+ * the inode's i_goal (the caller logs the dinode), removes pending revokes of the blocks.
+ */
+int gfs2_alloc_blocks(struct gfs2_inode *ip, struct gfs2_alloc *ap, uint64_t *bn, unsigned *n,
+		      bool dinode, uint64_t *generation);
+
+/*
+ * The block that gfs2_alloc_blocks(@dinode true) will take under this reservation: the creator takes the new inode's glock
+ * (EX, TRY, GL_SKIP) before it opens the transaction, since nobody may wait for a glock inside one.
+ */
+int gfs2_alloc_peek(struct gfs2_inode *ip, struct gfs2_alloc *ap, uint64_t *bn);
+
+/*
+ * Freeing: first collect which rgrps a set of blocks lies in, lock them (ascending), then, in one transaction, free.
+ */
+struct gfs2_rgrp_list {
+	unsigned rl_rgrps, rl_space;
+	struct gfs2_rgrpd **rl_rgd;	/* ascending */
+	bool rl_locked;
+};
+void gfs2_rlist_init(struct gfs2_rgrp_list *rl);
+int gfs2_rlist_add(struct gfs2_sbd *sdp, struct gfs2_rgrp_list *rl, uint64_t blkno); /* -EIO + consist if in no rgrp */
+int gfs2_rlist_lock(struct gfs2_sbd *sdp, struct gfs2_rgrp_list *rl);	/* EX on all */
+/* Blocks a transaction may log when it frees in all of them (headers + all bitmap blocks). */
+unsigned gfs2_rlist_blocks(const struct gfs2_rgrp_list *rl);
+void gfs2_rlist_free(struct gfs2_rgrp_list *rl);	/* unlocks */
+
+/* In a transaction, rgrp held EX: free [bstart, +blen) of one rgrp; @meta: wipe from the journal with revokes (metadata, jdata);
+ * data buffers are dropped in both cases.  Updates statfs. */
+int gfs2_free_blocks(struct gfs2_sbd *sdp, uint64_t bstart, uint32_t blen, bool meta);
+int gfs2_free_di(struct gfs2_sbd *sdp, uint64_t blkno);	/* 2->0 (3->0 after a failed create) */
+int gfs2_unlink_di(struct gfs2_sbd *sdp, uint64_t blkno);	/* 3->2 */
+
+/* State of one block (takes its rgrp SH unless this request holds it). 0..3 or -errno. */
+int gfs2_get_block_type(struct gfs2_sbd *sdp, uint64_t blkno);
+/* Is the block inside the data area of an rgrp? For pointer checks; no lock on the rgrp needed. */
+bool gfs2_blk_in_rgrp(struct gfs2_sbd *sdp, uint64_t blkno);
+/* Call @fn for every block in state UNLINKED, outside of any lock. Stops at the first error. */
+int gfs2_for_each_unlinked(struct gfs2_sbd *sdp, int (*fn)(struct gfs2_sbd *, uint64_t blkno));
+/* Sums over all rgrps (reads every header): free, dinodes, data blocks. */
+int gfs2_rgrps_sum(struct gfs2_sbd *sdp, struct gfs2_statfs_host *out);
+
+/* Memory is short: give up rgrps that have not been used for a while.  No lock held. */
+void gfs2_rgrps_shrink(struct gfs2_sbd *sdp);
+
+/* glops of the type */
+int rgrp_go_sync(struct gfs2_glock *gl);
+void rgrp_go_inval(struct gfs2_glock *gl, bool metadata);
+int rgrp_go_instantiate(struct gfs2_glock *gl);
+void rgrp_go_dump(struct gfs2_glock *gl, FILE *out);
+
+#endif

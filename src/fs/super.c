@@ -1,0 +1,208 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What goes on while a volume is mounted: withdrawing from it, and the maintenance thread
+ * (kernel: util.c:gfs2_withdraw, gfs2_consist_i; quota.c:gfs2_quotad for the statfs part).
+ *
+ * Withdraw.  Once sd_withdrawn is set the log commits nothing more, so that a half-made transaction
+ * never gets out, and everybody is answered -EIO.  It can happen anywhere, inside transactions and
+ * under mutexes; so it only sets flags and wakes.
+ *
+ * Maintenance thread.  Sleeps in poll() until one of its works is due.  It holds no lock while it
+ * sleeps, and takes glocks like any request.  Memory pressure is the business of the buffer cache's own
+ * thread, which calls relieve_pressure().
+ */
+#include <inttypes.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdarg.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+#include "fs/inode.h"
+#include "fs/rgrp.h"
+#include "util/util.h"
+
+#define NS_PER_SEC 1000000000ull
+#define STATFS_QUANTUM (30 * NS_PER_SEC)	/* the kernel's gt_statfs_quantum */
+#define SHRINK_INTERVAL (5 * NS_PER_SEC)
+#define SHRINK_BATCH 1024
+#define BYTES_PER_GLOCK 4096	/* of the cache: bounds the number of locks kept for their own sake */
+
+/* --- withdraw --- */
+
+int gfs2_withdraw(struct gfs2_sbd *sdp, const char *fmt, ...)
+{
+	char text[512];
+	va_list ap;
+
+	/* acq_rel: who sees it set sees what led to it; who wins the exchange gives the message. */
+	if (atomic_exchange_explicit(&sdp->sd_withdrawn, true, memory_order_acq_rel))
+		return -EIO;
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	fs_err("%s", text);
+	if (sdp->sd_log) {
+		fs_err("withdrawn: nothing is written any more; unmount, run fsck.gfs2, mount again");
+		gfs2_log_stop(sdp->sd_log);
+	}
+	if (sdp->sd_glocks)
+		gfs2_glock_table_withdraw(sdp->sd_glocks);
+	return -EIO;
+}
+
+int gfs2_consist_(struct gfs2_sbd *sdp, uint64_t blkno, const char *func, const char *rule)
+{
+	if (!sdp->sd_ro)
+		return gfs2_withdraw(sdp,
+				     "fatal: file system consistency error: block %" PRIu64
+				     ": %s (found by %s)", blkno, rule, func);
+	fs_err("file system consistency error: block %" PRIu64 ": %s (found by %s)", blkno, rule, func);
+	return -EIO;
+}
+
+/* --- maintenance --- */
+
+struct gfs2_maint {
+	struct gfs2_sbd *sdp;
+	pthread_t thread;
+	int stop;	/* eventfd: readable when the thread is to end */
+	uint64_t statfs_due, mtime_due, shrink_due;	/* the thread's own */
+};
+
+static void count_glock(struct gfs2_glock *gl, void *arg)
+{
+	++*(unsigned *)arg;
+}
+
+/* Locks that nobody holds go once there are more than the cache limit stands for. */
+static void shrink_glocks(struct gfs2_sbd *sdp)
+{
+	uint64_t limit = sdp->sd_args.ar_cache / BYTES_PER_GLOCK;
+	unsigned nr = 0;
+
+	gfs2_glock_table_for_each(sdp->sd_glocks, count_glock, &nr);
+	while (nr > limit) {
+		unsigned n = gfs2_glock_shrink(sdp->sd_glocks, min_t(uint64_t, nr - limit,
+								     SHRINK_BATCH));
+
+		if (!n)
+			break;
+		nr -= min_t(unsigned, n, nr);
+	}
+}
+
+/*
+ * The buffer cache is over its limit and finds nothing clean: dirty data and metadata become so, and
+ * locks nobody holds let go of what they cover.  On a thread of the cache that holds nothing.
+ */
+static void relieve_pressure(void *arg)
+{
+	struct gfs2_sbd *sdp = arg;
+
+	if (sdp->sd_log && !gfs2_withdrawn(sdp)) {
+		int err = gfs2_ail_flush(sdp->sd_log);
+
+		if (err)
+			fs_err("cannot write back under memory pressure: %s", strerror(-err));
+	}
+	gfs2_glock_shrink(sdp->sd_glocks, SHRINK_BATCH);
+	gfs2_rgrps_shrink(sdp);
+}
+
+static uint64_t mtime_interval(struct gfs2_sbd *sdp)
+{
+	unsigned secs = atomic_load_explicit(&sdp->sd_dio_mtime_interval, memory_order_relaxed);
+
+	return max_t(uint64_t, secs, 1) * NS_PER_SEC;
+}
+
+static void maint_works(struct gfs2_maint *mt, uint64_t now)
+{
+	struct gfs2_sbd *sdp = mt->sdp;
+
+	if (now >= mt->shrink_due) {
+		shrink_glocks(sdp);
+		mt->shrink_due = now + SHRINK_INTERVAL;
+	}
+	if (sdp->sd_ro || gfs2_withdrawn(sdp))
+		return;
+	if (now >= mt->mtime_due) {
+		gfs2_pending_mtime_publish_all(sdp);
+		mt->mtime_due = now + mtime_interval(sdp);
+	}
+	if (now >= mt->statfs_due) {
+		int err = gfs2_statfs_sync(sdp);
+
+		if (err)
+			fs_err("cannot write the block counts: %s", strerror(-err));
+		mt->statfs_due = now + STATFS_QUANTUM;
+	}
+}
+
+static int next_timeout_ms(const struct gfs2_maint *mt, uint64_t now)
+{
+	uint64_t due = mt->shrink_due;
+
+	if (!mt->sdp->sd_ro) {
+		due = min_t(uint64_t, due, mt->mtime_due);
+		due = min_t(uint64_t, due, mt->statfs_due);
+	}
+	return due <= now ? 0 : (int)DIV_ROUND_UP(due - now, 1000000);
+}
+
+static void *maint_thread(void *arg)
+{
+	struct gfs2_maint *mt = arg;
+	struct pollfd pfd = { .fd = mt->stop, .events = POLLIN };
+	uint64_t now = now_ns();
+
+	mt->statfs_due = now + STATFS_QUANTUM;
+	mt->mtime_due = now + mtime_interval(mt->sdp);
+	mt->shrink_due = now + SHRINK_INTERVAL;
+	while (poll(&pfd, 1, next_timeout_ms(mt, now)) <= 0) {
+		now = now_ns();
+		/* Nothing is due any more after a withdraw, and it must not be a busy loop. */
+		if (gfs2_withdrawn(mt->sdp))
+			mt->mtime_due = mt->statfs_due = now + STATFS_QUANTUM;
+		maint_works(mt, now);
+	}
+	return NULL;
+}
+
+int gfs2_maint_start(struct gfs2_sbd *sdp)
+{
+	struct gfs2_maint *mt = xzalloc(sizeof(*mt));
+	int err;
+
+	mt->sdp = sdp;
+	mt->stop = eventfd(0, EFD_CLOEXEC);
+	if (mt->stop < 0) {
+		err = -errno;
+		free(mt);
+		return err;
+	}
+	err = -pthread_create(&mt->thread, NULL, maint_thread, mt);
+	if (err) {
+		close(mt->stop);
+		free(mt);
+		return err;
+	}
+	sdp->sd_maint = mt;
+	buf_cache_set_pressure(sdp->sd_bufs, relieve_pressure, sdp);
+	return 0;
+}
+
+void gfs2_maint_stop(struct gfs2_sbd *sdp)
+{
+	struct gfs2_maint *mt = sdp->sd_maint;
+	uint64_t one = 1;
+
+	if (!mt)
+		return;
+	buf_cache_set_pressure(sdp->sd_bufs, NULL, NULL);
+	GFS2_BUG_ON(write(mt->stop, &one, sizeof(one)) != sizeof(one));
+	pthread_join(mt->thread, NULL);
+	sdp->sd_maint = NULL;
+	close(mt->stop);
+	free(mt);
+}

@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * One mounted GFS2 volume: geometry, modules, mount and unmount (kernel: ops_fstype.c, super.c;
+ * reference gfs2-ondisk.md sections 1-3, gfs2-locking-dio.md section 3.1).
+ */
+#ifndef GFS2FUSE_SUPER_H
+#define GFS2FUSE_SUPER_H
+
+#include <linux/gfs2_ondisk.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include "io/buf.h"
+#include "io/io.h"
+#include "journal/log.h"
+#include "lock/glock.h"
+
+struct gfs2_inode;
+struct gfs2_rgrps;
+struct gfs2_icache;
+struct gfs2_statfs;
+struct gfs2_maint;
+
+enum short_dio { SHORT_DIO_DRAIN, SHORT_DIO_ASYNC, SHORT_DIO_FAIL, SHORT_DIO_PRECHECK, SHORT_DIO_BLOCKDEV };
+enum dio_mtime { DIO_MTIME_DEFERRED, DIO_MTIME_STRICT };
+
+/* Mount options (design section 9); strings are owned by the caller and outlive the mount. */
+struct gfs2_args {
+	bool ar_ro;
+	const char *ar_lockproto;	/* NULL: from the superblock */
+	const char *ar_locktable;	/* NULL: from the superblock */
+	enum short_dio ar_short_dio;
+	enum dio_mtime ar_dio_mtime;
+	unsigned ar_dio_mtime_interval; /* seconds */
+	bool ar_dio_strict;		/* dio=strict */
+	uint64_t ar_cache;		/* bytes */
+	unsigned ar_commit;		/* seconds */
+};
+
+#define GFS2_MAX_META_HEIGHT 10
+#define GFS2_DIR_MAX_DEPTH 17
+
+struct gfs2_sbd {
+	struct gfs2_args sd_args;
+	/* tunables that `glockctl set` may change; relaxed: each is looked at on its own */
+	atomic_int sd_short_dio, sd_dio_mtime;
+	atomic_uint sd_dio_mtime_interval, sd_commit;
+
+	/* Geometry, constant after mount (reference 1.2, 4.3). */
+	uint32_t sd_bsize, sd_bsize_shift;
+	uint32_t sd_diptrs, sd_inptrs, sd_jbsize, sd_hash_bsize, sd_hash_bsize_shift, sd_hash_ptrs;
+	uint32_t sd_max_dirres, sd_max_dents_per_leaf;
+	unsigned sd_max_height;		/* heights 0..sd_max_height are usable */
+	uint64_t sd_heightsize[GFS2_MAX_META_HEIGHT + 2]; /* bytes addressable; the last one is UINT64_MAX */
+	uint32_t sd_fs_format;
+	uint64_t sd_root_addr, sd_master_addr, sd_sb_block;
+	uint64_t sd_device_blocks;
+	char sd_lockproto[64], sd_locktable[64], sd_fsname[80];
+	uint8_t sd_uuid[16];
+
+	const struct lm_lockops *sd_lm;
+	struct io_engine *sd_io;
+	struct buf_cache *sd_bufs;
+	struct gfs2_glock_table *sd_glocks;
+	struct gfs2_log *sd_log;	/* NULL on a read-only mount */
+	struct gfs2_icache *sd_icache;
+	struct gfs2_rgrps *sd_rgrps;
+	struct gfs2_statfs *sd_statfs;
+
+	unsigned sd_jid, sd_nr_journals;
+	struct gfs2_jdesc *sd_jdescs;
+	struct gfs2_inode *sd_root, *sd_master, *sd_rindex, *sd_statfs_inode, *sd_sc_inode;
+	uint64_t sd_statfs_addr;	/* dinode of the master statfs file */
+	/* Held from mount to unmount; sd_mount_gh only while mounting. */
+	struct gfs2_holder sd_mount_gh, sd_live_gh, sd_journal_gh, sd_jinode_gh, sd_freeze_gh,
+		sd_sc_gh;
+	struct gfs2_glock *sd_rename_gl;
+	struct gfs2_maint *sd_maint;
+	bool sd_first;			/* no other node has the volume mounted */
+	bool sd_ro;
+	atomic_bool sd_withdrawn;	/* release when set, acquire in gfs2_withdrawn() */
+};
+
+/*
+ * Mount: check the superblock, open journals, recover (own, and all as first mounter), read rindex and statfs, start the log, reclaim
+ * unlinked inodes.  @e stays the caller's.  On error a message has been given, nothing was written unless a journal was replayed, and
+ * a -errno: -EINVAL not GFS2 / damaged / unsupported, -EIO, -EROFS dirty journal on a read-only device, -EUSERS no journal.
+ */
+int gfs2_mount(struct io_engine *e, const struct gfs2_args *args, struct gfs2_sbd **out);
+/* Finish everything, leave a clean journal, free. -EIO if that could not be done (then recovery is needed). */
+int gfs2_unmount(struct gfs2_sbd *sdp);
+
+/* Reads the superblock only and fills geometry; for mount and tests. */
+int gfs2_read_sb(struct io_engine *e, struct gfs2_sbd *sdp);
+
+static inline bool gfs2_withdrawn(struct gfs2_sbd *sdp)
+{
+	return atomic_load_explicit(&sdp->sd_withdrawn, memory_order_acquire);
+}
+/* Stop writing, say so once, answer -EIO from now on. Returns -EIO. */
+int gfs2_withdraw(struct gfs2_sbd *sdp, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/*
+ * The maintenance thread: moves statfs to the master file, publishes times of direct writes, keeps the
+ * number of cached locks and buffers within the limits.  stop waits for it.
+ */
+int gfs2_maint_start(struct gfs2_sbd *sdp);
+void gfs2_maint_stop(struct gfs2_sbd *sdp);
+/* The volume contradicts itself at @blkno: message naming block, function and rule, withdraw (read-only mounts: only the
+ * message). Returns -EIO. */
+int gfs2_consist_(struct gfs2_sbd *sdp, uint64_t blkno, const char *func, const char *rule);
+#define gfs2_consist(sdp, blkno, rule) gfs2_consist_(sdp, blkno, __func__, rule)
+
+static inline bool sb_is_system_range(const struct gfs2_sbd *sdp, uint64_t blkno)
+{
+	return blkno <= sdp->sd_sb_block || blkno >= sdp->sd_device_blocks;
+}
+
+/* --- meta_io.c: metadata buffers of a glock --- */
+/* Read block @blkno under @gl and check magic and type (GFS2_METATYPE_*, 0: any metadata). -EIO + consist message. */
+int gfs2_meta_read(struct gfs2_sbd *sdp, struct gfs2_glock *gl, uint64_t blkno, uint32_t type,
+		   struct gfs2_bh **out);
+/* A freshly allocated block: zeroed, header set to @type/@format, uptodate, added to the transaction. */
+struct gfs2_bh *gfs2_meta_new(struct gfs2_sbd *sdp, struct gfs2_glock *gl, uint64_t blkno,
+			      uint32_t type, uint32_t format);
+void gfs2_metatype_set(struct gfs2_bh *bh, uint32_t type, uint32_t format);
+
+/* --- statfs.c --- */
+struct gfs2_statfs_host {
+	int64_t total, free, dinodes;
+};
+/* In a transaction: add to the local record and log it (reference 2.3). */
+void gfs2_statfs_change(struct gfs2_sbd *sdp, int64_t total, int64_t free, int64_t dinodes);
+/* Master + local, clamped. */
+void gfs2_statfs_get(struct gfs2_sbd *sdp, struct gfs2_statfs_host *out);
+/* Move local into master; takes the master statfs inode EX; own transaction; nothing if local is zero. */
+int gfs2_statfs_sync(struct gfs2_sbd *sdp);
+int gfs2_statfs_init(struct gfs2_sbd *sdp, const struct gfs2_log_header_host *head);
+void gfs2_statfs_exit(struct gfs2_sbd *sdp);
+void gfs2_statfs_local(void *sdp, int64_t vals[3]);	/* log hook */
+
+/* --- glops.c: what each glock type protects --- */
+extern const struct gfs2_glock_operations gfs2_inode_glops, gfs2_rgrp_glops, gfs2_iopen_glops,
+	gfs2_nondisk_glops, gfs2_meta_glops, gfs2_journal_glops, gfs2_freeze_glops;
+struct gfs2_sbd *glock_sbd(const struct gfs2_glock *gl);
+
+#endif
