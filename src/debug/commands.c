@@ -1,0 +1,529 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The commands of the control socket (protocol: include/gfs2-fuse/control.h; for people: docs/man/glockctl.8).
+ *
+ * They look at the file system as any other thread does, with holders, and change nothing but tunables, fault rules
+ * and, on demand, the state of a glock.
+ */
+#include <math.h>
+#include <pthread.h>
+
+#include "debug/control_i.h"
+#include "debug/event.h"
+#include "fs/bmap.h"
+#include "util/util.h"
+
+/* --- glock names --- */
+
+struct glock_name {
+	enum lm_type type;
+	uint64_t number;
+};
+
+static bool parse_u64(const char *s, int base, uint64_t *val)
+{
+	char *end;
+
+	/* strtoull alone would take blanks and a sign */
+	if (!(*s >= '0' && *s <= '9') && (base != 16 || !strchr("abcdefABCDEF", *s) || !*s))
+		return false;
+	errno = 0;
+	*val = strtoull(s, &end, base);
+	return !errno && !*end;
+}
+
+/* "2/35f8" (type, hexadecimal number) or "inode:13816" (decimal). */
+static int parse_glock(struct ctl_call *call, const char *s, struct glock_name *name)
+{
+	uint64_t type;
+	char *slash = strchr(s, '/');
+	char buf[8];
+
+	if (!strncmp(s, "inode:", 6) && parse_u64(s + 6, 10, &name->number)) {
+		name->type = LM_TYPE_INODE;
+		return 0;
+	}
+	if (slash && (size_t)(slash - s) < sizeof(buf)) {
+		memcpy(buf, s, slash - s);
+		buf[slash - s] = 0;
+		if (parse_u64(buf, 10, &type) && type >= LM_TYPE_NONDISK &&
+		    type <= LM_TYPE_JOURNAL && parse_u64(slash + 1, 16, &name->number)) {
+			name->type = (enum lm_type)type;
+			return 0;
+		}
+	}
+	return ctl_fail(call, CTL_USAGE, "not a glock: %.80s (like 2/35f8 or inode:13816)", s);
+}
+
+/* --- dump --- */
+
+struct glock_list {
+	struct gfs2_glock **gl;
+	size_t nr, space;
+	bool short_of_memory;
+};
+
+static void collect_glock(struct gfs2_glock *gl, void *arg)
+{
+	struct glock_list *l = arg;
+
+	if (l->nr == l->space) {
+		size_t space = l->space ? 2 * l->space : 256;
+		void *p = reallocarray(l->gl, space, sizeof(*l->gl));
+
+		if (!p) {
+			l->short_of_memory = true;
+			return;
+		}
+		l->gl = p;
+		l->space = space;
+	}
+	l->gl[l->nr++] = gfs2_glock_hold(gl);
+}
+
+static int glock_cmp(const void *pa, const void *pb)
+{
+	const struct gfs2_glock *a = *(struct gfs2_glock *const *)pa;
+	const struct gfs2_glock *b = *(struct gfs2_glock *const *)pb;
+
+	if (a->gl_type != b->gl_type)
+		return a->gl_type < b->gl_type ? -1 : 1;
+	return a->gl_number < b->gl_number ? -1 : a->gl_number > b->gl_number;
+}
+
+static int dump_all(struct ctl_call *call)
+{
+	struct glock_list l = { 0 };
+	size_t i;
+
+	gfs2_glock_table_for_each(call->ctl->sdp->sd_glocks, collect_glock, &l);
+	qsort(l.gl, l.nr, sizeof(*l.gl), glock_cmp);
+	for (i = 0; i < l.nr; i++) {
+		gfs2_dump_glock(call->out, l.gl[i]);
+		gfs2_glock_put(l.gl[i]);
+	}
+	free(l.gl);
+	return l.short_of_memory ? ctl_fail(call, -ENOMEM, "the list is not complete") : 0;
+}
+
+static int cmd_dump(struct ctl_call *call)
+{
+	int i;
+
+	if (call->argc == 1)
+		return dump_all(call);
+	for (i = 1; i < call->argc; i++) {
+		struct glock_name name;
+		struct gfs2_glock *gl;
+		int error = parse_glock(call, call->argv[i], &name);
+
+		if (error)
+			return error;
+		gl = gfs2_glock_find(call->ctl->sdp->sd_glocks, name.type, name.number);
+		if (!gl)
+			return ctl_fail(call, -ENOENT, "this node has no glock %s", call->argv[i]);
+		gfs2_dump_glock(call->out, gl);
+		gfs2_glock_put(gl);
+	}
+	return 0;
+}
+
+/* --- map --- */
+
+/* More runs than this are not listed: bounds the memory of an answer. */
+#define MAP_MAX_RUNS (1u << 20)
+
+struct map_walk {
+	struct gfs2_inode *ip;
+	FILE *out;
+	const char *where;	/* "disk", "memory" */
+	bool json;
+	unsigned nr;
+	struct extent run;	/* not printed yet; len 0: none */
+};
+
+static void map_print(struct map_walk *w)
+{
+	const struct extent *e = &w->run;
+
+	if (!e->len || w->nr++ >= MAP_MAX_RUNS)
+		return;
+	if (w->json)
+		fprintf(w->out, "{\"map\":\"%s\",\"lblock\":%llu,\"len\":%llu,\"pblock\":%llu}\n", w->where,
+			(unsigned long long)e->lblock, (unsigned long long)e->len,
+			(unsigned long long)e->pblock);
+	else if (e->pblock)
+		fprintf(w->out, "%-6s %llu+%llu -> %llu\n", w->where, (unsigned long long)e->lblock,
+			(unsigned long long)e->len, (unsigned long long)e->pblock);
+	else
+		fprintf(w->out, "%-6s %llu+%llu hole\n", w->where, (unsigned long long)e->lblock,
+			(unsigned long long)e->len);
+}
+
+static void map_add(struct map_walk *w, const struct extent *e)
+{
+	struct extent *r = &w->run;
+
+	if (r->len && r->lblock + r->len == e->lblock &&
+	    (r->pblock ? e->pblock == r->pblock + r->len : !e->pblock)) {
+		r->len += e->len;
+		return;
+	}
+	map_print(w);
+	*r = *e;
+}
+
+/* End of a list: a hole at the end of the tree is not worth a line beyond the end of file. */
+static void map_finish(struct map_walk *w)
+{
+	uint64_t blocks = DIV_ROUND_UP(w->ip->i_size, w->ip->i_sbd->sd_bsize);
+
+	if (!w->run.pblock) {
+		if (w->run.lblock >= blocks)
+			w->run.len = 0;
+		else
+			w->run.len = min_t(uint64_t, w->run.len, blocks - w->run.lblock);
+	}
+	map_print(w);
+	if (w->nr > MAP_MAX_RUNS)
+		fprintf(w->out, w->json ? "{\"map\":\"%s\",\"left_out\":%u}\n" :
+					  "%-6s ... %u more\n", w->where, w->nr - MAP_MAX_RUNS);
+}
+
+/* What the tree says, pointer by pointer, without the map in memory: the block @blkno, @height levels above the data. */
+static int map_tree(struct map_walk *w, uint64_t blkno, unsigned height, uint64_t lblock)
+{
+	struct gfs2_sbd *sdp = w->ip->i_sbd;
+	bool top = blkno == w->ip->i_no_addr;
+	unsigned nr = top ? sdp->sd_diptrs : sdp->sd_inptrs, i, h;
+	uint64_t span = 1;
+	const __be64 *ptr;
+	struct gfs2_bh *bh;
+	int error;
+
+	error = gfs2_meta_read(sdp, w->ip->i_gl, blkno, top ? GFS2_METATYPE_DI : GFS2_METATYPE_IN,
+			       &bh);
+	if (error)
+		return error;
+	for (h = 1; h < height; h++)
+		span *= sdp->sd_inptrs;
+	ptr = (const __be64 *)(bh->b_data + (top ? sizeof(struct gfs2_dinode) :
+						   sizeof(struct gfs2_meta_header)));
+	for (i = 0; i < nr && !error; i++, lblock += span) {
+		struct extent e = { lblock, span, be64_to_cpu(ptr[i]) };
+
+		if (e.pblock && height > 1)
+			error = map_tree(w, e.pblock, height - 1, lblock);
+		else
+			map_add(w, &e);
+	}
+	buf_put(bh);
+	return error;
+}
+
+static void map_memory(struct map_walk *w)
+{
+	struct extent ext[64];
+	uint64_t from = 0;
+	unsigned n, i;
+
+	while ((n = extmap_copy(&w->ip->i_map, from, ext, ARRAY_SIZE(ext)))) {
+		for (i = 0; i < n; i++)
+			map_add(w, &ext[i]);
+		from = ext[n - 1].lblock + ext[n - 1].len;
+	}
+	map_print(w);
+}
+
+static void map_head(struct ctl_call *call, const struct gfs2_inode *ip, bool json)
+{
+	const char *fmt = json ? "{\"inode\":%llu,\"formal\":%llu,\"size\":%llu,\"blocks\":%llu,"
+				 "\"height\":%u,\"block_size\":%u,\"stuffed\":%s}\n" :
+				 "inode %llu formal %llu size %llu blocks %llu height %u "
+				 "block_size %u stuffed %s\n";
+
+	fprintf(call->out, fmt, (unsigned long long)ip->i_no_addr,
+		(unsigned long long)ip->i_no_formal_ino, (unsigned long long)ip->i_size,
+		(unsigned long long)ip->i_blocks, ip->i_height, ip->i_sbd->sd_bsize,
+		gfs2_is_stuffed(ip) ? (json ? "true" : "yes") : (json ? "false" : "no"));
+}
+
+static int map_inode(struct ctl_call *call, struct gfs2_inode *ip, bool json)
+{
+	struct map_walk w = { .ip = ip, .out = call->out, .where = "disk", .json = json };
+	struct gfs2_holder gh;
+	int error, type;
+
+	/* Now that it is in core nobody can delete it: is there an inode at all? */
+	type = gfs2_get_block_type(ip->i_sbd, ip->i_no_addr);
+	if (type < 0)
+		return type;
+	if (type != GFS2_BLKST_DINODE_ && type != GFS2_BLKST_UNLINKED_)
+		return ctl_fail(call, -ENOENT, "block %llu is no inode",
+				(unsigned long long)ip->i_no_addr);
+	error = gfs2_glock_nq_init(ip->i_gl, LM_ST_SHARED, 0, &gh);
+	if (error)
+		return error;
+	map_head(call, ip, json);
+	if (!gfs2_is_stuffed(ip)) {
+		error = map_tree(&w, ip->i_no_addr, ip->i_height, 0);
+		map_finish(&w);
+		w = (struct map_walk){ .ip = ip, .out = call->out, .where = "memory", .json = json };
+		map_memory(&w);
+	}
+	gfs2_glock_dq_uninit(&gh);
+	return error;
+}
+
+static int cmd_map(struct ctl_call *call)
+{
+	bool json = call->argc == 3 && !strcmp(call->argv[1], "--json");
+	struct gfs2_sbd *sdp = call->ctl->sdp;
+	struct glock_name name;
+	struct gfs2_inode *ip;
+	int error;
+
+	if (call->argc != 2 && !json)
+		return ctl_fail(call, CTL_USAGE, "map [--json] GLOCK");
+	error = parse_glock(call, call->argv[call->argc - 1], &name);
+	if (error)
+		return error;
+	if (name.type != LM_TYPE_INODE)
+		return ctl_fail(call, -EINVAL, "only inodes (type 2) have a map");
+	if (!gfs2_blk_in_rgrp(sdp, name.number))
+		return ctl_fail(call, -ENOENT, "block %llu is no inode",
+				(unsigned long long)name.number);
+	error = gfs2_inode_lookup(sdp, name.number, 0, &ip);
+	if (error)
+		return error;
+	error = map_inode(call, ip, json);
+	gfs2_inode_put(ip);
+	return error;
+}
+
+/* --- demote --- */
+
+static const char *demote_word(enum lm_state from, enum lm_state to)
+{
+	return from == to ? "already" : "->";
+}
+
+static bool state_gone_to(enum lm_state now, enum lm_state wished)
+{
+	return now == wished || now == LM_ST_UNLOCKED;
+}
+
+static int cmd_demote(struct ctl_call *call)
+{
+	const char *synopsis = "demote GLOCK UN|SH|DF [SECONDS]";
+	enum lm_state before, after;
+	struct glock_name name;
+	struct gfs2_glock *gl;
+	uint64_t seconds = 10;
+	int wished, error;
+
+	if (call->argc < 3 || call->argc > 4 ||
+	    (call->argc == 4 && (!parse_u64(call->argv[3], 10, &seconds) || seconds > 3600)))
+		return ctl_fail(call, CTL_USAGE, "%s", synopsis);
+	error = parse_glock(call, call->argv[1], &name);
+	if (error)
+		return error;
+	wished = glock_state_parse(call->argv[2]);
+	if (wished < 0 || wished == LM_ST_EXCLUSIVE)
+		return ctl_fail(call, CTL_USAGE, "%s", synopsis);
+	gl = gfs2_glock_find(call->ctl->sdp->sd_glocks, name.type, name.number);
+	if (!gl)
+		return ctl_fail(call, -ENOENT, "this node has no glock %s", call->argv[1]);
+
+	rmutex_lock(&gl->gl_lock);
+	before = gl->gl_state;
+	rmutex_unlock(&gl->gl_lock);
+	if (!state_gone_to(before, wished)) {
+		gfs2_glock_cb(gl, wished, true);
+		gfs2_glock_wait_demoted(gl, seconds * 1000000000ull);
+	}
+	rmutex_lock(&gl->gl_lock);
+	after = gl->gl_state;
+	rmutex_unlock(&gl->gl_lock);
+	if (state_gone_to(after, wished)) {
+		fprintf(call->out, "%u/%llx %s %s %s\n", name.type, (unsigned long long)name.number,
+			glock_state_name(before), demote_word(before, after),
+			glock_state_name(after));
+	} else {
+		/* Who keeps it: the request stays, and is answered when they let go. */
+		gfs2_dump_glock(call->out, gl);
+		error = ctl_fail(call, -EBUSY, "refused: still %s", glock_state_name(after));
+	}
+	gfs2_glock_put(gl);
+	return error;
+}
+
+/* --- trace --- */
+
+struct trace_filter {
+	uint32_t types;		/* bit per event type; 0: all */
+	bool by_glock, by_pid, by_req, text;
+	struct glock_name glock;
+	uint64_t pid, req, count, since;
+	uint64_t deadline;	/* now_ns() clock, 0: none */
+};
+
+static const char trace_synopsis[] =
+	"trace [-n COUNT] [-t SECONDS] [-e EVENT[,EVENT]...] [-g GLOCK] [-p PID] [-r REQUEST] "
+	"[-s SEQ] [--text]";
+
+static bool parse_events(char *list, uint32_t *types)
+{
+	char *save = NULL, *w;
+	unsigned i;
+
+	for (w = strtok_r(list, ",", &save); w; w = strtok_r(NULL, ",", &save)) {
+		for (i = 0; i < EV_NR && strcmp(w, gfs2_event_name(i)); i++)
+			;
+		if (i == EV_NR)
+			return false;
+		*types |= 1u << i;
+	}
+	return *types;
+}
+
+static bool parse_seconds(const char *s, uint64_t *deadline)
+{
+	char *end;
+	double sec = strtod(s, &end);
+
+	if (end == s || *end || !isfinite(sec) || sec < 0 || sec > 1e9)
+		return false;
+	*deadline = now_ns() + (uint64_t)(sec * 1e9);
+	return true;
+}
+
+static bool parse_trace_option(struct ctl_call *call, struct trace_filter *f, char opt, char *arg)
+{
+	switch (opt) {
+	case 'n':
+		return parse_u64(arg, 10, &f->count) && f->count;
+	case 't':
+		return parse_seconds(arg, &f->deadline);
+	case 'e':
+		return parse_events(arg, &f->types);
+	case 'g':
+		f->by_glock = true;
+		return !parse_glock(call, arg, &f->glock);
+	case 'p':
+		f->by_pid = true;
+		return parse_u64(arg, 10, &f->pid);
+	case 'r':
+		f->by_req = true;
+		return parse_u64(arg, 10, &f->req);
+	case 's':
+		return parse_u64(arg, 10, &f->since);
+	}
+	return false;
+}
+
+static int parse_trace(struct ctl_call *call, struct trace_filter *f)
+{
+	int i;
+
+	*f = (struct trace_filter){ .since = gfs2_event_next_seq() };
+	for (i = 1; i < call->argc; i++) {
+		char *a = call->argv[i];
+
+		if (!strcmp(a, "--text")) {
+			f->text = true;
+		} else if (a[0] != '-' || !a[1] || a[2] || ++i == call->argc ||
+			   !parse_trace_option(call, f, a[1], call->argv[i])) {
+			return ctl_fail(call, CTL_USAGE, "%s", trace_synopsis);
+		}
+	}
+	return 0;
+}
+
+static bool trace_wants(const struct trace_filter *f, const struct gfs2_event *e)
+{
+	if (f->types && (e->type >= 32 || !(f->types & 1u << e->type)))
+		return false;
+	if (f->by_glock && (!(e->fields & EVF_GLOCK) || e->gl_number != f->glock.number ||
+			    e->gl_type != f->glock.type))
+		return false;
+	if (f->by_pid && e->pid != (int64_t)f->pid)
+		return false;
+	return !f->by_req || e->req == f->req;
+}
+
+static int cmd_trace(struct ctl_call *call)
+{
+	struct gfs2_event ev[64];
+	struct trace_filter f;
+	uint64_t seq, end = UINT64_MAX, sent = 0;
+	char line[1024];
+	unsigned n, i;
+	int error = parse_trace(call, &f);
+
+	seq = f.since;
+	while (!error && seq < end) {
+		/* When the time is over, what has happened until then is still told. */
+		if (end == UINT64_MAX && f.deadline && now_ns() >= f.deadline)
+			end = gfs2_event_next_seq();
+		n = gfs2_event_read(&seq, ev, ARRAY_SIZE(ev));
+		for (i = 0; i < n && ev[i].seq < end; i++) {
+			if (!trace_wants(&f, &ev[i]))
+				continue;
+			if (f.text)
+				gfs2_event_text(&ev[i], line, sizeof(line));
+			else
+				gfs2_event_json(&ev[i], call->ctl->sdp->sd_jid, line, sizeof(line));
+			fprintf(call->out, "%s\n", line);
+			if (f.count && ++sent == f.count)
+				return ctl_flush(call);
+		}
+		if (n)
+			error = ctl_flush(call);
+		else if (end != UINT64_MAX)
+			break;
+		else if (ctl_gone(call->conn))
+			error = CTL_GONE;
+		else
+			gfs2_event_wait(seq, 100);
+	}
+	return error;
+}
+
+/* --- the list --- */
+
+
+static int cmd_help(struct ctl_call *call);
+
+static const struct {
+	const char *name;
+	int (*fn)(struct ctl_call *call);
+	const char *synopsis;
+} commands[] = {
+	{ "dump", cmd_dump, "dump [GLOCK]..." },
+	{ "map", cmd_map, "map [--json] GLOCK" },
+	{ "demote", cmd_demote, "demote GLOCK UN|SH|DF [SECONDS]" },
+	{ "trace", cmd_trace, trace_synopsis },
+	{ "get", ctl_tunables_get, "get [--json] [NAME]" },
+	{ "set", ctl_tunables_set, "set NAME VALUE" },
+	{ "help", cmd_help, "help" },
+};
+
+static int cmd_help(struct ctl_call *call)
+{
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(commands); i++)
+		fprintf(call->out, "%s\n", commands[i].synopsis);
+	return 0;
+}
+
+int ctl_run(struct ctl_call *call)
+{
+	size_t i;
+
+	for (i = 0; i < ARRAY_SIZE(commands); i++)
+		if (!strcmp(commands[i].name, call->argv[0]))
+			return commands[i].fn(call);
+	return ctl_fail(call, CTL_USAGE, "unknown command %.40s; see `help`", call->argv[0]);
+}

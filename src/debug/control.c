@@ -1,0 +1,593 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The control socket's server: who may connect, lines in, lines out (see control.h; protocol: include/gfs2-fuse/control.h).
+ *
+ * Guarantees
+ *  1. Only the daemon's user and root get in: directory, mode of the socket, and SO_PEERCRED.
+ *  2. A client that is slow, silent or dead occupies its own thread and nothing else.  Answers are collected in memory
+ *     while locks are held and sent afterwards.  Who does not read for CTL_STALL_MS is disconnected.
+ *  3. Whatever a client sends is answered; a line that is too long ends the connection.
+ *  4. gfs2_control_stop() ends every thread: all waits include the stop eventfd.
+ *
+ * States of a connection: greeting -> (line -> command -> answer)* -> closed.  Its struct is freed by the listener, or by
+ * gfs2_control_stop(), after joining its thread.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdarg.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "debug/control_i.h"
+#include "gfs2-fuse/control.h"
+#include "util/util.h"
+
+#define CONTROL_MAX_CLIENTS 32
+#define CTL_STALL_MS 60000
+#define CTL_MAX_ARGS 64
+
+/* --- sending --- */
+
+bool ctl_gone(struct ctl_conn *conn)
+{
+	struct pollfd p[2] = { { .fd = conn->fd }, { .fd = conn->ctl->stop_fd, .events = POLLIN } };
+
+	return poll(p, 2, 0) > 0 && (p[0].revents & (POLLHUP | POLLERR) || p[1].revents);
+}
+
+static int conn_send(struct ctl_conn *conn, const char *buf, size_t len)
+{
+	struct pollfd p[2] = { { .fd = conn->fd, .events = POLLOUT },
+			       { .fd = conn->ctl->stop_fd, .events = POLLIN } };
+
+	while (len) {
+		ssize_t n = send(conn->fd, buf, len, MSG_NOSIGNAL | MSG_DONTWAIT);
+
+		if (n >= 0) {
+			buf += n;
+			len -= n;
+			continue;
+		}
+		if (errno == EINTR)
+			continue;
+		if (errno != EAGAIN || poll(p, 2, CTL_STALL_MS) <= 0 || p[1].revents)
+			return CTL_GONE;
+	}
+	return 0;
+}
+
+/* Every line of @text with a blank before it. */
+static int send_output(struct ctl_conn *conn, const char *text, size_t len)
+{
+	char *buf, *to;
+	size_t lines = 1, i;
+	int error;
+
+	if (!len)
+		return 0;
+	for (i = 0; i < len; i++)
+		lines += text[i] == '\n';
+	buf = to = malloc(len + lines + 1);
+	if (!buf)
+		return CTL_GONE;
+	for (i = 0; i < len; i++) {
+		if (i == 0 || text[i - 1] == '\n')
+			*to++ = ' ';
+		*to++ = text[i];
+	}
+	if (text[len - 1] != '\n')
+		*to++ = '\n';
+	error = conn_send(conn, buf, to - buf);
+	free(buf);
+	return error;
+}
+
+/* The memory behind call->out: kept beside the call so that ctl_flush() can empty it. */
+struct call_buf {
+	struct ctl_call call;	/* first: ctl_flush() casts */
+	char *text;
+	size_t len;
+};
+
+int ctl_flush(struct ctl_call *call)
+{
+	struct call_buf *cb = container_of(call, struct call_buf, call);
+	int error;
+
+	fflush(call->out);
+	error = send_output(call->conn, cb->text, cb->len);
+	rewind(call->out);
+	return error;
+}
+
+int ctl_fail(struct ctl_call *call, int error, const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(call->why, sizeof(call->why), fmt, ap);
+	va_end(ap);
+	return error;
+}
+
+/* Length of the UTF-8 sequence at @s, 0 if it is none. */
+static unsigned utf8_len(const unsigned char *s)
+{
+	unsigned n = s[0] < 0x80 ? 1 : s[0] >= 0xc2 && s[0] < 0xe0 ? 2 : (s[0] & 0xf0) == 0xe0 ? 3 :
+		     s[0] >= 0xf0 && s[0] < 0xf5 ? 4 : 0, i;
+
+	for (i = 1; i < n; i++)
+		if ((s[i] & 0xc0) != 0x80)
+			return 0;
+	/* overlong forms, surrogates, above U+10FFFF */
+	if ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] >= 0xa0) ||
+	    (s[0] == 0xf0 && s[1] < 0x90) || (s[0] == 0xf4 && s[1] >= 0x90))
+		return 0;
+	return n;
+}
+
+void ctl_json_string(FILE *out, const char *str)
+{
+	const unsigned char *s = (const unsigned char *)str;
+
+	fputc('"', out);
+	while (*s) {
+		unsigned n = utf8_len(s);
+
+		if (*s == '"' || *s == '\\')
+			fprintf(out, "\\%c", *s);
+		else if (*s < 0x20 || *s == 0x7f)
+			fprintf(out, "\\u%04x", *s);
+		else if (n)
+			fwrite(s, 1, n, out);
+		else
+			fprintf(out, "\\udc%02x", *s);
+		s += n ? n : 1;
+	}
+	fputc('"', out);
+}
+
+/* --- one connection --- */
+
+static int send_greeting(struct ctl_conn *conn)
+{
+	struct gfs2_control *c = conn->ctl;
+	struct gfs2_sbd *sdp = c->sdp;
+	char *text = NULL;
+	size_t len;
+	FILE *f = open_memstream(&text, &len);
+	int error;
+
+	if (!f)
+		return CTL_GONE;
+	fprintf(f, "gfs2-fuse-control %d {\"mountpoint\":", GFS2_CTL_VERSION);
+	ctl_json_string(f, c->mountpoint);
+	fprintf(f, ",\"device\":");
+	ctl_json_string(f, c->device);
+	fprintf(f, ",\"locktable\":");
+	ctl_json_string(f, sdp->sd_locktable);
+	fprintf(f, ",\"lockproto\":");
+	ctl_json_string(f, sdp->sd_lockproto);
+	fprintf(f, ",\"node\":%u,\"pid\":%d,\"version\":\"%s\"}\n", sdp->sd_jid, (int)getpid(),
+		GFS2_FUSE_VERSION);
+	fclose(f);
+	error = conn_send(conn, text, len);
+	free(text);
+	return error;
+}
+
+static int hex_digit(char c)
+{
+	return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 :
+	       c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+}
+
+/* %41 -> A, in place.  false: not an escape, or %00. */
+static bool decode_arg(char *s)
+{
+	char *to = s;
+
+	for (; *s; s++) {
+		if (*s == '%') {
+			int hi = hex_digit(s[1]), lo = hi < 0 ? -1 : hex_digit(s[2]);
+
+			if (lo < 0 || !(hi | lo))
+				return false;
+			*to++ = (char)(hi << 4 | lo);
+			s += 2;
+		} else {
+			*to++ = *s;
+		}
+	}
+	*to = 0;
+	return true;
+}
+
+/* Cut @line into words.  Their number, or -1. */
+static int split_line(char *line, char **argv)
+{
+	char *save = NULL, *w;
+	int argc = 0;
+
+	for (w = strtok_r(line, " \t\r", &save); w; w = strtok_r(NULL, " \t\r", &save)) {
+		if (argc == CTL_MAX_ARGS || !decode_arg(w))
+			return -1;
+		argv[argc++] = w;
+	}
+	argv[argc] = NULL;
+	return argc;
+}
+
+static int send_status(struct ctl_conn *conn, int status, const char *why)
+{
+	char line[400];
+	char *p;
+
+	if (status == 0)
+		snprintf(line, sizeof(line), "ok\n");
+	else if (status == CTL_USAGE)
+		snprintf(line, sizeof(line), "usage %s\n", why);
+	else
+		snprintf(line, sizeof(line), "error %s %s\n", strerrorname_np(-status),
+			 *why ? why : strerror(-status));
+	/* One line, whatever is quoted in it. */
+	for (p = line; p[0] && p[1]; p++)
+		if ((unsigned char)*p < 0x20)
+			*p = '?';
+	return conn_send(conn, line, strlen(line));
+}
+
+static int run_line(struct ctl_conn *conn, char *line)
+{
+	char *argv[CTL_MAX_ARGS + 1];
+	struct call_buf cb = { .call = { .ctl = conn->ctl, .conn = conn, .argv = argv } };
+	int status;
+
+	cb.call.argc = split_line(line, argv);
+	if (cb.call.argc < 0)
+		return send_status(conn, CTL_USAGE, "too many words or a bad percent escape");
+	if (!cb.call.argc)
+		return send_status(conn, CTL_USAGE, "COMMAND [ARGUMENT]...; see `help`");
+	cb.call.out = open_memstream(&cb.text, &cb.len);
+	if (!cb.call.out)
+		return send_status(conn, -ENOMEM, "");
+	status = ctl_run(&cb.call);
+	if (status != CTL_GONE && ctl_flush(&cb.call))
+		status = CTL_GONE;
+	fclose(cb.call.out);
+	free(cb.text);
+	return status == CTL_GONE ? CTL_GONE : send_status(conn, status, cb.call.why);
+}
+
+/* Run the complete lines of the input.  0: more is needed. */
+static int run_input(struct ctl_conn *conn)
+{
+	char *nl;
+	int error;
+
+	while ((nl = memchr(conn->in, '\n', conn->in_len))) {
+		size_t used = nl + 1 - conn->in;
+
+		*nl = 0;
+		/* A zero byte inside ends the line early: the rest of it is ignored. */
+		error = run_line(conn, conn->in);
+		if (error)
+			return error;
+		conn->in_len -= used;
+		memmove(conn->in, conn->in + used, conn->in_len);
+	}
+	if (conn->in_len < GFS2_CTL_MAX_LINE)
+		return 0;
+	send_status(conn, -E2BIG, "line too long");
+	return CTL_GONE;
+}
+
+static void *conn_main(void *arg)
+{
+	struct ctl_conn *conn = arg;
+	struct gfs2_control *c = conn->ctl;
+	struct pollfd p[2] = { { .fd = conn->fd, .events = POLLIN },
+			       { .fd = c->stop_fd, .events = POLLIN } };
+	int error = send_greeting(conn);
+
+	while (!error) {
+		ssize_t n;
+
+		if (poll(p, 2, -1) < 0 && errno != EINTR)
+			break;
+		if (p[1].revents)
+			break;
+		n = recv(conn->fd, conn->in + conn->in_len, GFS2_CTL_MAX_LINE - conn->in_len,
+			 MSG_DONTWAIT);
+		if (n < 0 && (errno == EAGAIN || errno == EINTR))
+			continue;
+		if (n <= 0)
+			break;
+		conn->in_len += n;
+		error = run_input(conn);
+	}
+	shutdown(conn->fd, SHUT_RDWR);
+	rmutex_lock(&c->lock);
+	conn->done = true;
+	rmutex_unlock(&c->lock);
+	return NULL;
+}
+
+/* --- listening --- */
+
+static void conn_free(struct ctl_conn *conn)
+{
+	close(conn->fd);
+	free(conn->in);
+	free(conn);
+}
+
+/* Join the threads that have ended, or, at the end, all. */
+static void reap(struct gfs2_control *c, bool all)
+{
+	struct ctl_conn *conn, *tmp;
+	LIST_HEAD(ended);
+
+	rmutex_lock(&c->lock);
+	list_for_each_entry_safe(conn, tmp, &c->clients, list) {
+		if (!all && !conn->done)
+			continue;
+		list_move_tail(&conn->list, &ended);
+		c->nr_clients--;
+	}
+	rmutex_unlock(&c->lock);
+	list_for_each_entry_safe(conn, tmp, &ended, list) {
+		pthread_join(conn->thread, NULL);
+		conn_free(conn);
+	}
+}
+
+static void refuse(int fd, const char *line)
+{
+	if (send(fd, line, strlen(line), MSG_NOSIGNAL | MSG_DONTWAIT) < 0)
+		fs_dbg("control socket: a refused client has gone already");
+	close(fd);
+}
+
+static bool peer_allowed(int fd)
+{
+	struct ucred cred;
+	socklen_t len = sizeof(cred);
+
+	return !getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) &&
+	       (cred.uid == 0 || cred.uid == geteuid());
+}
+
+static void accept_one(struct gfs2_control *c)
+{
+	int fd = accept4(c->listen_fd, NULL, NULL, SOCK_CLOEXEC);
+	struct ctl_conn *conn;
+	unsigned nr;
+
+	if (fd < 0) {
+		struct pollfd p = { .fd = c->stop_fd, .events = POLLIN };
+
+		/* Out of descriptors, most likely: the connection stays queued, try again a little later. */
+		poll(&p, 1, 100);
+		return;
+	}
+	reap(c, false);
+	if (!peer_allowed(fd)) {
+		refuse(fd, "error EPERM only the daemon's user and root may connect\n");
+		return;
+	}
+	rmutex_lock(&c->lock);
+	nr = c->nr_clients;
+	rmutex_unlock(&c->lock);
+	if (nr >= CONTROL_MAX_CLIENTS) {
+		refuse(fd, "error EBUSY too many clients\n");
+		return;
+	}
+	conn = xzalloc(sizeof(*conn));
+	conn->ctl = c;
+	conn->fd = fd;
+	conn->in = xmalloc(GFS2_CTL_MAX_LINE);
+	/* On the list before it runs, under the lock, so that whoever sees it can join it. */
+	rmutex_lock(&c->lock);
+	if (pthread_create(&conn->thread, NULL, conn_main, conn)) {
+		rmutex_unlock(&c->lock);
+		conn_free(conn);
+		return;
+	}
+	list_add_tail(&conn->list, &c->clients);
+	c->nr_clients++;
+	rmutex_unlock(&c->lock);
+}
+
+static void *listen_main(void *arg)
+{
+	struct gfs2_control *c = arg;
+	struct pollfd p[2] = { { .fd = c->listen_fd, .events = POLLIN },
+			       { .fd = c->stop_fd, .events = POLLIN } };
+
+	for (;;) {
+		if (poll(p, 2, -1) < 0 && errno != EINTR)
+			break;
+		if (p[1].revents)
+			break;
+		if (p[0].revents)
+			accept_one(c);
+	}
+	return NULL;
+}
+
+/* --- the socket file --- */
+
+/* The directory for sockets of this user, made if missing.  It must be ours alone to write. */
+static int control_dir(char *dir, size_t size)
+{
+	const char *run = getenv("XDG_RUNTIME_DIR");
+	struct stat st;
+
+	if (geteuid() == 0 || !run || run[0] != '/')
+		snprintf(dir, size, "%s", GFS2_CTL_DIR);
+	else if ((size_t)snprintf(dir, size, "%s/gfs2-fuse", run) >= size)
+		return -ENAMETOOLONG;
+	if (mkdir(dir, 0755) && errno != EEXIST) {
+		fs_err("control socket: cannot make %s: %s", dir, strerror(errno));
+		return -errno;
+	}
+	if (lstat(dir, &st))
+		return -errno;
+	if (!S_ISDIR(st.st_mode) || st.st_uid != geteuid() || st.st_mode & 022) {
+		fs_err("control socket: %s is not a directory that only uid %u can write", dir,
+		       (unsigned)geteuid());
+		return -EPERM;
+	}
+	return 0;
+}
+
+/* DIR/NAME.sock, NAME being the mount point in one word; shortened if it would not fit a socket address. */
+static int default_path(const char *mountpoint, char *path, size_t size)
+{
+	char dir[128], name[256];
+	size_t n = 0;
+	int error = control_dir(dir, sizeof(dir));
+	const char *s;
+
+	if (error)
+		return error;
+	for (s = mountpoint + (*mountpoint == '/'); *s && n < sizeof(name) - 1; s++)
+		name[n++] = *s == '/' ? '-' : (unsigned char)*s <= ' ' ? '_' : *s;
+	name[n] = 0;
+	if ((size_t)snprintf(path, size, "%s/%s.sock", dir, n ? name : "root") < size)
+		return 0;
+	if ((size_t)snprintf(path, size, "%s/%.40s-%08x.sock", dir, name,
+			     gfs2_crc32(0, mountpoint, strlen(mountpoint))) < size)
+		return 0;
+	return -ENAMETOOLONG;
+}
+
+static bool socket_answers(const struct sockaddr_un *addr)
+{
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	bool answers;
+
+	if (fd < 0)
+		return false;
+	/* EAGAIN: somebody listens, its queue is full */
+	answers = !connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) || errno == EAGAIN;
+	close(fd);
+	return answers;
+}
+
+static int make_socket(struct gfs2_control *c)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	struct stat st;
+
+	memcpy(addr.sun_path, c->path, strlen(c->path));
+	if (!lstat(c->path, &st)) {
+		if (!S_ISSOCK(st.st_mode))
+			return -EEXIST;
+		if (socket_answers(&addr))
+			return -EADDRINUSE;
+		if (unlink(c->path))
+			return -errno;
+	}
+	c->listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (c->listen_fd < 0)
+		return -errno;
+	/* The file gets the mode of the socket: it is never open to others, not even for a moment. */
+	if (fchmod(c->listen_fd, 0600) ||
+	    bind(c->listen_fd, (struct sockaddr *)&addr, sizeof(addr)) || chmod(c->path, 0600) ||
+	    lstat(c->path, &st) || listen(c->listen_fd, 16))
+		return -errno;
+	c->sock_dev = st.st_dev;
+	c->sock_ino = st.st_ino;
+	return 0;
+}
+
+static void remove_socket(struct gfs2_control *c)
+{
+	struct stat st;
+
+	if (c->sock_ino && !lstat(c->path, &st) && st.st_dev == c->sock_dev &&
+	    st.st_ino == c->sock_ino)
+		unlink(c->path);
+}
+
+static void control_free(struct gfs2_control *c)
+{
+	unsigned i;
+
+	remove_socket(c);
+	if (c->listen_fd >= 0)
+		close(c->listen_fd);
+	if (c->stop_fd >= 0)
+		close(c->stop_fd);
+	for (i = 0; i < c->nr_faults; i++)
+		free(c->faults[i]);
+	rmutex_destroy(&c->lock);
+	free(c->mountpoint);
+	free(c->device);
+	free(c->path);
+	free(c);
+}
+
+int gfs2_control_start(struct gfs2_sbd *sdp, const char *mountpoint, const char *device,
+		       const char *path_or_null, struct gfs2_control **out)
+{
+	char path[sizeof(((struct sockaddr_un *)0)->sun_path)];
+	struct gfs2_control *c;
+	int error = 0;
+
+	*out = NULL;
+	if (!path_or_null)
+		error = default_path(mountpoint, path, sizeof(path));
+	else if ((size_t)snprintf(path, sizeof(path), "%s", path_or_null) >= sizeof(path))
+		error = -ENAMETOOLONG;
+	if (error) {
+		fs_err("control socket for %s: %s", mountpoint, strerror(-error));
+		return error;
+	}
+	c = xzalloc(sizeof(*c));
+	c->sdp = sdp;
+	c->mountpoint = strdup(mountpoint);
+	c->device = strdup(device);
+	c->path = strdup(path);
+	c->cache = sdp->sd_args.ar_cache;
+	c->listen_fd = -1;
+	list_init(&c->clients);
+	rmutex_init(&c->lock, RANK_CONTROL);
+	c->stop_fd = eventfd(0, EFD_CLOEXEC);
+	if (!c->mountpoint || !c->device || !c->path)
+		error = -ENOMEM;
+	else if (c->stop_fd < 0)
+		error = -errno;
+	if (!error)
+		error = make_socket(c);
+	if (!error)
+		error = -pthread_create(&c->listener, NULL, listen_main, c);
+	if (error) {
+		fs_err("control socket %s: %s", path, strerror(-error));
+		control_free(c);
+		return error;
+	}
+	*out = c;
+	return 0;
+}
+
+void gfs2_control_stop(struct gfs2_control *c)
+{
+	if (!c)
+		return;
+	GFS2_BUG_ON(eventfd_write(c->stop_fd, 1));
+	pthread_join(c->listener, NULL);
+	reap(c, true);
+	control_free(c);
+}
+
+const char *gfs2_control_path(const struct gfs2_control *c)
+{
+	return c->path;
+}

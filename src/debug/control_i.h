@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Between the server (control.c: sockets, threads, lines) and the commands (commands.c: what they mean).
+ */
+#ifndef GFS2FUSE_CONTROL_I_H
+#define GFS2FUSE_CONTROL_I_H
+
+#include <pthread.h>
+#include <stdio.h>
+#include "debug/control.h"
+#include "util/list.h"
+
+#define CTL_MAX_FAULTS 16	/* texts of fault rules remembered for `get fault` */
+
+struct gfs2_control {
+	struct gfs2_sbd *sdp;
+	char *mountpoint, *device, *path;
+	int listen_fd;
+	int stop_fd;		/* eventfd: readable once everything has to end */
+	pthread_t listener;
+	uint64_t sock_dev, sock_ino; /* of the socket file: only our own is removed */
+
+	struct rmutex lock;	/* RANK_CONTROL; guards all below */
+	struct list_head clients;
+	unsigned nr_clients;
+	uint64_t cache;		/* tunable `cache`, bytes */
+	char *faults[CTL_MAX_FAULTS];
+	unsigned nr_faults;
+};
+
+/* One connection; belongs to its thread. */
+struct ctl_conn {
+	struct gfs2_control *ctl;
+	int fd;
+	pthread_t thread;
+	struct list_head list;	/* ctl->clients */
+	bool done;		/* thread is about to end: can be joined. Under ctl->lock */
+	char *in;		/* GFS2_CTL_MAX_LINE bytes of input */
+	size_t in_len;
+};
+
+/*
+ * What a command gets.  It prints its answer to @out, a memory stream: nothing of it reaches the client before the command
+ * has let go of every lock.  Each line is sent with the blank that marks output.  @why: reason for an error or usage.
+ */
+struct ctl_call {
+	struct gfs2_control *ctl;
+	struct ctl_conn *conn;
+	int argc;
+	char **argv;		/* argv[0]: the command */
+	FILE *out;
+	char why[256];
+};
+
+#define CTL_USAGE 1		/* not understood: call->why is the synopsis */
+#define CTL_GONE 2		/* the client went away or the mount ends */
+
+/* 0, -errno with call->why, CTL_USAGE, CTL_GONE. */
+int ctl_run(struct ctl_call *call);
+int ctl_fail(struct ctl_call *call, int error, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
+
+/* `get` and `set` (tunables.c). */
+int ctl_tunables_get(struct ctl_call *call);
+int ctl_tunables_set(struct ctl_call *call);
+
+/* Send what is in call->out so far and empty it (trace). 0 or CTL_GONE. The caller holds no lock. */
+int ctl_flush(struct ctl_call *call);
+/* Has the client closed, or is the mount coming to its end? */
+bool ctl_gone(struct ctl_conn *conn);
+
+/* JSON string with quotes; bytes that are not UTF-8 become lone surrogates U+DC80..U+DCFF, as Python does. */
+void ctl_json_string(FILE *out, const char *s);
+
+#endif

@@ -1,0 +1,539 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The direct-I/O engine; the contract is in dio.h.
+ *
+ * Where the kernel does the same: fs/gfs2/file.c:gfs2_file_direct_read, gfs2_file_direct_write,
+ * gfs2_file_write_iter; fs/iomap/direct-io.c:__iomap_dio_rw.
+ */
+#include "dio/dio.h"
+
+#include "debug/event.h"
+#include "util/ctx.h"
+#include "util/util.h"
+
+/* How a walk over the extent map ended. */
+enum dio_walk { WALK_ALL, WALK_HOLE, WALK_FULL, WALK_UNKNOWN };
+
+/* Statistics only: relaxed. */
+static struct {
+	atomic_uint_least64_t fast[2], slow[2], fallback[DIO_FB_NR];
+} stats;
+
+static void count(atomic_uint_least64_t *c)
+{
+	atomic_fetch_add_explicit(c, 1, memory_order_relaxed);
+}
+
+const char *gfs2_dio_fallback_name(enum dio_fallback why)
+{
+	static const char *const names[DIO_FB_NR] = { "hole", "eof", "stuffed", "jdata" };
+
+	return names[why];
+}
+
+void gfs2_dio_get_stats(struct gfs2_dio_stats *st)
+{
+	st->fast_reads = atomic_load_explicit(&stats.fast[0], memory_order_relaxed);
+	st->fast_writes = atomic_load_explicit(&stats.fast[1], memory_order_relaxed);
+	st->slow_reads = atomic_load_explicit(&stats.slow[0], memory_order_relaxed);
+	st->slow_writes = atomic_load_explicit(&stats.slow[1], memory_order_relaxed);
+	for (int i = 0; i < DIO_FB_NR; i++)
+		st->fallback[i] = atomic_load_explicit(&stats.fallback[i], memory_order_relaxed);
+}
+
+int gfs2_dio_check_align(struct gfs2_sbd *sdp, uint64_t pos, uint32_t len)
+{
+	uint32_t align = io_align(sdp->sd_io);
+
+	/* A store without a block size of its own (a buffered descriptor) is held to a sector. */
+	if (align < 512)
+		align = 512;
+	return (pos | len) & (align - 1) ? -EINVAL : 0;
+}
+
+static void dio_event(const struct gfs2_dio *dio, enum gfs2_event_type type, uint64_t off,
+		      uint64_t len, int64_t rc, const char *reason)
+{
+	ev_dio(type, dio->ip->i_no_addr, off, len, rc, reason);
+}
+
+static void dio_prepare(struct gfs2_dio *dio)
+{
+	dio->want = dio->len;
+	dio->sent = 0;
+	dio->nr = 0;
+	dio->wait = false;
+	atomic_init(&dio->ref, 1);
+	atomic_init(&dio->drained, false);
+	atomic_init(&dio->error, 0);
+}
+
+/* --- walking and sending --- */
+
+static bool dio_map(struct gfs2_dio *dio, uint64_t lblock, uint64_t max, bool may_block,
+		    struct extent *ext, int *error)
+{
+	*error = 0;
+	if (!may_block) {
+		if (!extmap_lookup_try(&dio->ip->i_map, lblock, ext))
+			return false;
+		if (ext->len > max)
+			ext->len = max;
+		return true;
+	}
+	*error = gfs2_map_extent(dio->ip, lblock, max, ext);
+	return !*error;
+}
+
+/*
+ * Turn [pos + sent, pos + want) into runs until a hole (writes), the end, or DIO_MAX_RUNS.  Nothing
+ * is sent yet: a receive thread that meets something unknown must be able to leave.
+ */
+static enum dio_walk dio_walk(struct gfs2_dio *dio, bool may_block, int *error)
+{
+	struct gfs2_sbd *sdp = dio->ip->i_sbd;
+	unsigned shift = sdp->sd_bsize_shift;
+
+	while (dio->sent < dio->want) {
+		uint64_t pos = dio->pos + dio->sent;
+		uint32_t in_block = pos & (sdp->sd_bsize - 1);
+		uint32_t left = dio->want - dio->sent;
+		uint64_t max = ((uint64_t)in_block + left + sdp->sd_bsize - 1) >> shift;
+		struct extent ext;
+		uint64_t bytes;
+
+		if (dio->nr == DIO_MAX_RUNS)
+			return WALK_FULL;
+		if (!dio_map(dio, pos >> shift, max, may_block, &ext, error))
+			return WALK_UNKNOWN;
+		bytes = (ext.len << shift) - in_block;
+		if (bytes > left)
+			bytes = left;
+		if (!ext.pblock) {
+			if (dio->write)
+				return WALK_HOLE;
+			memset(dio->buf + dio->sent, 0, bytes);
+		} else {
+			struct io_req *run = &dio->runs[dio->nr++];
+			uint32_t align = io_align(sdp->sd_io);
+			/* At EOF the device still wants whole sectors; the buffer has room. */
+			uint32_t io_bytes = (uint32_t)ALIGN_UP(bytes, (uint64_t)align);
+
+			io_req_init(run, dio->write ? IO_WRITE : IO_READ, IO_DIO,
+				    dio->buf + dio->sent, io_bytes,
+				    (ext.pblock << shift) + in_block);
+			run->buf_index = dio->buf_index;
+			run->fua = dio->write && dio->dsync;
+		}
+		dio->sent += bytes;
+	}
+	return WALK_ALL;
+}
+
+static void dio_set_error(struct gfs2_dio *dio, int error)
+{
+	int none = 0;
+
+	atomic_compare_exchange_strong_explicit(&dio->error, &none, error, memory_order_relaxed,
+						memory_order_relaxed);
+}
+
+/* The fast path's end: nobody waits, the last completion gives everything back and answers. */
+static void dio_finish_async(struct gfs2_dio *dio)
+{
+	int64_t ret = atomic_load_explicit(&dio->error, memory_order_relaxed);
+
+	if (!ret)
+		ret = dio->want;
+	inode_dio_end(dio->ip);
+	gfs2_glock_dq_uninit(&dio->gh);
+	dio_event(dio, EV_DIO_END, dio->pos, dio->len, ret, dio->write ? "write" : "read");
+	dio->done(dio, ret);
+}
+
+/* Drop one reference; the last one decides by `wait` who goes on (see dio.h for the orderings). */
+static void dio_put(struct gfs2_dio *dio)
+{
+	if (atomic_fetch_sub_explicit(&dio->ref, 1, memory_order_acq_rel) != 1)
+		return;
+	if (dio->wait)
+		atomic_store_explicit(&dio->drained, true, memory_order_release);
+	else
+		dio_finish_async(dio);
+}
+
+static void dio_run_done(struct io_req *run)
+{
+	struct gfs2_dio *dio = run->priv;
+
+	if (run->res)
+		dio_set_error(dio, run->res);
+	dio_put(dio);
+}
+
+static void dio_send(struct gfs2_dio *dio)
+{
+	for (unsigned i = 0; i < dio->nr; i++) {
+		struct io_req *run = &dio->runs[i];
+
+		run->done = dio_run_done;
+		run->priv = dio;
+		/* relaxed: the submitter's own reference keeps the count above zero */
+		atomic_fetch_add_explicit(&dio->ref, 1, memory_order_relaxed);
+		dio_event(dio, EV_DIO_SUBMIT, dio->pos + (uint64_t)((char *)run->iov1.iov_base - dio->buf),
+			  run->iov1.iov_len, 0, NULL);
+		io_ring_submit_req(dio->ring, run);
+	}
+}
+
+/* Workers: publish that we wait, drop the submitter's reference, reap until all runs are done. */
+static int dio_drain(struct gfs2_dio *dio)
+{
+	int error;
+
+	dio->wait = true;
+	dio_put(dio);
+	while (!atomic_load_explicit(&dio->drained, memory_order_acquire)) {
+		error = io_ring_wait(dio->ring, 1);
+		GFS2_BUG_ON(error && error != -EINTR && error != -EAGAIN);
+	}
+	return atomic_load_explicit(&dio->error, memory_order_relaxed);
+}
+
+/* The next round of a long walk uses the same object. */
+static void dio_rearm(struct gfs2_dio *dio)
+{
+	dio->nr = 0;
+	dio->wait = false;
+	atomic_store_explicit(&dio->ref, 1, memory_order_relaxed);
+	atomic_store_explicit(&dio->drained, false, memory_order_relaxed);
+}
+
+/* --- time stamps --- */
+
+static bool same_tick(const struct timespec *a, const struct timespec *b)
+{
+	return a->tv_sec == b->tv_sec && a->tv_nsec == b->tv_nsec;
+}
+
+/* Holding any state on the inode: would a direct write now change mtime or ctime of the dinode? */
+static bool times_are_current(struct gfs2_inode *ip, const struct timespec *now)
+{
+	return same_tick(&ip->i_mtime, now) && same_tick(&ip->i_ctime, now);
+}
+
+/* dio_mtime=strict: as the kernel, EX and a transaction before DF whenever the tick has changed. */
+static int dio_update_time_strict(struct gfs2_inode *ip)
+{
+	struct gfs2_sbd *sdp = ip->i_sbd;
+	struct timespec now = current_time();
+	struct gfs2_holder gh;
+	int error = gfs2_glock_nq_init(ip->i_gl, LM_ST_EXCLUSIVE, 0, &gh);
+
+	if (error)
+		return error;
+	if (!times_are_current(ip, &now)) {
+		error = gfs2_trans_begin(sdp->sd_log, 1, 0);
+		if (!error) {
+			ip->i_mtime = ip->i_ctime = now;
+			error = gfs2_dinode_log(ip);
+			gfs2_inode_note_log(ip, true);
+			gfs2_trans_end(sdp->sd_log);
+		}
+	}
+	gfs2_glock_dq_uninit(&gh);
+	return error;
+}
+
+static bool mtime_is_strict(struct gfs2_sbd *sdp)
+{
+	return atomic_load_explicit(&sdp->sd_dio_mtime, memory_order_relaxed) == DIO_MTIME_STRICT;
+}
+
+/* --- the fast path --- */
+
+/* Is there anything about this inode that needs a worker?  Called with the holder granted. */
+static bool dio_fast_ok(struct gfs2_dio *dio)
+{
+	struct gfs2_inode *ip = dio->ip;
+	struct gfs2_sbd *sdp = ip->i_sbd;
+
+	if (gfs2_is_stuffed(ip) || gfs2_is_jdata(ip))
+		return false;
+	if (atomic_load_explicit(&ip->i_data.m_nr, memory_order_relaxed))
+		return false;
+	if (!dio->write)
+		return true;
+	if (dio->pos + dio->len > ip->i_size || sdp->sd_ro)
+		return false;
+	/* The kernel's page cache has to be told, which may block. */
+	if (atomic_load_explicit(&ip->i_kcached, memory_order_relaxed))
+		return false;
+	/* O_DSYNC also waits for the transaction that allocated the blocks. */
+	if (dio->dsync && atomic_load_explicit(&ip->i_datasync_seq, memory_order_acquire) >
+				  gfs2_log_durable_seq(sdp->sd_log))
+		return false;
+	if (mtime_is_strict(sdp)) {
+		struct timespec now = current_time();
+
+		return times_are_current(ip, &now);
+	}
+	return true;
+}
+
+static bool dio_fast_start(struct gfs2_dio *dio, enum lm_state state)
+{
+	struct gfs2_inode *ip = dio->ip;
+	int error;
+
+	if (gfs2_withdrawn(ip->i_sbd))
+		return false;
+	gfs2_holder_init(ip->i_gl, state, 0, &dio->gh, dio->write ? "gfs2_dio_write" : "gfs2_dio_read");
+	if (!gfs2_glock_nq_fast(&dio->gh)) {
+		gfs2_holder_uninit(&dio->gh);
+		return false;
+	}
+	dio_prepare(dio);
+	if (!dio_fast_ok(dio))
+		goto slow;
+	if (!dio->write) {
+		if (dio->pos >= ip->i_size)
+			dio->want = 0;
+		else if (dio->pos + dio->len > ip->i_size)
+			dio->want = (uint32_t)(ip->i_size - dio->pos);
+	}
+	if (dio_walk(dio, false, &error) != WALK_ALL)
+		goto slow;
+	if (dio->write && !mtime_is_strict(ip->i_sbd))
+		gfs2_pending_mtime_set(ip, current_time());
+	count(&stats.fast[dio->write]);
+	dio_event(dio, EV_DIO_BEGIN, dio->pos, dio->len, 0, dio->write ? "write" : "read");
+	inode_dio_begin(ip);
+	dio_send(dio);
+	dio_put(dio);
+	return true;
+slow:
+	gfs2_glock_dq_uninit(&dio->gh);
+	return false;
+}
+
+bool gfs2_dio_fast(struct gfs2_dio *dio)
+{
+	return dio_fast_start(dio, LM_ST_DEFERRED);
+}
+
+bool gfs2_dio_fast_read_cached(struct gfs2_dio *dio)
+{
+	GFS2_BUG_ON(dio->write);
+	/* The device wants whole sectors at both ends; anything else goes through gfs2_file_read(). */
+	if (gfs2_dio_check_align(dio->ip->i_sbd, dio->pos, dio->len))
+		return false;
+	return dio_fast_start(dio, LM_ST_SHARED);
+}
+
+/* --- workers: reads --- */
+
+/* Send everything that is mapped, in as many rounds as it takes; *@walk says why it ended. */
+static int dio_send_all(struct gfs2_dio *dio, enum dio_walk *walk)
+{
+	int error = 0, drained;
+
+	inode_dio_begin(dio->ip);
+	do {
+		dio_rearm(dio);
+		*walk = dio_walk(dio, true, &error);
+		dio_send(dio);
+		if (*walk == WALK_HOLE) {
+			dio_event(dio, EV_DIO_HOLE, dio->pos + dio->sent, dio->want - dio->sent, 0,
+				  NULL);
+			dio_event(dio, EV_DIO_DRAIN_BEGIN, dio->pos, dio->sent, 0, NULL);
+		}
+		drained = dio_drain(dio);
+		if (*walk == WALK_HOLE)
+			dio_event(dio, EV_DIO_DRAIN_END, dio->pos, dio->sent, drained, NULL);
+		if (!error)
+			error = drained;
+	} while (!error && *walk == WALK_FULL);
+	inode_dio_end(dio->ip);
+	return error;
+}
+
+static int64_t dio_read(struct gfs2_dio *dio)
+{
+	struct gfs2_inode *ip = dio->ip;
+	enum dio_walk walk;
+	int64_t ret = gfs2_glock_nq_init(ip->i_gl, LM_ST_DEFERRED, 0, &dio->gh);
+	uint32_t skip;
+
+	if (ret)
+		return ret;
+	dio_prepare(dio);
+	if (dio->pos >= ip->i_size)
+		goto out;
+	if (dio->pos + dio->len > ip->i_size)
+		dio->want = (uint32_t)(ip->i_size - dio->pos);
+	if (gfs2_is_stuffed(ip) || gfs2_is_jdata(ip)) {
+		ret = gfs2_file_read(ip, dio->buf, dio->pos, dio->want, &skip);
+		if (ret > 0 && skip)
+			memmove(dio->buf, dio->buf + skip, (size_t)ret);
+		goto out;
+	}
+	if (atomic_load_explicit(&ip->i_data.m_nr, memory_order_relaxed))
+		ret = gfs2_file_flush_inval(ip);
+	if (!ret)
+		ret = dio_send_all(dio, &walk);
+	if (!ret)
+		ret = dio->want;
+out:
+	gfs2_glock_dq_uninit(&dio->gh);
+	return ret;
+}
+
+/* --- workers: writes --- */
+
+/*
+ * The rest of a write, from byte @from of the request on: EX, buffered, durable at return (the
+ * kernel sets IOCB_DSYNC for it: gfs2_file_write_iter).
+ */
+static int64_t dio_fall_back(struct gfs2_dio *dio, uint32_t from, enum dio_fallback why)
+{
+	struct gfs2_inode *ip = dio->ip;
+	struct gfs2_holder gh;
+	int64_t ret;
+
+	if (ip->i_sbd->sd_args.ar_dio_strict)
+		return -EINVAL;
+	count(&stats.fallback[why]);
+	dio_event(dio, EV_DIO_UPGRADE, dio->pos + from, dio->len - from, 0,
+		  gfs2_dio_fallback_name(why));
+	ret = gfs2_glock_nq_init(ip->i_gl, LM_ST_EXCLUSIVE, 0, &gh);
+	if (ret)
+		return ret;
+	ret = gfs2_file_write(ip, dio->buf + from, dio->pos + from, dio->len - from, false);
+	gfs2_glock_dq_uninit(&gh);
+	if (ret >= 0 && ret != dio->len - from)
+		ret = -ENOSPC;	/* a short answer would become EIO for asynchronous callers */
+	if (ret >= 0) {
+		int error = gfs2_file_sync(ip, true);
+
+		if (error)
+			ret = error;
+	}
+	dio_event(dio, EV_DIO_BUFFERED, dio->pos + from, dio->len - from, ret,
+		  gfs2_dio_fallback_name(why));
+	return ret < 0 ? ret : dio->len;
+}
+
+/* short_dio=precheck and dio=strict: is there a hole anywhere in the range? */
+static int dio_find_hole(struct gfs2_dio *dio)
+{
+	unsigned shift = dio->ip->i_sbd->sd_bsize_shift;
+	uint64_t lblock = dio->pos >> shift, end = (dio->pos + dio->len - 1) >> shift;
+
+	while (lblock <= end) {
+		struct extent ext;
+		int error = gfs2_map_extent(dio->ip, lblock, end - lblock + 1, &ext);
+
+		if (error)
+			return error;
+		if (!ext.pblock)
+			return 1;
+		lblock += ext.len;
+	}
+	return 0;
+}
+
+/* Under DF: must the whole request go buffered?  -1: no. */
+static int dio_whole_fallback(struct gfs2_dio *dio)
+{
+	struct gfs2_inode *ip = dio->ip;
+
+	if (gfs2_is_jdata(ip))
+		return DIO_FB_JDATA;
+	if (gfs2_is_stuffed(ip))
+		return DIO_FB_STUFFED;
+	return dio->pos + dio->len > ip->i_size ? DIO_FB_EOF : -1;
+}
+
+/* What the application gets for a write that ran into a hole after @dio->sent bytes (design 5). */
+static int64_t dio_hole(struct gfs2_dio *dio, enum short_dio behaviour)
+{
+	switch (behaviour) {
+	case SHORT_DIO_ASYNC:
+		if (dio->sent)
+			return dio->sent;
+		break;
+	case SHORT_DIO_FAIL:
+		return -EIO;
+	case SHORT_DIO_BLOCKDEV:
+		/* its rule for waiting: result != count, or the end past EOF */
+		dio_event(dio, EV_DIO_HOLE, dio->pos + dio->sent, dio->len - dio->sent, 0,
+			  "result!=count");
+		break;
+	case SHORT_DIO_DRAIN:
+	case SHORT_DIO_PRECHECK:
+		break;
+	}
+	return dio_fall_back(dio, dio->sent, DIO_FB_HOLE);
+}
+
+static int64_t dio_write(struct gfs2_dio *dio)
+{
+	struct gfs2_inode *ip = dio->ip;
+	struct gfs2_sbd *sdp = ip->i_sbd;
+	enum short_dio behaviour = atomic_load_explicit(&sdp->sd_short_dio, memory_order_relaxed);
+	enum dio_walk walk;
+	int64_t ret = 0;
+	int whole;
+
+	if (sdp->sd_ro)
+		return -EROFS;
+	if (mtime_is_strict(sdp))
+		ret = dio_update_time_strict(ip);
+	if (!ret)
+		ret = gfs2_glock_nq_init(ip->i_gl, LM_ST_DEFERRED, 0, &dio->gh);
+	if (ret)
+		return ret;
+	dio_prepare(dio);
+	whole = dio_whole_fallback(dio);
+	if (whole < 0 && (behaviour == SHORT_DIO_PRECHECK || sdp->sd_args.ar_dio_strict)) {
+		ret = dio_find_hole(dio);
+		if (ret > 0)
+			whole = DIO_FB_HOLE;
+	}
+	if (whole >= 0 || ret < 0) {
+		gfs2_glock_dq_uninit(&dio->gh);
+		return ret < 0 ? ret : dio_fall_back(dio, 0, (enum dio_fallback)whole);
+	}
+	/* A DF holder under a cached EX lock: nobody else wrote our dirty data back. */
+	if (atomic_load_explicit(&ip->i_data.m_nr, memory_order_relaxed))
+		ret = gfs2_file_flush_inval(ip);
+	if (!ret) {
+		if (!mtime_is_strict(sdp))
+			gfs2_pending_mtime_set(ip, current_time());
+		ret = dio_send_all(dio, &walk);
+	}
+	gfs2_glock_dq_uninit(&dio->gh);
+	if (ret)
+		return ret;
+	if (walk == WALK_HOLE)
+		return dio_hole(dio, behaviour);
+	if (dio->dsync)
+		ret = gfs2_file_sync(ip, true);
+	return ret ? ret : dio->len;
+}
+
+int64_t gfs2_dio_run(struct gfs2_dio *dio)
+{
+	int64_t ret;
+
+	if (gfs2_withdrawn(dio->ip->i_sbd))
+		return -EIO;
+	if (!dio->len)
+		return 0;
+	count(&stats.slow[dio->write]);
+	dio_event(dio, EV_DIO_BEGIN, dio->pos, dio->len, 0, dio->write ? "write" : "read");
+	ret = dio->write ? dio_write(dio) : dio_read(dio);
+	dio_event(dio, EV_DIO_END, dio->pos, dio->len, ret, dio->write ? "write" : "read");
+	return ret;
+}

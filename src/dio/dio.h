@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Direct I/O (design section 5; reference gfs2-locking-dio.md section 5): one struct gfs2_dio is
+ * one FUSE READ or WRITE of a file opened O_DIRECT.
+ *
+ * A write takes the inode's glock in DF, walks the extent map and sends every mapped run to the
+ * ring.  The first hole ends the walk: the runs under way are drained, DF is dropped, EX taken, and
+ * the rest is written buffered and made durable.  Past the end of file, into a stuffed file or a
+ * journaled one everything is buffered under EX.
+ *
+ * Guarantees
+ *  1. The answer is the full length or an error (short_dio=async aside); reads are short only at EOF.
+ *  2. The DF holder is kept until the last run has completed: who gets the glock in another state
+ *     finds no direct I/O of this node in flight.
+ *  3. What was written into allocated space is on the device at return, what fell back is durable.
+ *
+ * Both entries, gfs2_dio_fast() on a receive thread and gfs2_dio_run() on a worker, send through
+ * the same functions and end in the same completion.
+ *
+ * The completion count (reference 5.6): `ref` starts at 1, the submitter's; every run adds one
+ * before it is sent.  `wait` is plain memory: the submitter stores it before it drops its reference
+ * and whoever drops the last one reads it afterwards.  Both drops are acq_rel: release orders the
+ * submitter's store before its drop, acquire orders the last dropper's load after it.
+ */
+#ifndef GFS2FUSE_DIO_H
+#define GFS2FUSE_DIO_H
+
+#include "fs/file.h"
+
+#define DIO_MAX_RUNS 16 /* in flight per request; a walk with more goes on when these are done */
+
+struct gfs2_dio {
+	/* set by the caller */
+	struct gfs2_inode *ip;
+	struct io_ring *ring;	/* the calling thread's */
+	char *buf;		/* aligned to io_align(); reads: room for @len */
+	int buf_index;		/* registered buffer of @ring, or -1 */
+	bool write;
+	bool dsync;		/* O_DSYNC or O_SYNC on the open file */
+	uint64_t pos;
+	uint32_t len;
+	/* Fast path only: the request is complete; @ret bytes or -errno.  Runs on the ring's thread. */
+	void (*done)(struct gfs2_dio *dio, int64_t ret);
+	void *priv;
+
+	/* private to dio.c */
+	struct gfs2_holder gh;
+	atomic_uint ref;
+	bool wait;
+	atomic_bool drained;	/* release: results before it; acquire: by the drainer */
+	atomic_int error;	/* first one wins (cmpxchg, relaxed: ordered by ref) */
+	uint32_t want;		/* bytes to transfer: len, cut at EOF for reads */
+	uint32_t sent;
+	unsigned nr;
+	struct io_req runs[DIO_MAX_RUNS];
+};
+
+/* -EINVAL when offset or length are not multiples of the store's logical block size. */
+int gfs2_dio_check_align(struct gfs2_sbd *sdp, uint64_t pos, uint32_t len);
+
+/*
+ * Receive threads: start the request if that cannot block: glock in hand, no cached buffers, every block of the range in the
+ * in-memory extent map.  true: dio->done will be called from the ring (also with an error); false: nothing happened, use
+ * gfs2_dio_run() on a worker.
+ */
+bool gfs2_dio_fast(struct gfs2_dio *dio);
+
+/* The same entry for cached reads, under SH: clean data straight from the device. */
+bool gfs2_dio_fast_read_cached(struct gfs2_dio *dio);
+
+/* Workers: the whole request, may block.  Bytes or -errno. */
+int64_t gfs2_dio_run(struct gfs2_dio *dio);
+
+enum dio_fallback { DIO_FB_HOLE, DIO_FB_EOF, DIO_FB_STUFFED, DIO_FB_JDATA, DIO_FB_NR };
+struct gfs2_dio_stats {
+	uint64_t fast_reads, fast_writes, slow_reads, slow_writes;
+	uint64_t fallback[DIO_FB_NR];
+};
+void gfs2_dio_get_stats(struct gfs2_dio_stats *st);
+const char *gfs2_dio_fallback_name(enum dio_fallback why);
+
+#endif

@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The fast path: READ and WRITE requests that need nothing but the device, from the receive buffer,
+ * on the receive thread, without libfuse.  Never blocks; what it cannot take goes to a worker.
+ */
+#include <fcntl.h>
+#include "fuse/server.h"
+#include "util/ctx.h"
+
+static void fast_ctx(struct server *s, const struct fuse_in_header *in)
+{
+	struct gfs2_ctx *c = current_ctx();
+
+	c->req = atomic_fetch_add_explicit(&s->next_req, 1, memory_order_relaxed);
+	c->pid = (pid_t)in->pid;
+	c->uid = in->uid;
+	c->gid = in->gid;
+}
+
+static void fast_write_done(struct gfs2_dio *dio, int64_t ret)
+{
+	struct rx_buf *b = dio->priv;
+	struct fuse_write_out *out = (void *)(b->mem + sizeof(struct fuse_out_header));
+
+	if (ret < 0) {
+		rx_reply(b, (int)ret, NULL, 0);
+		return;
+	}
+	*out = (struct fuse_write_out){ .size = (uint32_t)ret };
+	rx_reply(b, 0, NULL, sizeof(*out));
+}
+
+static void fast_read_done(struct gfs2_dio *dio, int64_t ret)
+{
+	struct rx_buf *b = dio->priv;
+
+	if (ret < 0)
+		rx_reply(b, (int)ret, NULL, 0);
+	else
+		rx_reply(b, 0, dio->buf, (size_t)ret);
+}
+
+static void fast_dio_init(struct rx_buf *b, struct io_ring *ring, struct gfs2_inode *ip,
+			  uint64_t pos, uint32_t len)
+{
+	struct gfs2_dio *dio = &b->dio;
+
+	dio->ip = ip;
+	dio->ring = ring;
+	dio->buf = rx_payload(b);
+	if (b->index < 0)
+		dio->buf_index = -1;
+	dio->pos = pos;
+	dio->len = len;
+	dio->priv = b;
+}
+
+static bool fast_write(struct rx_buf *b, struct io_ring *ring)
+{
+	const struct fuse_in_header *in = (const void *)rx_request(b);
+	const struct fuse_write_in *w = (const void *)(in + 1);
+	struct gfs2_file *f = (struct gfs2_file *)(uintptr_t)w->fh;
+
+	if (b->size != RX_HEADROOM + w->size || w->write_flags & FUSE_WRITE_CACHE ||
+	    !(w->flags & O_DIRECT) || !w->size)
+		return false;
+	if (gfs2_dio_check_align(f->f_inode->i_sbd, w->offset, w->size))
+		return false;
+	fast_dio_init(b, ring, f->f_inode, w->offset, w->size);
+	b->dio.write = true;
+	b->dio.dsync = w->flags & O_DSYNC; /* O_SYNC contains it */
+	b->dio.done = fast_write_done;
+	return gfs2_dio_fast(&b->dio);
+}
+
+/* The reply's data are read straight into the request's own buffer. */
+static bool fast_read(struct rx_buf *b, struct io_ring *ring)
+{
+	const struct fuse_in_header *in = (const void *)rx_request(b);
+	const struct fuse_read_in *r = (const void *)(in + 1);
+	struct gfs2_file *f = (struct gfs2_file *)(uintptr_t)r->fh;
+
+	if (b->size < sizeof(*in) + sizeof(*r) || r->size > RX_MAX_WRITE || !r->size)
+		return false;
+	if (gfs2_dio_check_align(f->f_inode->i_sbd, r->offset, r->size))
+		return false;
+	fast_dio_init(b, ring, f->f_inode, r->offset, r->size);
+	b->dio.write = false;
+	b->dio.dsync = false;
+	b->dio.done = fast_read_done;
+	return r->flags & O_DIRECT ? gfs2_dio_fast(&b->dio) : gfs2_dio_fast_read_cached(&b->dio);
+}
+
+bool fast_request(struct rx_buf *b, struct io_ring *ring)
+{
+	const struct fuse_in_header *in = (const void *)rx_request(b);
+	struct server *s = b->server;
+	bool taken;
+
+	if (in->opcode != FUSE_WRITE && in->opcode != FUSE_READ)
+		return false;
+	fast_ctx(s, in);
+	taken = in->opcode == FUSE_WRITE ? fast_write(b, ring) : fast_read(b, ring);
+	atomic_fetch_add_explicit(taken ? &s->fast_hits : &s->fast_misses, 1, memory_order_relaxed);
+	return taken;
+}

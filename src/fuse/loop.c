@@ -1,0 +1,404 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The receive loop: one io_uring per receive thread, through which it reads /dev/fuse, sends the
+ * fast path's device I/O and writes the fast path's replies.
+ *
+ * Guarantees
+ *  - The thread sleeps in one place only, io_ring_wait(): its own completions are never stranded.
+ *  - A WRITE's payload lies on a page boundary in registered memory, so it goes to the device without a copy.
+ *  - Several requests are read in one system call when several are there (reads are posted in batches that grow
+ *    while all of them find something and shrink when they don't); one poll is armed when nothing is there.
+ *
+ * Buffers: `nr_registered` of them per thread are registered with the ring; when all are with workers, further ones
+ * are made and dropped again when they come back.  /dev/fuse is read with plain READ (it refuses registered buffers).
+ *
+ * Locking: `lock` guards the list of free buffers, which workers return to.  Everything else belongs to the thread.
+ */
+#include <fcntl.h>
+#include <poll.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <unistd.h>
+#include "fuse/server.h"
+#include "util/ctx.h"
+#include "util/util.h"
+
+#define RX_REGISTERED 32
+#define RX_MAX_READS 16
+
+struct rx {
+	struct server *s;
+	struct io_ring *ring;
+	pthread_t thread;
+	bool started;
+	char *slab;
+	struct rx_buf *bufs;
+
+	pthread_mutex_t lock;	/* leaf: nothing is taken under it */
+	struct list_head free;
+	unsigned nr_free, nr_extra;
+
+	/* the receive thread's own */
+	struct io_handler poll_h, wake_h;
+	bool poll_armed, wake_armed, readable, gone;
+	int wake_fd;		/* eventfd: look at `stopping` */
+	unsigned reads, batch, batch_hits, replies;
+};
+
+/* A request that is not a WRITE is short: it goes to the worker as a copy, the big buffer stays. */
+struct request_work {
+	struct work w;
+	struct server *s;
+	struct rx_buf *b;	/* or NULL and the copy follows */
+	uint32_t size;
+	char copy[];
+};
+
+/* --- buffers --- */
+
+static struct rx_buf *rx_buf_extra(struct rx *rx)
+{
+	struct rx_buf *b = xzalloc(sizeof(*b));
+
+	b->mem = mmap(NULL, RX_MEM_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (b->mem == MAP_FAILED) {
+		free(b);
+		return NULL;
+	}
+	b->rx = rx;
+	b->server = rx->s;
+	b->index = -1;
+	list_init(&b->list);
+	return b;
+}
+
+static struct rx_buf *rx_buf_get(struct rx *rx)
+{
+	struct rx_buf *b = NULL;
+
+	pthread_mutex_lock(&rx->lock);
+	if (rx->nr_free) {
+		b = list_first_entry(&rx->free, struct rx_buf, list);
+		list_del_init(&b->list);
+		rx->nr_free--;
+	} else {
+		rx->nr_extra++;
+	}
+	pthread_mutex_unlock(&rx->lock);
+	return b ? b : rx_buf_extra(rx);
+}
+
+void rx_buf_release(struct rx_buf *b)
+{
+	struct rx *rx = b->rx;
+
+	if (b->index < 0) {
+		munmap(b->mem, RX_MEM_SIZE);
+		free(b);
+		pthread_mutex_lock(&rx->lock);
+		rx->nr_extra--;
+		pthread_mutex_unlock(&rx->lock);
+		return;
+	}
+	pthread_mutex_lock(&rx->lock);
+	list_add(&b->list, &rx->free); /* LIFO: the warm one first */
+	rx->nr_free++;
+	pthread_mutex_unlock(&rx->lock);
+}
+
+/* --- handing over to workers --- */
+
+static void request_run(struct work *w)
+{
+	struct request_work *rw = container_of(w, struct request_work, w);
+	struct fuse_buf fb = { .size = rw->size };
+
+	fb.mem = rw->b ? rx_request(rw->b) : rw->copy;
+	current_rx_buf = rw->b;
+	fuse_session_process_buf(rw->s->se, &fb);
+	current_rx_buf = NULL;
+	*current_ctx() = (struct gfs2_ctx){ 0 };
+	if (rw->b)
+		rx_buf_release(rw->b);
+	free(rw);
+}
+
+static void rx_hand_over(struct rx *rx, struct rx_buf *b)
+{
+	const struct fuse_in_header *in = (const void *)rx_request(b);
+	bool keep = in->opcode == FUSE_WRITE;
+	struct request_work *rw = xmalloc(sizeof(*rw) + (keep ? 0 : b->size));
+
+	list_init(&rw->w.list);
+	rw->w.fn = request_run;
+	rw->s = rx->s;
+	rw->b = keep ? b : NULL;
+	rw->size = b->size;
+	if (!keep) {
+		memcpy(rw->copy, rx_request(b), b->size);
+		rx_buf_release(b);
+	}
+	pool_submit(rx->s->pool, &rw->w);
+}
+
+/* --- replies of the fast path --- */
+
+static void rx_reply_done(struct io_handler *h, struct io_ring *r, int32_t res, uint32_t flags)
+{
+	struct rx_buf *b = container_of(h, struct rx_buf, reply_h);
+
+	/* -ENOENT: the caller was interrupted and is gone; anything else means that the mount is gone. */
+	b->rx->replies--;
+	rx_buf_release(b);
+}
+
+void rx_reply(struct rx_buf *b, int error, const void *data_in_place, size_t len)
+{
+	const struct fuse_in_header *in = (const void *)rx_request(b);
+	uint64_t unique = in->unique;
+	struct fuse_out_header *out;
+	struct io_uring_sqe *sqe;
+
+	/* Data to be sent lie at the payload; the header goes directly in front of them. */
+	if (data_in_place)
+		out = (struct fuse_out_header *)((char *)data_in_place - sizeof(*out));
+	else
+		out = (struct fuse_out_header *)b->mem;
+	out->len = (uint32_t)(sizeof(*out) + len);
+	out->error = error;
+	out->unique = unique;
+	b->reply_h.complete = rx_reply_done;
+	b->rx->replies++;
+	sqe = io_ring_sqe(b->rx->ring);
+	io_uring_prep_write(sqe, b->rx->s->fd, out, out->len, -1);
+	io_uring_sqe_set_data(sqe, &b->reply_h);
+}
+
+/* --- reading --- */
+
+static void rx_read_done(struct io_handler *h, struct io_ring *r, int32_t res, uint32_t flags)
+{
+	struct rx_buf *b = container_of(h, struct rx_buf, read_h);
+	struct rx *rx = b->rx;
+
+	rx->reads--;
+	if (res <= 0) {
+		if (res == -EAGAIN)
+			rx->readable = false;
+		else if (res != -EINTR && res != -ENOENT && res != -ECANCELED)
+			rx->gone = true; /* -ENODEV: unmounted */
+		rx_buf_release(b);
+		return;
+	}
+	rx->batch_hits++;
+	b->size = (uint32_t)res;
+	if (!fast_request(b, rx->ring))
+		rx_hand_over(rx, b);
+}
+
+static void rx_poll_done(struct io_handler *h, struct io_ring *r, int32_t res, uint32_t flags)
+{
+	struct rx *rx = container_of(h, struct rx, poll_h);
+
+	rx->poll_armed = false;
+	rx->readable = true;
+}
+
+static void rx_wake_done(struct io_handler *h, struct io_ring *r, int32_t res, uint32_t flags)
+{
+	container_of(h, struct rx, wake_h)->wake_armed = false;
+}
+
+static void rx_arm(struct rx *rx)
+{
+	struct io_uring_sqe *sqe;
+
+	if (!rx->wake_armed) {
+		rx->wake_armed = true;
+		sqe = io_ring_sqe(rx->ring);
+		io_uring_prep_poll_add(sqe, rx->wake_fd, POLLIN);
+		io_uring_sqe_set_data(sqe, &rx->wake_h);
+	}
+	if (!rx->readable && !rx->poll_armed) {
+		rx->poll_armed = true;
+		sqe = io_ring_sqe(rx->ring);
+		/* exclusive: one request wakes one receive thread */
+		io_uring_prep_poll_add(sqe, rx->s->fd, POLLIN | EPOLLEXCLUSIVE);
+		io_uring_sqe_set_data(sqe, &rx->poll_h);
+	}
+}
+
+static void rx_post_reads(struct rx *rx)
+{
+	if (!rx->readable || rx->reads)
+		return;
+	if (rx->batch_hits == rx->batch && rx->batch < RX_MAX_READS)
+		rx->batch *= 2;
+	else if (rx->batch_hits * 2 < rx->batch)
+		rx->batch = rx->batch > 2 ? rx->batch / 2 : 1;
+	rx->batch_hits = 0;
+	for (unsigned i = 0; i < rx->batch; i++) {
+		struct rx_buf *b = rx_buf_get(rx);
+		struct io_uring_sqe *sqe;
+
+		if (!b)
+			break;
+		b->read_h.complete = rx_read_done;
+		sqe = io_ring_sqe(rx->ring);
+		io_uring_prep_read(sqe, rx->s->fd, rx_request(b), RX_MEM_SIZE - RX_PAGE, -1);
+		io_uring_sqe_set_data(sqe, &b->read_h);
+		rx->reads++;
+	}
+}
+
+static void *rx_thread(void *arg)
+{
+	struct rx *rx = arg;
+	int error;
+
+	pthread_setname_np(pthread_self(), "gfs2-rx");
+	/* The ring is single-issuer: it must be made by the thread that uses it. */
+	while (!rx->gone && !atomic_load_explicit(&rx->s->stopping, memory_order_acquire)) {
+		rx_post_reads(rx);
+		rx_arm(rx);
+		error = io_ring_wait(rx->ring, 1);
+		if (error && error != -EINTR && error != -EAGAIN && error != -EBUSY) {
+			fs_err("receive ring: %s", strerror(-error));
+			break;
+		}
+	}
+	/* What was sent must come back before the ring's memory may go. */
+	while (io_ring_inflight(rx->ring) || rx->replies || rx->reads)
+		if (io_ring_wait(rx->ring, 1) == -EBADF)
+			break;
+	eventfd_write(rx->s->wake_fd, 1);
+	return NULL;
+}
+
+/* The ring's creator must be its user (SINGLE_ISSUER), so setting up happens on the thread. */
+struct rx_startup {
+	struct rx *rx;
+	pthread_mutex_t lock;
+	pthread_cond_t cond;
+	int result; /* 1: not known yet */
+};
+
+static int rx_ring_setup(struct rx *rx)
+{
+	struct iovec iov[RX_REGISTERED];
+	int error = io_ring_create(rx->s->sdp->sd_io, 256, true, &rx->ring);
+
+	if (error)
+		return error;
+	for (unsigned i = 0; i < RX_REGISTERED; i++)
+		iov[i] = (struct iovec){ rx->bufs[i].mem, RX_MEM_SIZE };
+	error = io_ring_register_buffers(rx->ring, iov, RX_REGISTERED);
+	if (error) {
+		fs_warn("receive buffers could not be registered (%s): slower direct I/O; raise the "
+			"locked-memory limit",
+			strerror(-error));
+		/* The buffers are all right, only not known to the ring. */
+		for (unsigned i = 0; i < RX_REGISTERED; i++)
+			rx->bufs[i].dio.buf_index = -1;
+	}
+	return 0;
+}
+
+static void *rx_main(void *arg)
+{
+	struct rx_startup *st = arg;
+	struct rx *rx = st->rx;
+	int error = rx_ring_setup(rx);
+
+	pthread_mutex_lock(&st->lock);
+	st->result = error;
+	pthread_cond_signal(&st->cond);
+	pthread_mutex_unlock(&st->lock);
+	if (error)
+		return NULL;
+	rx_thread(rx);
+	io_ring_destroy(rx->ring);
+	return NULL;
+}
+
+int rx_start(struct rx *rx)
+{
+	struct rx_startup st = { .rx = rx, .result = 1 };
+	int error;
+
+	pthread_mutex_init(&st.lock, NULL);
+	pthread_cond_init(&st.cond, NULL);
+	error = -pthread_create(&rx->thread, NULL, rx_main, &st);
+	if (!error) {
+		pthread_mutex_lock(&st.lock);
+		while (st.result > 0)
+			pthread_cond_wait(&st.cond, &st.lock);
+		error = st.result;
+		pthread_mutex_unlock(&st.lock);
+		if (error)
+			pthread_join(rx->thread, NULL);
+	}
+	rx->started = !error;
+	pthread_cond_destroy(&st.cond);
+	pthread_mutex_destroy(&st.lock);
+	return error;
+}
+
+int rx_create(struct server *s, struct rx **out)
+{
+	struct rx *rx = xzalloc(sizeof(*rx));
+
+	rx->s = s;
+	rx->batch = 1;
+	rx->poll_h.complete = rx_poll_done;
+	rx->wake_h.complete = rx_wake_done;
+	pthread_mutex_init(&rx->lock, NULL);
+	list_init(&rx->free);
+	rx->wake_fd = eventfd(0, EFD_CLOEXEC);
+	rx->slab = mmap(NULL, (size_t)RX_REGISTERED * RX_MEM_SIZE, PROT_READ | PROT_WRITE,
+			MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (rx->wake_fd < 0 || rx->slab == MAP_FAILED) {
+		int error = -errno;
+
+		if (rx->wake_fd >= 0)
+			close(rx->wake_fd);
+		free(rx);
+		return error;
+	}
+	rx->bufs = xzalloc(RX_REGISTERED * sizeof(*rx->bufs));
+	for (unsigned i = 0; i < RX_REGISTERED; i++) {
+		struct rx_buf *b = &rx->bufs[i];
+
+		b->rx = rx;
+		b->server = s;
+		b->mem = rx->slab + (size_t)i * RX_MEM_SIZE;
+		b->index = (int)i;
+		b->dio.buf_index = (int)i;
+		list_add_tail(&b->list, &rx->free);
+		rx->nr_free++;
+	}
+	*out = rx;
+	return 0;
+}
+
+void rx_stop_wait(struct rx *rx)
+{
+	if (!rx->started)
+		return;
+	eventfd_write(rx->wake_fd, 1);
+	pthread_join(rx->thread, NULL);
+	rx->started = false;
+}
+
+/* After the pool is gone: no buffer is out any more. */
+void rx_destroy(struct rx *rx)
+{
+	if (!rx)
+		return;
+	munmap(rx->slab, (size_t)RX_REGISTERED * RX_MEM_SIZE);
+	free(rx->bufs);
+	close(rx->wake_fd);
+	pthread_mutex_destroy(&rx->lock);
+	free(rx);
+}

@@ -1,0 +1,300 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Handlers for names and attributes.  Node ids are block numbers of dinodes (the root's is
+ * FUSE_ROOT_ID); an id is only believed while the kernel holds a lookup on it.
+ */
+#include <stdio.h>
+#include <sys/statvfs.h>
+#include <sys/sysmacros.h>
+#include "fs/namei.h"
+#include "fuse/ops.h"
+#include "util/ctx.h"
+#include "util/util.h"
+
+struct server *op_begin(fuse_req_t req)
+{
+	struct server *s = fuse_req_userdata(req);
+	const struct fuse_ctx *fc = fuse_req_ctx(req);
+	struct gfs2_ctx *c = current_ctx();
+
+	c->req = atomic_fetch_add_explicit(&s->next_req, 1, memory_order_relaxed);
+	c->pid = fc->pid;
+	c->uid = fc->uid;
+	c->gid = fc->gid;
+	c->umask = fc->umask;
+	return s;
+}
+
+static void reply_err(fuse_req_t req, int error)
+{
+	fuse_reply_err(req, error < 0 ? -error : error);
+}
+
+struct gfs2_inode *server_inode(struct server *s, fuse_ino_t ino)
+{
+	if (ino == FUSE_ROOT_ID)
+		return gfs2_inode_hold(s->sdp->sd_root);
+	return gfs2_inode_find(s->sdp, ino);
+}
+
+void fill_entry(struct server *s, struct gfs2_inode *ip, const struct stat *st,
+		struct fuse_entry_param *e)
+{
+	memset(e, 0, sizeof(*e));
+	e->ino = ip == s->sdp->sd_root ? FUSE_ROOT_ID : ip->i_no_addr;
+	e->generation = ip->i_no_formal_ino;
+	e->attr = *st;
+	e->attr_timeout = s->timeout;
+	e->entry_timeout = s->timeout;
+}
+
+int inode_stat(struct gfs2_inode *ip, struct stat *st)
+{
+	struct gfs2_holder gh;
+	int error = gfs2_glock_nq_init(ip->i_gl, LM_ST_SHARED, LM_FLAG_ANY, &gh);
+
+	if (error)
+		return error;
+	gfs2_getattr(ip, st);
+	gfs2_glock_dq_uninit(&gh);
+	return 0;
+}
+
+/* Answer with an entry and pass @ip's reference on to the kernel's lookup count. */
+static void reply_entry(fuse_req_t req, struct server *s, struct gfs2_inode *ip,
+			const struct stat *st)
+{
+	struct fuse_entry_param e;
+
+	fill_entry(s, ip, st, &e);
+	gfs2_inode_lookup_inc(ip);
+	if (fuse_reply_entry(req, &e))
+		gfs2_inode_forget(ip, 1); /* the caller is gone: the kernel never learnt of it */
+	gfs2_inode_put(ip);
+}
+
+void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
+{
+	struct server *s = op_begin(req);
+	struct gfs2_inode *dip = server_inode(s, parent), *ip;
+	struct stat st;
+	int error;
+
+	if (!dip) {
+		fuse_reply_err(req, ESTALE);
+		return;
+	}
+	error = gfs2_lookup(dip, name, &ip, &st);
+	gfs2_inode_put(dip);
+	if (error == -ENOENT) {
+		struct fuse_entry_param e = { .entry_timeout = s->timeout };
+
+		fuse_reply_entry(req, &e); /* a negative entry that the kernel may keep */
+	} else if (error) {
+		reply_err(req, error);
+	} else {
+		reply_entry(req, s, ip, &st);
+	}
+}
+
+static void forget_one(struct server *s, fuse_ino_t ino, uint64_t nlookup)
+{
+	struct gfs2_inode *ip;
+
+	if (ino == FUSE_ROOT_ID)
+		return;
+	ip = gfs2_inode_find(s->sdp, ino);
+	if (!ip)
+		return;
+	gfs2_inode_forget(ip, nlookup);
+	gfs2_inode_put(ip);
+}
+
+void op_forget(fuse_req_t req, fuse_ino_t ino, uint64_t nlookup)
+{
+	forget_one(op_begin(req), ino, nlookup);
+	fuse_reply_none(req);
+}
+
+void op_forget_multi(fuse_req_t req, size_t count, struct fuse_forget_data *forgets)
+{
+	struct server *s = op_begin(req);
+
+	for (size_t i = 0; i < count; i++)
+		forget_one(s, forgets[i].ino, forgets[i].nlookup);
+	fuse_reply_none(req);
+}
+
+void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	struct server *s = op_begin(req);
+	struct gfs2_inode *ip = server_inode(s, ino);
+	struct stat st;
+	int error = ip ? inode_stat(ip, &st) : -ESTALE;
+
+	gfs2_inode_put(ip);
+	if (error)
+		reply_err(req, error);
+	else
+		fuse_reply_attr(req, &st, s->timeout);
+}
+
+void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set,
+		struct fuse_file_info *fi)
+{
+	struct server *s = op_begin(req);
+	struct gfs2_inode *ip = server_inode(s, ino);
+	struct stat st;
+	int error = ip ? 0 : -ESTALE;
+
+	if (to_set & FUSE_SET_ATTR_ATIME_NOW)
+		attr->st_atim = current_time();
+	if (to_set & FUSE_SET_ATTR_MTIME_NOW)
+		attr->st_mtim = current_time();
+	if (!error && to_set & FUSE_SET_ATTR_SIZE)
+		error = attr->st_size < 0 ? -EINVAL
+					  : gfs2_setattr_size(ip, (uint64_t)attr->st_size);
+	if (!error && to_set & ~FUSE_SET_ATTR_SIZE)
+		error = gfs2_setattr(ip, attr, to_set & ~FUSE_SET_ATTR_SIZE);
+	if (!error)
+		error = inode_stat(ip, &st);
+	gfs2_inode_put(ip);
+	if (error)
+		reply_err(req, error);
+	else
+		fuse_reply_attr(req, &st, s->timeout);
+}
+
+void op_readlink(fuse_req_t req, fuse_ino_t ino)
+{
+	struct server *s = op_begin(req);
+	struct gfs2_inode *ip = server_inode(s, ino);
+	char target[4096];
+	int error = ip ? gfs2_readlink(ip, target, sizeof(target)) : -ESTALE;
+
+	gfs2_inode_put(ip);
+	if (error < 0)
+		reply_err(req, error);
+	else
+		fuse_reply_readlink(req, target);
+}
+
+/* --- creation --- */
+
+static void create_args(struct gfs2_create_args *a, fuse_req_t req, mode_t mode)
+{
+	const struct fuse_ctx *fc = fuse_req_ctx(req);
+
+	*a = (struct gfs2_create_args){ .mode = mode, .uid = fc->uid, .gid = fc->gid, .excl = true };
+}
+
+static void make_node(fuse_req_t req, struct server *s, fuse_ino_t parent, const char *name,
+		      const struct gfs2_create_args *a)
+{
+	struct gfs2_inode *dip = server_inode(s, parent), *ip;
+	struct stat st;
+	bool created;
+	int error = dip ? gfs2_create(dip, name, a, &ip, &st, &created) : -ESTALE;
+
+	gfs2_inode_put(dip);
+	if (error)
+		reply_err(req, error);
+	else
+		reply_entry(req, s, ip, &st);
+}
+
+void op_mknod(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode, dev_t rdev)
+{
+	struct server *s = op_begin(req);
+	struct gfs2_create_args a;
+
+	create_args(&a, req, mode);
+	a.major = major(rdev);
+	a.minor = minor(rdev);
+	make_node(req, s, parent, name, &a);
+}
+
+void op_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode)
+{
+	struct server *s = op_begin(req);
+	struct gfs2_create_args a;
+
+	create_args(&a, req, S_IFDIR | (mode & 07777));
+	make_node(req, s, parent, name, &a);
+}
+
+void op_symlink(fuse_req_t req, const char *link, fuse_ino_t parent, const char *name)
+{
+	struct server *s = op_begin(req);
+	struct gfs2_create_args a;
+
+	create_args(&a, req, S_IFLNK | 0777);
+	a.symlink = link;
+	make_node(req, s, parent, name, &a);
+}
+
+void op_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t newparent, const char *newname)
+{
+	struct server *s = op_begin(req);
+	struct gfs2_inode *ip = server_inode(s, ino), *dip = server_inode(s, newparent);
+	struct stat st;
+	int error = ip && dip ? gfs2_link(ip, dip, newname, &st) : -ESTALE;
+
+	gfs2_inode_put(dip);
+	if (!error) {
+		reply_entry(req, s, ip, &st);
+		return;
+	}
+	gfs2_inode_put(ip);
+	reply_err(req, error);
+}
+
+/* --- removal, renaming --- */
+
+void op_unlink(fuse_req_t req, fuse_ino_t parent, const char *name)
+{
+	struct server *s = op_begin(req);
+	struct gfs2_inode *dip = server_inode(s, parent);
+	int error = dip ? gfs2_unlink(dip, name) : -ESTALE;
+
+	gfs2_inode_put(dip);
+	reply_err(req, error);
+}
+
+void op_rmdir(fuse_req_t req, fuse_ino_t parent, const char *name)
+{
+	struct server *s = op_begin(req);
+	struct gfs2_inode *dip = server_inode(s, parent);
+	int error = dip ? gfs2_rmdir(dip, name) : -ESTALE;
+
+	gfs2_inode_put(dip);
+	reply_err(req, error);
+}
+
+void op_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_ino_t newparent,
+	       const char *newname, unsigned flags)
+{
+	struct server *s = op_begin(req);
+	struct gfs2_inode *odip = server_inode(s, parent), *ndip = server_inode(s, newparent);
+	int error = odip && ndip ? gfs2_rename(odip, name, ndip, newname, flags) : -ESTALE;
+
+	gfs2_inode_put(odip);
+	gfs2_inode_put(ndip);
+	reply_err(req, error);
+}
+
+void op_statfs(fuse_req_t req, fuse_ino_t ino)
+{
+	struct server *s = op_begin(req);
+	struct gfs2_statfs_host sc;
+	struct statvfs sv = { 0 };
+
+	gfs2_statfs_get(s->sdp, &sc);
+	sv.f_bsize = sv.f_frsize = s->sdp->sd_bsize;
+	sv.f_blocks = (fsblkcnt_t)sc.total;
+	sv.f_bfree = sv.f_bavail = (fsblkcnt_t)sc.free;
+	sv.f_files = (fsfilcnt_t)(sc.dinodes + sc.free);
+	sv.f_ffree = sv.f_favail = (fsfilcnt_t)sc.free;
+	sv.f_namemax = 255;
+	fuse_reply_statfs(req, &sv);
+}

@@ -1,0 +1,319 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Handlers for open files: open, read, write, sync, close.
+ *
+ * What the kernel may cache (design section 4), lock_nolock: pages of files opened without O_DIRECT; they are dropped when
+ * the file is written directly.  Files opened with O_DIRECT get FOPEN_DIRECT_IO and FOPEN_PARALLEL_DIRECT_WRITES.
+ * Notifications are sent while no glock is held: they wait for page locks that a READ of ours may own.
+ */
+#include <fcntl.h>
+#include "fs/namei.h"
+#include "fuse/ops.h"
+#include "util/ctx.h"
+#include "util/util.h"
+
+static void reply_err(fuse_req_t req, int64_t error)
+{
+	fuse_reply_err(req, (int)-error);
+}
+
+/* --- the kernel's pages --- */
+
+static bool kcached(struct gfs2_inode *ip)
+{
+	return atomic_load_explicit(&ip->i_kcached, memory_order_relaxed);
+}
+
+/* Drop the kernel's cached pages of a range; no glock may be held. */
+static void inval_pages(struct server *s, struct gfs2_inode *ip, off_t off, off_t len)
+{
+	fuse_lowlevel_notify_inval_inode(s->se, ip->i_no_addr, off, len);
+}
+
+/* --- open, create --- */
+
+/*
+ * libfuse 3.14 has no field for FOPEN_PARALLEL_DIRECT_WRITES, so the reply is written by hand (reference
+ * fuse-performance.md section 0).
+ */
+static struct fuse_open_out open_out(const struct gfs2_file *f)
+{
+	struct fuse_open_out out = { .fh = (uint64_t)(uintptr_t)f };
+
+	out.open_flags = f->f_direct ? FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES : FOPEN_KEEP_CACHE;
+	return out;
+}
+
+static int file_open(struct server *s, struct gfs2_inode *ip, int flags, struct gfs2_file **out)
+{
+	struct gfs2_file *f;
+	bool direct = flags & O_DIRECT;
+	bool jdata;
+	struct gfs2_holder gh;
+	int error = gfs2_glock_nq_init(ip->i_gl, LM_ST_SHARED, LM_FLAG_ANY, &gh);
+
+	if (error)
+		return error;
+	jdata = gfs2_is_jdata(ip);
+	gfs2_glock_dq_uninit(&gh);
+	if (direct && jdata)
+		return -EINVAL; /* as gfs2: journaled data have no direct I/O */
+	f = xzalloc(sizeof(*f));
+	f->f_inode = ip;
+	f->f_direct = direct;
+	gfs2_inode_open_inc(ip, !direct);
+	if (!direct) {
+		atomic_store_explicit(&ip->i_kcached, true, memory_order_relaxed);
+	} else if (kcached(ip) && !gfs2_inode_cached_opens(ip)) {
+		/* Nobody can put pages there any more: drop them once and direct writes need not care. */
+		atomic_store_explicit(&ip->i_kcached, false, memory_order_relaxed);
+		inval_pages(s, ip, 0, 0);
+	}
+	*out = f;
+	return 0;
+}
+
+static void file_close(struct gfs2_file *f)
+{
+	gfs2_inode_open_dec(f->f_inode, !f->f_direct);
+	free(f);
+}
+
+void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	struct server *s = op_begin(req);
+	struct gfs2_inode *ip = server_inode(s, ino);
+	struct fuse_open_out out;
+	struct gfs2_file *f;
+	int error = ip ? file_open(s, ip, fi->flags, &f) : -ESTALE;
+
+	gfs2_inode_put(ip);
+	if (error) {
+		reply_err(req, error);
+		return;
+	}
+	out = open_out(f);
+	if (fuse_reply_buf(req, (char *)&out, sizeof(out)))
+		file_close(f);
+}
+
+static uint32_t frac(double t)
+{
+	return (uint32_t)((t - (double)(uint64_t)t) * 1e9);
+}
+
+static void raw_attr(struct fuse_attr *a, const struct stat *st)
+{
+	*a = (struct fuse_attr){
+		.ino = st->st_ino, .size = (uint64_t)st->st_size, .blocks = (uint64_t)st->st_blocks,
+		.atime = (uint64_t)st->st_atim.tv_sec, .mtime = (uint64_t)st->st_mtim.tv_sec,
+		.ctime = (uint64_t)st->st_ctim.tv_sec,
+		.atimensec = (uint32_t)st->st_atim.tv_nsec, .mtimensec = (uint32_t)st->st_mtim.tv_nsec,
+		.ctimensec = (uint32_t)st->st_ctim.tv_nsec,
+		.mode = st->st_mode, .nlink = (uint32_t)st->st_nlink, .uid = st->st_uid,
+		.gid = st->st_gid, .rdev = (uint32_t)st->st_rdev, .blksize = (uint32_t)st->st_blksize,
+	};
+}
+
+static void reply_create(fuse_req_t req, struct server *s, struct gfs2_inode *ip,
+			 const struct stat *st, struct gfs2_file *f)
+{
+	struct {
+		struct fuse_entry_out entry;
+		struct fuse_open_out open;
+	} out = { .open = open_out(f) };
+
+	out.entry.nodeid = ip->i_no_addr;
+	out.entry.generation = ip->i_no_formal_ino;
+	out.entry.entry_valid = out.entry.attr_valid = (uint64_t)s->timeout;
+	out.entry.entry_valid_nsec = out.entry.attr_valid_nsec = frac(s->timeout);
+	raw_attr(&out.entry.attr, st);
+	gfs2_inode_lookup_inc(ip);
+	if (fuse_reply_buf(req, (char *)&out, sizeof(out))) {
+		file_close(f);
+		gfs2_inode_forget(ip, 1);
+	}
+}
+
+void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
+	       struct fuse_file_info *fi)
+{
+	struct server *s = op_begin(req);
+	const struct fuse_ctx *fc = fuse_req_ctx(req);
+	struct gfs2_create_args a = { .mode = S_IFREG | (mode & 07777), .uid = fc->uid,
+				      .gid = fc->gid, .excl = fi->flags & O_EXCL };
+	struct gfs2_inode *dip = server_inode(s, parent), *ip = NULL;
+	struct gfs2_file *f;
+	struct stat st;
+	bool created;
+	int error = dip ? gfs2_create(dip, name, &a, &ip, &st, &created) : -ESTALE;
+
+	gfs2_inode_put(dip);
+	if (!error) {
+		error = file_open(s, ip, fi->flags, &f);
+		if (!error)
+			reply_create(req, s, ip, &st, f);
+		gfs2_inode_put(ip);
+	}
+	if (error)
+		reply_err(req, error);
+}
+
+/* close(2) reports write-back errors that it can know of; the data themselves go out in the background. */
+void op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	struct gfs2_inode *ip = fi_file(fi)->f_inode;
+
+	op_begin(req);
+	reply_err(req, gfs2_pending_mtime_publish(ip));
+}
+
+void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+	op_begin(req);
+	gfs2_pending_mtime_publish(fi_file(fi)->f_inode);
+	file_close(fi_file(fi));
+	fuse_reply_err(req, 0);
+}
+
+/* Files and directories. */
+void op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
+{
+	struct server *s = op_begin(req);
+	struct gfs2_inode *ip = server_inode(s, ino);
+	int error = ip ? gfs2_fsync(ip, datasync) : -ESTALE;
+
+	gfs2_inode_put(ip);
+	reply_err(req, error);
+}
+
+/* --- read --- */
+
+static void dio_init(struct gfs2_dio *dio, struct server *s, struct gfs2_inode *ip, bool write,
+		     char *buf, uint64_t pos, size_t size, int flags)
+{
+	dio->ip = ip;
+	dio->ring = pool_ring(s->sdp);
+	dio->buf = buf;
+	dio->buf_index = -1; /* registered with the receive thread's ring, not with ours */
+	dio->write = write;
+	dio->dsync = flags & O_DSYNC;
+	dio->pos = pos;
+	dio->len = (uint32_t)size;
+}
+
+static int64_t read_direct(struct server *s, struct gfs2_inode *ip, char *buf, uint64_t pos,
+			   size_t size, int flags)
+{
+	struct gfs2_dio dio;
+	int error = gfs2_dio_check_align(s->sdp, pos, (uint32_t)size);
+
+	if (error)
+		return error;
+	dio_init(&dio, s, ip, false, buf, pos, size, flags);
+	return dio.ring ? gfs2_dio_run(&dio) : -ENOMEM;
+}
+
+static int64_t read_buffered(struct gfs2_inode *ip, char *buf, uint64_t pos, size_t size,
+			     uint32_t *skip)
+{
+	struct gfs2_holder gh;
+	int64_t ret = gfs2_glock_nq_init(ip->i_gl, LM_ST_SHARED, 0, &gh);
+
+	if (ret)
+		return ret;
+	ret = gfs2_file_read(ip, buf, pos, (uint32_t)size, skip);
+	gfs2_glock_dq_uninit(&gh);
+	return ret;
+}
+
+void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
+{
+	struct server *s = op_begin(req);
+	struct gfs2_inode *ip = fi_file(fi)->f_inode;
+	char *buf = pool_buffer();
+	uint32_t skip = 0;
+	int64_t ret;
+
+	if (size > RX_MAX_WRITE)
+		size = RX_MAX_WRITE;
+	if (!buf)
+		ret = -ENOMEM;
+	else if (off < 0)
+		ret = -EINVAL;
+	else if (fi->flags & O_DIRECT)
+		ret = read_direct(s, ip, buf, (uint64_t)off, size, fi->flags);
+	else
+		ret = read_buffered(ip, buf, (uint64_t)off, size, &skip);
+	if (ret < 0)
+		reply_err(req, ret);
+	else
+		fuse_reply_buf(req, buf + skip, (size_t)ret);
+}
+
+/* --- write --- */
+
+static int64_t write_direct(struct server *s, struct gfs2_inode *ip, const char *buf, uint64_t pos,
+			    size_t size, int flags)
+{
+	struct gfs2_dio dio;
+	int64_t ret = gfs2_dio_check_align(s->sdp, pos, (uint32_t)size);
+
+	if (ret)
+		return ret;
+	/* Writes only read from the buffer. */
+	dio_init(&dio, s, ip, true, (char *)(uintptr_t)buf, pos, size, flags);
+	if (!dio.ring)
+		return -ENOMEM;
+	ret = gfs2_dio_run(&dio);
+	if (ret > 0 && kcached(ip))
+		inval_pages(s, ip, (off_t)pos, (off_t)size);
+	return ret;
+}
+
+static int64_t write_buffered(struct gfs2_inode *ip, const char *buf, uint64_t pos, size_t size,
+			      int flags)
+{
+	struct gfs2_holder gh;
+	int64_t ret = gfs2_glock_nq_init(ip->i_gl, LM_ST_EXCLUSIVE, 0, &gh);
+
+	if (ret)
+		return ret;
+	ret = gfs2_file_write(ip, buf, pos, (uint32_t)size, false);
+	gfs2_glock_dq_uninit(&gh);
+	if (ret > 0 && flags & O_DSYNC) {
+		int error = gfs2_file_sync(ip, !(flags & (O_SYNC & ~O_DSYNC)));
+
+		if (error)
+			ret = error;
+	}
+	return ret;
+}
+
+void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t off,
+	      struct fuse_file_info *fi)
+{
+	struct server *s = op_begin(req);
+	struct gfs2_inode *ip;
+	int64_t ret;
+
+	/* Write-back of shared mappings comes with any file handle of the inode. */
+	ip = fi->writepage ? server_inode(s, ino) : gfs2_inode_hold(fi_file(fi)->f_inode);
+	if (!ip) {
+		fuse_reply_err(req, ESTALE);
+		return;
+	}
+	if (s->sdp->sd_ro)
+		ret = -EROFS;
+	else if (off < 0)
+		ret = -EINVAL;
+	else if (fi->flags & O_DIRECT && !fi->writepage)
+		ret = write_direct(s, ip, buf, (uint64_t)off, size, fi->flags);
+	else
+		ret = write_buffered(ip, buf, (uint64_t)off, size, fi->flags);
+	gfs2_inode_put(ip);
+	if (ret < 0)
+		reply_err(req, ret);
+	else
+		fuse_reply_write(req, (size_t)ret);
+}

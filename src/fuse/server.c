@@ -1,0 +1,234 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The FUSE session: mounting, INIT, serving, unmounting.
+ *
+ * States: mounted (INIT answered) -> running (receive threads) -> stopping -> unmounted.
+ * A file system unmounted by somebody else (umount, fusermount3 -u) shows as ENODEV on the receive
+ * threads; SIGTERM, SIGINT and SIGHUP detach the mount first, then the receive threads are stopped,
+ * then the workers finish what they have.
+ */
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/eventfd.h>
+#include <sys/mount.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+#include "fuse/ops.h"
+#include "util/util.h"
+
+/* lock_nolock: nobody else changes the volume, so what the kernel caches stays true. */
+#define NOLOCK_TIMEOUT 86400.0
+
+static void op_init(void *userdata, struct fuse_conn_info *conn)
+{
+	struct server *s = userdata;
+
+	s->kernel_minor = conn->proto_minor;
+	conn->max_write = RX_MAX_WRITE;
+	conn->max_read = RX_MAX_WRITE; /* as in the mount options, or libfuse refuses */
+	conn->max_readahead = RX_MAX_WRITE;
+	conn->max_background = 256;
+	conn->congestion_threshold = 192;
+	/* Data must be in our aligned buffers. */
+	conn->want &= ~(unsigned)(FUSE_CAP_SPLICE_READ | FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE);
+	/* The kernel then clears suid/sgid itself, and truncates before an open with O_TRUNC. */
+	conn->want &= ~(unsigned)(FUSE_CAP_HANDLE_KILLPRIV | FUSE_CAP_ATOMIC_O_TRUNC);
+	/* The daemon tells the kernel what to drop; times that move must not throw away pages. */
+	conn->want &= ~(unsigned)FUSE_CAP_AUTO_INVAL_DATA;
+	conn->want |= conn->capable & (FUSE_CAP_ASYNC_READ | FUSE_CAP_ASYNC_DIO |
+				       FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_READDIRPLUS |
+				       FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_EXPLICIT_INVAL_DATA);
+	/* Offsets in directories are 64 bit for us; the kernel hands them through. */
+}
+
+/* --- mounting --- */
+
+static int mount_args(const struct server_config *cfg, struct fuse_args *args)
+{
+	char opts[8192];
+	int n;
+
+	n = snprintf(opts, sizeof(opts), "-ofsname=%s%s,allow_other,default_permissions,max_read=%u%s%s%s%s",
+		     cfg->fsname, cfg->subtype ? ",subtype=gfs2-fuse" : "", RX_MAX_WRITE,
+		     /* libfuse's default is nosuid,nodev; root's file systems have both unless asked otherwise */
+		     geteuid() ? "" : ",dev,suid", cfg->ro ? ",ro" : "", cfg->fuse_opts ? "," : "",
+		     cfg->fuse_opts ? cfg->fuse_opts : "");
+	if (n >= (int)sizeof(opts))
+		return -ENAMETOOLONG;
+	if (fuse_opt_add_arg(args, "gfs2-fuse") || fuse_opt_add_arg(args, opts) ||
+	    (cfg->debug && getenv("GFS2_FUSE_DEBUG_PROTOCOL") && fuse_opt_add_arg(args, "-d")))
+		return -ENOMEM;
+	return 0;
+}
+
+/* The kernel's first request; nothing else is sent before it is answered. */
+static int answer_init(struct server *s)
+{
+	struct fuse_buf fb = { 0 };
+	int res;
+
+	do {
+		res = fuse_session_receive_buf(s->se, &fb);
+	} while (res == -EINTR || res == -EAGAIN);
+	if (res <= 0) {
+		free(fb.mem);
+		return res ? res : -ENODEV;
+	}
+	fuse_session_process_buf(s->se, &fb);
+	free(fb.mem);
+	return 0;
+}
+
+int server_mount(struct gfs2_sbd *sdp, const struct server_config *cfg, struct server **out)
+{
+	struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
+	struct server *s = xzalloc(sizeof(*s));
+	int error = mount_args(cfg, &args);
+
+	s->sdp = sdp;
+	s->wake_fd = -1;
+	s->timeout = NOLOCK_TIMEOUT;
+	s->mountpoint = strdup(cfg->mountpoint);
+	atomic_init(&s->next_req, 1);
+	s->nr_rx = cfg->rx_threads;
+	if (!s->nr_rx) {
+		long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+
+		s->nr_rx = cpus < 4 ? 1 : cpus > 16 ? 8 : (unsigned)cpus / 2;
+	}
+	if (error)
+		goto fail;
+	error = -EINVAL;
+	s->se = fuse_session_new(&args, &gfs2_fuse_ops, sizeof(gfs2_fuse_ops), s);
+	if (!s->se)
+		goto fail;
+	error = -EIO;
+	if (fuse_session_mount(s->se, cfg->mountpoint))
+		goto fail;
+	s->fd = fuse_session_fd(s->se);
+	error = answer_init(s);
+	if (!error && fcntl(s->fd, F_SETFL, fcntl(s->fd, F_GETFL) | O_NONBLOCK))
+		error = -errno;
+	if (!error && (s->wake_fd = eventfd(0, EFD_CLOEXEC)) < 0)
+		error = -errno;
+	if (!error)
+		error = pool_create(&s->pool);
+	s->rx = xzalloc(s->nr_rx * sizeof(*s->rx));
+	for (unsigned i = 0; !error && i < s->nr_rx; i++) {
+		error = rx_create(s, &s->rx[i]);
+		if (!error)
+			error = rx_start(s->rx[i]);
+	}
+	if (error)
+		goto fail;
+	fuse_opt_free_args(&args);
+	*out = s;
+	return 0;
+fail:
+	fs_err("cannot mount on %s: %s", cfg->mountpoint, strerror(-error));
+	fuse_opt_free_args(&args);
+	server_destroy(s);
+	return error;
+}
+
+/* --- running --- */
+
+static void stop_rx(struct server *s)
+{
+	atomic_store_explicit(&s->stopping, true, memory_order_release);
+	for (unsigned i = 0; s->rx && i < s->nr_rx; i++)
+		if (s->rx[i])
+			rx_stop_wait(s->rx[i]);
+}
+
+/* Returns with the signal number, or 0 when the receive threads found the mount gone. */
+static int wait_for_end(struct server *s)
+{
+	struct pollfd fds[2];
+	sigset_t set;
+	int sig = 0;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGHUP);
+	fds[0] = (struct pollfd){ .fd = signalfd(-1, &set, SFD_CLOEXEC), .events = POLLIN };
+	fds[1] = (struct pollfd){ .fd = s->wake_fd, .events = POLLIN };
+	while (poll(fds, 2, -1) < 0 && errno == EINTR)
+		;
+	if (fds[0].revents & POLLIN) {
+		struct signalfd_siginfo si;
+
+		if (read(fds[0].fd, &si, sizeof(si)) == sizeof(si))
+			sig = (int)si.ssi_signo;
+	}
+	close(fds[0].fd);
+	return sig;
+}
+
+int server_run(struct server *s)
+{
+	int sig = wait_for_end(s);
+
+	if (sig) {
+		fs_info("signal %d (%s): unmounting", sig, strsignal(sig));
+		/* Processes that still have files open keep the detached mount; they get ENOTCONN when we leave. */
+		if (umount2(s->mountpoint, MNT_DETACH) && errno == EPERM)
+			fuse_session_unmount(s->se);
+	}
+	stop_rx(s);
+	pool_drain_destroy(s->pool);
+	s->pool = NULL;
+	return 0;
+}
+
+void server_destroy(struct server *s)
+{
+	if (!s)
+		return;
+	stop_rx(s);
+	pool_drain_destroy(s->pool);
+	for (unsigned i = 0; s->rx && i < s->nr_rx; i++)
+		rx_destroy(s->rx[i]);
+	free(s->rx);
+	if (s->se) {
+		fuse_session_unmount(s->se);
+		fuse_session_destroy(s->se);
+	}
+	if (s->wake_fd >= 0)
+		close(s->wake_fd);
+	free(s->mountpoint);
+	free(s);
+}
+
+const struct fuse_lowlevel_ops gfs2_fuse_ops = {
+	.init = op_init,
+	.lookup = op_lookup,
+	.forget = op_forget,
+	.forget_multi = op_forget_multi,
+	.getattr = op_getattr,
+	.setattr = op_setattr,
+	.readlink = op_readlink,
+	.mknod = op_mknod,
+	.mkdir = op_mkdir,
+	.unlink = op_unlink,
+	.rmdir = op_rmdir,
+	.symlink = op_symlink,
+	.rename = op_rename,
+	.link = op_link,
+	.statfs = op_statfs,
+	.open = op_open,
+	.create = op_create,
+	.read = op_read,
+	.write = op_write,
+	.flush = op_flush,
+	.release = op_release,
+	.fsync = op_fsync,
+	.opendir = op_opendir,
+	.readdir = op_readdir,
+	.readdirplus = op_readdirplus,
+	.releasedir = op_releasedir,
+	.fsyncdir = op_fsync,
+};

@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The FUSE side of the daemon: receive threads (loop.c), workers (pool.c), request handlers
+ * (ops.c, rw.c, dir.c).
+ *
+ * A request's way: loop.c reads it from /dev/fuse into a receive buffer.  READ and WRITE are tried
+ * on the receive thread itself (fast.c); whatever could block, and everything else, goes with its bytes
+ * to a worker, where libfuse decodes it and calls the handlers.
+ *
+ * Receive threads never sleep but in their ring (design section 3), so a handler that may wait for a glock, the
+ * log or memory must not run on one.
+ */
+#ifndef GFS2FUSE_SERVER_H
+#define GFS2FUSE_SERVER_H
+
+#include <fuse_lowlevel.h>
+#include <linux/fuse.h>
+#include "dio/dio.h"
+#include "fs/super.h"
+
+struct server_config {
+	const char *mountpoint;
+	const char *fsname;
+	unsigned rx_threads;	/* 0: by the number of CPUs */
+	bool subtype;		/* show as fuse.gfs2-fuse */
+	bool ro;
+	const char *fuse_opts;	/* further options for libfuse, comma separated, or NULL */
+	bool debug;
+};
+
+struct server;
+
+/* What an open file is on our side (fuse_file_info.fh). */
+struct gfs2_file {
+	struct gfs2_inode *f_inode;
+	bool f_direct;		/* opened with O_DIRECT: the reply said FOPEN_DIRECT_IO */
+};
+
+/*
+ * Receive buffer.  Layout of mem: one page whose last REQ_HEADROOM bytes take the request header, so that a WRITE's payload
+ * begins on a page; then the payload area.  The first page also holds the reply of the fast path.
+ */
+#define RX_PAGE 4096u
+#define RX_HEADROOM (sizeof(struct fuse_in_header) + sizeof(struct fuse_write_in))
+#define RX_MAX_WRITE (1u << 20)
+#define RX_MEM_SIZE (RX_PAGE + RX_MAX_WRITE + 2 * RX_PAGE)
+
+struct rx;
+struct rx_buf {
+	struct io_handler read_h;	/* completion of the read from /dev/fuse */
+	struct io_handler reply_h;	/* completion of the reply */
+	struct rx *rx;
+	struct server *server;
+	struct list_head list;		/* rx->free, under rx->lock */
+	char *mem;
+	int index;			/* registered buffer, -1: extra one */
+	uint32_t size;			/* bytes of the request */
+	struct gfs2_dio dio;		/* fast path */
+};
+
+static inline char *rx_request(struct rx_buf *b)
+{
+	return b->mem + RX_PAGE - RX_HEADROOM;
+}
+
+static inline char *rx_payload(struct rx_buf *b)
+{
+	return b->mem + RX_PAGE;
+}
+
+/* --- server.c --- */
+/* Mount on the directory; INIT is answered when this returns. -errno, with a message. */
+int server_mount(struct gfs2_sbd *sdp, const struct server_config *cfg, struct server **out);
+/* Serve until unmounted or told to stop by a signal. */
+int server_run(struct server *s);
+/* Unmount if still mounted, free. */
+void server_destroy(struct server *s);
+
+struct server {
+	struct gfs2_sbd *sdp;
+	struct fuse_session *se;
+	int fd;
+	struct pool *pool;
+	unsigned nr_rx;
+	struct rx **rx;
+	char *mountpoint;
+	int wake_fd;		/* eventfd: a receive thread ended */
+	atomic_bool stopping;	/* release by server_run, acquire by the receive threads */
+	unsigned kernel_minor;
+	double timeout;		/* entries and attributes, seconds */
+	atomic_uint_least64_t next_req; /* relaxed: only uniqueness matters */
+	atomic_uint_least64_t fast_hits, fast_misses;
+};
+
+extern const struct fuse_lowlevel_ops gfs2_fuse_ops;
+
+/* --- loop.c --- */
+int rx_create(struct server *s, struct rx **out);
+int rx_start(struct rx *rx);
+void rx_stop_wait(struct rx *rx);	/* after server.stopping was set */
+void rx_destroy(struct rx *rx);
+/* Any thread: the buffer is not needed any more. */
+void rx_buf_release(struct rx_buf *b);
+/* Fast path: answer from the ring; the buffer is released when the reply is out. */
+void rx_reply(struct rx_buf *b, int error, const void *data_in_place, size_t len);
+
+/* --- fast.c: true if the request was taken --- */
+bool fast_request(struct rx_buf *b, struct io_ring *ring);
+
+/* --- pool.c --- */
+struct work {
+	struct list_head list;
+	void (*fn)(struct work *w);
+};
+int pool_create(struct pool **out);
+/* Run @w on a worker; never blocks, never refuses: the pool grows when nobody is idle. */
+void pool_submit(struct pool *p, struct work *w);
+void pool_drain_destroy(struct pool *p);
+/* The calling worker's own ring and its aligned scratch buffer (RX_MEM_SIZE). */
+struct io_ring *pool_ring(struct gfs2_sbd *sdp);
+char *pool_buffer(void);
+unsigned pool_threads(struct pool *p);
+
+/* The receive buffer whose request the current worker handles, NULL for copied requests. */
+extern _Thread_local struct rx_buf *current_rx_buf;
+
+#endif

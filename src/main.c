@@ -1,0 +1,287 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * gfs2-fuse: the daemon's life from the command line to the clean journal.
+ *
+ *   options -> lock the volume -> mount it (journal recovery) -> control socket -> mount the FUSE
+ *   file system -> tell the parent that all is well -> serve -> unmount the volume -> release the lock
+ *
+ * Exit codes are mount(8)'s: 1 usage, 2 system error, 32 mount failure.  In the background the parent returns
+ * only when the mount is usable or has failed.
+ */
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/file.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include "debug/control.h"
+#include "debug/event.h"
+#include "fuse/server.h"
+#include "options.h"
+#include "util/util.h"
+
+enum { EX_OK_ = 0, EX_USAGE_ = 1, EX_SYSERR_ = 2, EX_FAIL_ = 32 };
+
+#define EVENT_RING_ORDER 15
+
+/* --- --wait --- */
+
+static int wait_for_volume(const struct options *o)
+{
+	uint64_t deadline = now_ns() + (uint64_t)o->wait_seconds * 1000000000;
+	int fd = open(o->device, O_RDONLY | O_CLOEXEC);
+
+	if (fd < 0) {
+		fprintf(stderr, "gfs2-fuse: %s: %s\n", o->device, strerror(errno));
+		return EX_SYSERR_;
+	}
+	if (o->wait_forever) {
+		while (flock(fd, LOCK_EX) && errno == EINTR)
+			;
+	} else {
+		/* flock has no time limit; the lock is looked at often enough for a person or a script */
+		while (flock(fd, LOCK_EX | LOCK_NB)) {
+			if (now_ns() >= deadline) {
+				close(fd);
+				return 1;
+			}
+			usleep(10000);
+		}
+	}
+	close(fd);
+	return 0;
+}
+
+/* --- background --- */
+
+/* Parent: wait for the child's word and exit with it.  Child: returns the descriptor to report on. */
+static int go_to_background(void)
+{
+	int fds[2];
+	pid_t pid;
+
+	if (pipe2(fds, O_CLOEXEC))
+		return -errno;
+	pid = fork();
+	if (pid < 0)
+		return -errno;
+	if (pid) {
+		unsigned char code;
+		int status;
+
+		close(fds[1]);
+		if (read(fds[0], &code, 1) == 1)
+			_exit(code);
+		/* It died without a word. */
+		if (waitpid(pid, &status, 0) == pid && WIFEXITED(status) && WEXITSTATUS(status))
+			_exit(WEXITSTATUS(status));
+		_exit(EX_FAIL_);
+	}
+	close(fds[0]);
+	setsid();
+	return fds[1];
+}
+
+static void report_ready(int fd, int code)
+{
+	unsigned char c = (unsigned char)code;
+	int null;
+
+	if (fd < 0)
+		return;
+	if (!code) {
+		msg_use_syslog();
+		null = open("/dev/null", O_RDWR | O_CLOEXEC);
+		if (null >= 0) {
+			dup2(null, 0);
+			dup2(null, 1);
+			dup2(null, 2);
+			close(null);
+		}
+	}
+	if (write(fd, &c, 1) != 1)
+		fs_warn("nobody waits for the mount any more");
+	close(fd);
+}
+
+/* --- one mount --- */
+
+static int lock_volume(struct io_engine *e, const char *device)
+{
+	if (flock(io_engine_fd(e), LOCK_EX | LOCK_NB)) {
+		int error = -errno;
+
+		fs_err("%s is in use by another gfs2-fuse (or fsck): %s", device, strerror(-error));
+		return error;
+	}
+	return 0;
+}
+
+static int inject_fault(struct io_engine *e, const char *text)
+{
+	struct io_fault f;
+	char *rule = strdup(text);
+	int error;
+
+	/* Commas separate mount options, so a rule is written with colons there. */
+	for (char *p = rule; p && *p; p++)
+		if (*p == ':')
+			*p = ',';
+	error = rule ? io_fault_parse(rule, &f) : -ENOMEM;
+	if (error)
+		fs_err("option 'fault': cannot understand '%s'", text);
+	free(rule);
+	return error ? error : io_fault_add(e, &f);
+}
+
+static int serve(struct gfs2_sbd *sdp, const struct options *o, int report_fd)
+{
+	struct server_config cfg = {
+		.mountpoint = o->dir, .fsname = o->device, .rx_threads = o->rx_threads,
+		.subtype = o->subtype, .ro = o->args.ar_ro, .fuse_opts = o->fuse_opts,
+		.debug = o->debug,
+	};
+	struct gfs2_control *control = NULL;
+	struct server *s;
+	int error = server_mount(sdp, &cfg, &s);
+
+	if (error)
+		return error;
+	error = gfs2_control_start(sdp, o->dir, o->device, o->control, &control);
+	if (!error) {
+		report_ready(report_fd, EX_OK_);
+		fs_info("%s mounted on %s%s", o->device, o->dir, sdp->sd_ro ? " read-only" : "");
+		server_run(s);
+		gfs2_control_stop(control);
+	}
+	server_destroy(s);
+	return error;
+}
+
+static int run(const struct options *o, int report_fd)
+{
+	struct io_engine *e;
+	struct gfs2_sbd *sdp;
+	int error, unmounted;
+
+	error = io_engine_open(o->device, o->args.ar_ro, &e);
+	if (error) {
+		fs_err("%s: %s", o->device,
+		       error == -ENOTBLK ? "neither a block device nor a regular file"
+					 : strerror(-error));
+		return error;
+	}
+	error = lock_volume(e, o->device);
+	if (!error && o->fault)
+		error = inject_fault(e, o->fault);
+	if (!error)
+		error = gfs2_mount(e, &o->args, &sdp);
+	if (!error) {
+		error = serve(sdp, o, report_fd);
+		unmounted = gfs2_unmount(sdp);
+		if (!error)
+			error = unmounted;
+	}
+	io_engine_close(e);
+	return error;
+}
+
+/* Absolute names: a daemon's directory is /. */
+static int resolve_paths(struct options *o)
+{
+	char *device = realpath(o->device, NULL), *dir;
+	struct stat st;
+
+	if (!device) {
+		fprintf(stderr, "gfs2-fuse: %s: %s\n", o->device, strerror(errno));
+		return -EINVAL;
+	}
+	dir = realpath(o->dir, NULL);
+	if (!dir || stat(dir, &st) || !S_ISDIR(st.st_mode)) {
+		fprintf(stderr, "gfs2-fuse: %s: %s\n", o->dir, dir ? "not a directory" : strerror(errno));
+		free(device);
+		free(dir);
+		return -EINVAL;
+	}
+	free(o->device);
+	free(o->dir);
+	o->device = device;
+	o->dir = dir;
+	return 0;
+}
+
+static void process_setup(void)
+{
+	struct rlimit mem = { RLIM_INFINITY, RLIM_INFINITY }, files = { 65536, 65536 };
+	sigset_t set;
+
+	/* Registered buffers are locked memory. Without privilege the limit stays, with a message later. */
+	setrlimit(RLIMIT_MEMLOCK, &mem);
+	setrlimit(RLIMIT_NOFILE, &files);
+#ifdef PR_SET_IO_FLUSHER
+	/* Our memory allocations must not wait for write-back that waits for us. */
+	prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
+#endif
+	signal(SIGPIPE, SIG_IGN);
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGHUP);
+	pthread_sigmask(SIG_BLOCK, &set, NULL);
+	umask(0);
+}
+
+static int mount_main(struct options *o)
+{
+	int report_fd = -1, error;
+
+	if (resolve_paths(o))
+		return EX_FAIL_;
+	if (!o->foreground) {
+		report_fd = go_to_background();
+		if (report_fd < 0) {
+			fprintf(stderr, "gfs2-fuse: %s\n", strerror(-report_fd));
+			return EX_SYSERR_;
+		}
+	}
+	msg_set_level(o->debug ? MSG_DEBUG : o->foreground ? MSG_INFO : MSG_WARN);
+	if (chdir("/"))
+		return EX_SYSERR_;
+	process_setup();
+	gfs2_event_init(EVENT_RING_ORDER);
+	error = run(o, report_fd);
+	gfs2_event_exit();
+	return error ? EX_FAIL_ : EX_OK_;
+}
+
+int main(int argc, char **argv)
+{
+	struct options o;
+	int code;
+
+	if (options_parse(&o, argc, argv)) {
+		options_free(&o);
+		return EX_USAGE_;
+	}
+	switch (o.action) {
+	case OPT_HELP:
+		options_usage("gfs2-fuse");
+		code = 0;
+		break;
+	case OPT_VERSION:
+		printf("gfs2-fuse %s\n", GFS2_FUSE_VERSION);
+		code = 0;
+		break;
+	case OPT_WAIT:
+		code = wait_for_volume(&o);
+		break;
+	default:
+		code = mount_main(&o);
+	}
+	options_free(&o);
+	return code;
+}
