@@ -1,0 +1,110 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+# test: a volume that is no GFS2, is damaged, or asks for what is not supported: a clear error, and not a byte written
+# timeout: 60
+# variants: plain asan
+import os
+import struct
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+from testlib import *    # noqa: E402
+
+SB = 65536
+
+
+def refused(volume, *options, words=()):
+    """Mounting must fail with mount(8)'s status and a message, and leave the bytes alone."""
+    need_fuse()
+    before = volume.sha256()
+    where = temp("mnt")
+    os.mkdir(where)
+    argv = ["-o", ",".join(options)] if options else []
+    done = run([gfs2_fuse(), "-f", *argv, volume.path, where], ok=None, timeout=30)
+    equal(done.returncode, 32, f"exit status; it said: {done.stdout}")
+    check(volume.path in done.stdout, f"the message does not name the volume: {done.stdout}")
+    check(any(word in done.stdout for word in words) or not words,
+          f"the message says none of {words}: {done.stdout}")
+    check(not mount_entry(where), "mounted all the same")
+    equal(volume.sha256(), before, "the volume's bytes")
+
+
+def patch(volume, offset, data):
+    with open(volume.path, "r+b") as image:
+        image.seek(offset)
+        image.write(data)
+
+
+def case_not_gfs2():
+    for content in (b"", b"\0" * (1 << 20), pattern(1 << 20, 1), b"x"):
+        volume = Volume(size="64M")
+        write_file(volume.path, content)
+        refused(volume)
+
+
+def case_other_file_system():
+    volume = Volume(size="64M")
+    run(["mkfs.ext4", "-q", "-F", volume.path])
+    refused(volume)
+
+
+def case_directory_and_others():
+    """Neither a file nor a block device."""
+    need_fuse()
+    where = temp("mnt")
+    os.mkdir(where)
+    for device in (workdir(), "/dev/null", temp("none")):
+        done = run([gfs2_fuse(), "-f", device, where], ok=None, timeout=30)
+        check(done.returncode not in (0, 1, None), f"{device}: exit status {done.returncode}")
+        check(device in done.stdout, f"the message does not name {device}: {done.stdout}")
+
+
+def case_superblock_fields():
+    """(offset in the superblock, bytes) of what may not be."""
+    for offset, data in ((0, b"\0\0\0\0"), (4, struct.pack(">I", 2)),
+                         (24, struct.pack(">I", 1800)), (24, struct.pack(">I", 1803)),
+                         (28, struct.pack(">I", 1901)), (36, struct.pack(">I", 0)),
+                         (36, struct.pack(">I", 3000)), (36, struct.pack(">I", 1 << 31)),
+                         (40, struct.pack(">I", 9)),
+                         (56, struct.pack(">Q", 1 << 60)), (56, struct.pack(">Q", 0)),
+                         (88, struct.pack(">Q", 1 << 60)), (88, struct.pack(">Q", 17)),
+                         (96, b"fsck_nolock\0"), (96, b"lock_unknown\0"), (96, b"x" * 64)):
+        volume = Volume(size="64M")
+        patch(volume, SB + offset, data)
+        log("superblock", offset, data[:8].hex())
+        refused(volume)
+        volume.remove()
+
+
+def case_truncated_image():
+    """An image that was cut: the rindex points beyond its end."""
+    for size in (70000, 1 << 20, 32 << 20):
+        volume = Volume(size="64M")
+        os.truncate(volume.path, size)
+        log("cut to", size)
+        refused(volume)
+
+
+def case_damaged_system_files():
+    """The blocks of master directory, root and first rgrp, each wiped and each with noise."""
+    for field in (56, 88):
+        for noise in (bytes(4096), pattern(4096, field), None):
+            volume = Volume(size="64M")
+            with open(volume.path, "rb") as image:
+                image.seek(SB + field)
+                block = struct.unpack(">Q", image.read(8))[0]
+                image.seek(block * 4096)
+                good = image.read(4096)
+            patch(volume, block * 4096, good[:24] + pattern(4072, 7) if noise is None else noise)
+            log("block", block, "noise" if noise else "header kept" if noise is None else "zeros")
+            refused(volume)
+            volume.remove()
+
+
+def case_cluster_protocols_without_a_cluster():
+    """lock_dlm where there is no cluster: an error in time, nothing written."""
+    volume = Volume(size="64M", proto="lock_dlm", table="nocluster:fs")
+    refused(volume)
+
+
+main()

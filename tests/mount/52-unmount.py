@@ -1,0 +1,115 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+# test: umount, fusermount3 -u and SIGTERM all end in clean journals; what was written is there; an unmount while busy is refused
+# timeout: 60
+# variants: plain asan
+import os
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+from testlib import *    # noqa: E402
+
+from journal import journals_clean    # noqa: E402
+
+
+def load(mount):
+    """Leave as much unfinished as can be: dirty data, an uncommitted log, a deleted file."""
+    for number in range(200):
+        write_file(mount / f"f{number}", pattern(number * 100, number))
+    for number in range(0, 200, 2):
+        os.unlink(mount / f"f{number}")
+    os.mkdir(mount / "d")
+    os.rename(mount / "f1", mount / "d/f1")
+
+
+def loaded(mount):
+    equal(sorted(os.listdir(mount)), sorted(["d"] + [f"f{n}" for n in range(3, 200, 2)]), "names")
+    equal(read_file(mount / "d/f1"), pattern(100, 1), "the renamed file")
+    for number in range(3, 200, 2):
+        equal(read_file(mount / f"f{number}"), pattern(number * 100, number), f"f{number}")
+
+
+def unmount_by(how):
+    volume = Volume(size="128M", journals=2)
+    mount = volume.mount()
+    load(mount)
+    mount.umount(how)
+    check(TARGET == "ext4" or journals_clean(volume.path), f"a journal is not clean after {how}")
+    volume.fsck()
+    with volume.mount("ro") as mount:
+        loaded(mount)
+
+
+def case_umount():
+    unmount_by("umount")
+
+
+def case_fusermount3():
+    need_fuse()
+    unmount_by("fusermount3")
+
+
+def case_sigterm():
+    need_fuse()
+    unmount_by("sigterm")
+
+
+def case_sigterm_while_open():
+    """Stopped by a signal while files are open: what was written before is there, all is clean."""
+    need_fuse()
+    volume = Volume(size="128M")
+    mount = volume.mount()
+    load(mount)
+    fd = os.open(mount / "open", os.O_RDWR | os.O_CREAT)
+    os.write(fd, b"w" * 100000)
+    gone = os.open(mount / "gone", os.O_RDWR | os.O_CREAT)
+    os.write(gone, b"g" * 100000)
+    os.unlink(mount / "gone")
+    mount.daemon.send_signal(15)
+    mount.daemon.wait(STEP_SECONDS)
+    try:
+        os.close(fd)
+        os.close(gone)
+    except OSError:
+        pass
+    equal(mount.daemon.returncode, 0, "exit status: " + mount.messages())
+    mount.drop()
+    check(journals_clean(volume.path), "a journal is not clean")
+    volume.fsck()
+    with volume.mount() as mount:
+        equal(read_file(mount / "open"), b"w" * 100000, "the file that was open")
+        check(not os.path.exists(mount / "gone"), "the unlinked file is back")
+    volume.fsck()
+
+
+def case_busy():
+    """umount of a busy volume is refused and harms nothing; a lazy one ends when the last file is closed."""
+    volume = Volume(size="128M")
+    mount = volume.mount()
+    fd = os.open(mount / "f", os.O_RDWR | os.O_CREAT)
+    done = run(["umount", mount.dir], ok=None)
+    check(done.returncode, "a busy volume was unmounted")
+    os.write(fd, b"still there")
+    if TARGET == "fuse":
+        run(["umount", "-l", mount.dir])
+        os.write(fd, b", and now")
+        os.close(fd)
+        mount.wait_end()
+    else:
+        os.close(fd)
+        mount.umount()
+    volume.fsck()
+
+
+def case_many_times():
+    """Mounting and unmounting at once, many times: nothing is left of any of them."""
+    volume = Volume(size="64M")
+    for number in range(20):
+        with volume.mount() as mount:
+            names = [name for name in os.listdir(mount) if name != "lost+found"]
+            equal(sorted(names), sorted(f"f{n}" for n in range(number)), "names")
+            write_file(mount / f"f{number}", b"x")
+    volume.fsck()
+
+
+main()

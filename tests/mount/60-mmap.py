@@ -1,0 +1,121 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+# test: shared writable and private mappings: what is written through them is seen by reads and is there after a remount
+# timeout: 40
+# variants: plain asan
+import os
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+from testlib import *    # noqa: E402
+
+
+SIZE = 4 << 20
+
+
+def fresh(mount, size=SIZE, data=b""):
+    fd = os.open(mount / "f", os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+    os.pwrite(fd, data, 0)
+    os.ftruncate(fd, size)
+    return fd
+
+
+def read_direct(path, offset, length):
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
+    buffer = Aligned(length)
+    got = os.preadv(fd, [buffer.view], offset)
+    os.close(fd)
+    return bytes(buffer.view[:got])
+
+
+def case_shared():
+    """Into data, into holes and across the end of blocks; msync, then read in every way."""
+    for bs in (4096, 1024):
+        volume = Volume(size="128M", bs=bs)
+        mount = volume.mount()
+        fd = fresh(mount, data=b"a" * 100000)
+        model = bytearray(b"a" * 100000 + bytes(SIZE - 100000))
+        memory = mmap.mmap(fd, SIZE)
+        rnd = random.Random(SEED)
+        for _ in range(300):
+            offset, length = rnd.randrange(SIZE - 5000), rnd.randrange(1, 5000)
+            data = rnd.randbytes(length)
+            memory[offset:offset + length] = data
+            model[offset:offset + length] = data
+        memory.flush()
+        check(os.pread(fd, SIZE, 0) == model, "read after msync")
+        check(read_direct(mount / "f", 0, SIZE) == model, "direct read after msync")
+        memory.close()
+        os.close(fd)
+        mount.umount()
+        volume.fsck()
+        with volume.mount() as mount:
+            check(read_file(mount / "f") == model, "content after a remount")
+
+
+def case_without_msync():
+    """Unmapping, closing and unmounting write it back too."""
+    volume = Volume(size="128M")
+    mount = volume.mount()
+    fd = fresh(mount)
+    memory = mmap.mmap(fd, SIZE)
+    memory[1000000:1000100] = b"m" * 100
+    memory.close()
+    os.close(fd)
+    mount.umount()
+    volume.fsck()
+    with volume.mount() as mount:
+        equal(read_file(mount / "f")[999990:1000110], bytes(10) + b"m" * 100 + bytes(10), "content")
+
+
+def case_writes_are_seen():
+    """What write(2), buffered and direct, puts into a mapped file shows in the mapping."""
+    volume = Volume(size="128M")
+    with volume.mount() as mount:
+        fd = fresh(mount, data=b"a" * SIZE)
+        memory = mmap.mmap(fd, SIZE)
+        private = mmap.mmap(fd, SIZE, mmap.MAP_PRIVATE)
+        equal((memory[:3], private[:3]), (b"aaa", b"aaa"), "before")
+        os.pwrite(fd, b"buffered", 5000)
+        equal(memory[5000:5008], b"buffered", "a buffered write in the mapping")
+        direct = os.open(mount / "f", os.O_RDWR | os.O_DIRECT)
+        os.pwrite(direct, Aligned(b"d" * 8192).view, 8192)
+        equal(memory[8190:8194], b"aadd", "a direct write in the mapping")
+        private[100:103] = b"mine"[:3]
+        equal(os.pread(fd, 3, 100), b"aaa", "a private mapping does not change the file")
+        os.close(direct)
+        memory.close()
+        private.close()
+        os.close(fd)
+    volume.fsck()
+
+
+def case_program():
+    """A program is run from the mount (a private, executable mapping)."""
+    volume = Volume(size="128M")
+    with volume.mount() as mount:
+        run(["cp", "/bin/ls", mount / "program"])
+        check("program" in run([mount / "program", mount.dir]).stdout, "the program does not work")
+    volume.fsck()
+
+
+def case_with_truncate():
+    """Beyond a cut, and after growing again, a mapping shows zeros."""
+    volume = Volume(size="128M")
+    with volume.mount() as mount:
+        fd = fresh(mount, data=b"a" * SIZE)
+        memory = mmap.mmap(fd, SIZE)
+        equal(memory[20000:20003], b"aaa", "before")
+        os.ftruncate(fd, 10000)
+        os.ftruncate(fd, SIZE)
+        equal(memory[9998:10003], b"aa\0\0\0", "at the cut")
+        equal(memory[20000:20003], bytes(3), "beyond the cut")
+        memory[10001:10002] = b"x"
+        memory.flush()
+        memory.close()
+        os.close(fd)
+        equal(read_file(mount / "f")[9998:10003], b"aa\0x\0", "in the file")
+    volume.fsck()
+
+
+main()

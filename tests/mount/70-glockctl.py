@@ -1,0 +1,235 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+# test: glockctl: dump, map, trace, get, set, demote; its exit statuses; the socket's mode, and garbage sent to it
+# timeout: 60
+# variants: plain asan
+import os
+import socket
+import stat
+import subprocess
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+from testlib import *    # noqa: E402
+
+STATES = ("UN", "SH", "DF", "EX")
+
+
+def on_mount(function):
+    def wrapped():
+        need_fuse()
+        volume = Volume(size="128M")
+        control = temp("control")
+        with volume.mount("control=" + control) as mount:
+            mount.control = control
+            function(mount)
+            write_file(mount / "after", b"alive", sync=True)
+            equal(read_file(mount / "after"), b"alive", "the mount still works")
+        check(not os.path.exists(control), "the socket is left behind")
+        volume.fsck()
+    return wrapped
+
+
+def glockctl(*words):
+    return run([glockctl_program(), *words], ok=None)
+
+
+@on_mount
+def case_exit_statuses(mount):
+    """0 done, 1 refused or failed, 2 usage."""
+    base = ("-m", mount.dir)
+    for words in ([], ["nonsense"], [*base], [*base, "nonsense"], [*base, "demote"],
+                  [*base, "demote", "inode:1"], [*base, "set", "short_dio"], [*base, "map"],
+                  [*base, "dump", "extra", "words"], [*base, "trace", "-n"], [*base, "trace", "-n", "x"],
+                  [*base, "demote", "inode:1", "XX"], [*base, "demote", "no:glock", "UN"], ["-m"], ["-z"]):
+        done = glockctl(*words)
+        equal(done.returncode, 2, f"exit status of {words}: {done.stdout}")
+        check(done.stdout.strip(), f"{words}: no message")
+    for words in ([*base, "get", "nonsense"], [*base, "set", "nonsense", "1"],
+                  [*base, "set", "short_dio", "nonsense"], [*base, "map", mount / "none"],
+                  [*base, "map", "/etc/passwd"], [*base, "demote", "inode:99999999", "UN"],
+                  ["-m", "/proc", "dump"], ["-s", "/none", "dump"]):
+        done = glockctl(*words)
+        equal(done.returncode, 1, f"exit status of {words}: {done.stdout}")
+        check(done.stdout.strip(), f"{words}: no message")
+    for words in ([*base, "dump"], [*base, "get"], ["-s", mount.control, "get"], ["--help"], ["--version"]):
+        done = glockctl(*words)
+        equal(done.returncode, 0, f"exit status of {words}: {done.stdout}")
+
+
+@on_mount
+def case_dump(mount):
+    """The kernel's format: G: lines with state, name, flags, target; I: lines for inodes."""
+    write_file(mount / "f", b"x" * 10000)
+    inode = os.stat(mount / "f").st_ino
+    lines = mount.glockctl("dump").stdout.splitlines()
+    found = [line for line in lines if re.match(r"G:  s:\w\w n:\d+/[0-9a-f]+ f:\S* t:\w\w d:\w\w/\d+ a:\d+", line)]
+    check(found, f"no glock lines in {lines[:5]}")
+    mine = [line for line in found if f"n:2/{inode:x} " in line]
+    equal(len(mine), 1, f"lines of the glock 2/{inode:x}")
+    check(any(line.startswith(" I: n:") and f"/{inode} " in line for line in lines), "no I: line")
+    for entry in mount.glockctl("dump", json_lines=True):
+        check(isinstance(entry, (dict, list)), "dump --json")
+
+
+@on_mount
+def case_demote(mount):
+    """The three ways to name a glock; the dump shows the state it was demoted to."""
+    path = mount / "f"
+    write_file(path, b"x" * 10000, sync=True)
+    inode = os.stat(path).st_ino
+
+    def state():
+        for line in mount.glockctl("dump").stdout.splitlines():
+            found = re.match(rf"G:  s:(\w\w) n:2/{inode:x} ", line)
+            if found:
+                return found[1]
+        return "UN"
+
+    for name in (f"2/{inode:x}", f"inode:{inode}", path):
+        for want in ("SH", "UN"):
+            with open(path, "r+b") as file:
+                file.write(b"y")
+            mount.glockctl("demote", name, want)
+            wait_for(lambda: state() in (want, "UN"), f"{name} to be in {want}")
+    equal(read_file(path), b"y" + b"x" * 9999, "content")
+
+
+@on_mount
+def case_map(mount):
+    """The extent map in memory and on the volume: runs and holes, covering the file."""
+    fd = os.open(mount / "f", os.O_RDWR | os.O_CREAT)
+    os.pwrite(fd, b"a" * 65536, 0)
+    os.pwrite(fd, b"b" * 65536, 262144)
+    os.fsync(fd)
+    os.close(fd)
+    text = mount.glockctl("map", mount / "f").stdout
+    check("hole" in text.lower(), f"no hole in: {text}")
+    check(mount.glockctl("map", mount / "f", json_lines=True), "map --json prints nothing")
+    write_file(mount / "stuffed", b"inside the dinode")
+    mount.glockctl("map", mount / "stuffed")
+
+
+@on_mount
+def case_get_set(mount):
+    names = {line.split("=")[0].split()[0] for line in mount.glockctl("get").stdout.splitlines() if line.strip()}
+    for name in ("short_dio", "dio_mtime", "dio_mtime_interval", "commit"):
+        check(name in names, f"get does not list {name}: {sorted(names)}")
+    for value in ("async", "fail", "precheck", "blockdev", "drain"):
+        mount.glockctl("set", "short_dio", value)
+        check(value in mount.glockctl("get", "short_dio").stdout, f"short_dio is not {value}")
+    mount.glockctl("get", json_lines=True)
+
+
+@on_mount
+def case_trace(mount):
+    """-n COUNT and -t SECONDS end it; events are complete, numbered and of the contract's names."""
+    known = {"glock_state", "glock_queue", "glock_promote", "glock_dequeue", "glock_demote_rq",
+             "dlm_lock", "dlm_ast", "dlm_bast", "dio_begin", "dio_submit", "dio_hole",
+             "dio_drain_begin", "dio_drain_end", "dio_upgrade", "dio_buffered", "dio_end", "log_flush"}
+    with Trace(mount) as trace:
+        for number in range(20):
+            write_file(mount / f"f{number}", b"x", sync=True)
+    check(trace.events, "no events")
+    for event in trace.events:
+        check(event["event"] in known, f"unknown event {event}")
+        for key in ("from", "to"):
+            check(event.get(key, "UN") in STATES, f"{key} in {event}")
+        check(re.fullmatch(r"\d+/[0-9a-f]+", event.get("glock", "2/1")), f"glock in {event}")
+    numbers = [event["seq"] for event in trace.events]
+    equal(numbers, sorted(set(numbers)), "numbers")
+    kinds = {event["event"] for event in trace.events}
+    check({"glock_state", "log_flush"} <= kinds, f"kinds of events: {kinds}")
+
+    tracing = subprocess.Popen([glockctl_program(), "-m", mount.dir, "--json", "trace", "-n", "5"],
+                               stdout=subprocess.PIPE, text=True)
+    wait_for(lambda: (write_file(mount / "t", b"x", sync=True), os.unlink(mount / "t"),
+                      tracing.poll() is not None)[2], "trace -n 5 to end")
+    equal((tracing.returncode, len(tracing.stdout.read().splitlines())), (0, 5), "trace -n 5")
+    equal(glockctl("-m", mount.dir, "trace", "-t", "1").returncode, 0, "trace -t 1")
+
+
+@on_mount
+def case_many_traces(mount):
+    """Several at once, some killed, one that does not read: the file system goes on."""
+    readers = [subprocess.Popen([glockctl_program(), "-m", mount.dir, "trace"],
+                                stdout=subprocess.PIPE) for _ in range(5)]
+    for number in range(2000):
+        write_file(mount / f"f{number % 10}", b"x" * 100)
+        if number == 1000:
+            readers[0].kill()
+    for reader in readers:
+        reader.kill()
+        reader.wait()
+
+
+@on_mount
+def case_socket(mount):
+    state = os.stat(mount.control)
+    check(stat.S_ISSOCK(state.st_mode), "not a socket")
+    equal(state.st_mode & 0o777, 0o600, "mode of the socket")
+    equal(state.st_uid, os.geteuid(), "owner of the socket")
+    # Another user is refused.
+    os.chmod(workdir(), 0o755)
+    program = ("import os, socket\nos.setgid(65534); os.setuid(65534)\n"
+               f"s = socket.socket(socket.AF_UNIX)\ns.connect({mount.control!r})\n")
+    done = run([sys.executable, "-c", program], ok=None)
+    check(done.returncode and "Permission" in done.stdout, "another user may connect")
+
+
+@on_mount
+def case_garbage(mount):
+    """Whatever is sent, the daemon answers others and the mount goes on."""
+    rnd = random.Random(SEED)
+    messages = [b"", b"\n", b"\0\n", b"dump\n" * 100, b"nonsense\n", b"x" * 200000, b"x" * 200000 + b"\n",
+                b"demote\n", b"demote inode:1\n", b"demote inode:x UN\n", b"demote 2/zz UN\n",
+                b"demote 2/ffffffffffffffffffffff UN\n", b"set a\n", b"set commit -1\n",
+                b"set commit 99999999999999999999\n", b"map\n", b"map %\n", b"map %zz\n", b"map /\n",
+                b"trace -n -1\n", b"trace -n 99999999999999999999\n", b"trace x y z\n", b"get %00\n",
+                b"\xff\xfe\n", b"a b c d e f g h i j k l m n o p q r s t u v w x y z " * 50 + b"\n"]
+    messages += [rnd.randbytes(rnd.randrange(1, 3000)) for _ in range(50)]
+    messages += [bytes(rnd.choice(b"dumpsetgracemoeinode:UNEX /0123456789\n") for _ in range(200))
+                 for _ in range(50)]
+    for message in messages:
+        with socket.socket(socket.AF_UNIX) as peer:
+            peer.connect(mount.control)
+            peer.settimeout(0.02)
+            try:
+                peer.sendall(message)
+                peer.recv(65536)
+                peer.recv(65536)
+            except OSError:
+                pass
+    # Many who connect and say nothing.
+    silent = []
+    for _ in range(100):
+        peer = socket.socket(socket.AF_UNIX)
+        peer.settimeout(1)
+        try:
+            peer.connect(mount.control)
+        except OSError:
+            break
+        silent.append(peer)
+    for peer in silent:
+        peer.close()
+    wait_for(lambda: glockctl("-m", mount.dir, "get").returncode == 0, "glockctl to be answered again")
+
+
+def case_default_mount():
+    """Without -m the only mount is meant; with two it must be said which."""
+    need_fuse()
+    first = Volume(size="64M")
+    second = Volume(size="64M")
+    with first.mount() as one:
+        done = glockctl("get")
+        if done.returncode and "several" in done.stdout:
+            skip("other mounts of this machine are in the way")
+        equal(done.returncode, 0, f"the only mount: {done.stdout}")
+        equal(glockctl("-m", os.path.join(one.dir, "."), "get").returncode, 0, "a path within it")
+        with second.mount():
+            done = glockctl("get")
+            equal(done.returncode, 2, f"two mounts: {done.stdout}")
+            check(one.dir in done.stdout, "the message names the mounts")
+
+
+main()

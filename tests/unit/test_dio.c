@@ -1,0 +1,351 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The direct-I/O engine on a real volume, without FUSE: results, contents, lock states and events
+ * for a request that meets data, holes, the end of the file, stuffed files; the five behaviours;
+ * device errors in the part under way; the fast path's refusals.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <cmocka.h>
+#include "debug/event.h"
+#include "dio/dio.h"
+#include "fs/namei.h"
+#include "util/util.h"
+
+#define BS 4096u
+#define IMAGE_MIB 96
+
+static char image[] = "/tmp/gfs2-test-dio-XXXXXX";
+static struct io_engine *engine;
+static struct gfs2_sbd *sdp;
+static struct gfs2_inode *ip;
+static struct io_ring *ring;
+static char *buf, *back;
+static unsigned file_number;
+
+static void check_clean(void)
+{
+	char cmd[256];
+
+	snprintf(cmd, sizeof(cmd), "fsck.gfs2 -n %s > %s.log 2>&1", image, image);
+	assert_int_equal(system(cmd), 0);
+	snprintf(cmd, sizeof(cmd), "%s.log", image);
+	unlink(cmd);
+}
+
+static int mount_volume(void **state)
+{
+	struct gfs2_args args = { .ar_dio_mtime_interval = 1, .ar_cache = 32u << 20, .ar_commit = 30 };
+	char cmd[256];
+	int fd = mkstemp(image);
+
+	if (fd < 0 || ftruncate(fd, IMAGE_MIB << 20))
+		return -1;
+	close(fd);
+	snprintf(cmd, sizeof(cmd), "mkfs.gfs2 -O -q -p lock_nolock -j 1 -J 8 %s > /dev/null 2>&1", image);
+	if (system(cmd)) {
+		print_message("SKIPPED: mkfs.gfs2 is missing or failed\n");
+		unlink(image);
+		exit(77);
+	}
+	gfs2_event_init(12);
+	buf = aligned_alloc(BS, 2u << 20);
+	back = aligned_alloc(BS, 2u << 20);
+	if (io_engine_open(image, false, &engine) || gfs2_mount(engine, &args, &sdp))
+		return -1;
+	return io_ring_create(engine, 64, false, &ring);
+}
+
+static int unmount_volume(void **state)
+{
+	int error;
+
+	io_ring_destroy(ring);
+	error = gfs2_unmount(sdp);
+	io_engine_close(engine);
+	check_clean();
+	unlink(image);
+	gfs2_event_exit();
+	free(buf);
+	free(back);
+	return error;
+}
+
+/* A fresh file, @size bytes, data in the blocks for which @data says so ('x'), holes elsewhere. */
+static int new_file(void **state)
+{
+	struct gfs2_create_args a = { .mode = S_IFREG | 0644, .excl = true };
+	char name[32];
+	struct stat st;
+	bool created;
+
+	snprintf(name, sizeof(name), "file%u", file_number++);
+	io_fault_clear(engine);
+	atomic_store(&sdp->sd_short_dio, SHORT_DIO_DRAIN);
+	return gfs2_create(sdp->sd_root, name, &a, &ip, &st, &created);
+}
+
+static int drop_file(void **state)
+{
+	gfs2_inode_put(ip);
+	ip = NULL;
+	return 0;
+}
+
+static void layout(const char *blocks)
+{
+	size_t n = strlen(blocks);
+	struct gfs2_holder gh;
+
+	memset(buf, 'd', BS);
+	assert_int_equal(gfs2_setattr_size(ip, n * BS), 0);
+	for (size_t i = 0; i < n; i++) {
+		if (blocks[i] != 'x')
+			continue;
+		assert_int_equal(gfs2_glock_nq_init(ip->i_gl, LM_ST_EXCLUSIVE, 0, &gh), 0);
+		assert_int_equal(gfs2_file_write(ip, buf, i * BS, BS, false), BS);
+		gfs2_glock_dq_uninit(&gh);
+	}
+	assert_int_equal(gfs2_fsync(ip, false), 0);
+}
+
+static int64_t dio(bool write, uint64_t pos, uint32_t len, char fill)
+{
+	struct gfs2_dio d = { .ip = ip, .ring = ring, .buf = write ? buf : back, .buf_index = -1,
+			      .write = write, .pos = pos, .len = len };
+
+	if (write)
+		memset(buf, fill, len);
+	return gfs2_dio_run(&d);
+}
+
+/* Contents as the page cache's reader would see them: one letter a block, '.' for zeros. */
+static void contents(const char *want)
+{
+	uint32_t n = (uint32_t)strlen(want), skip;
+	struct gfs2_holder gh;
+
+	assert_int_equal(gfs2_glock_nq_init(ip->i_gl, LM_ST_SHARED, 0, &gh), 0);
+	assert_int_equal(gfs2_file_read(ip, back, 0, n * BS, &skip), n * BS);
+	gfs2_glock_dq_uninit(&gh);
+	for (uint32_t i = 0; i < n; i++)
+		for (uint32_t k = 0; k < BS; k++)
+			assert_int_equal(back[skip + i * BS + k], want[i] == '.' ? 0 : want[i]);
+}
+
+static uint64_t mark;
+
+static unsigned events(enum gfs2_event_type type, int to)
+{
+	struct gfs2_event ev[512];
+	uint64_t seq = mark;
+	unsigned n, found = 0;
+
+	while ((n = gfs2_event_read(&seq, ev, 512)))
+		for (unsigned i = 0; i < n; i++)
+			if (ev[i].type == type && (to < 0 || ev[i].to == to) &&
+			    ev[i].gl_number == ip->i_no_addr && ev[i].gl_type == LM_TYPE_INODE)
+				found++;
+	return found;
+}
+
+static void test_mapped_stays_deferred(void **state)
+{
+	layout("xxxx");
+	mark = gfs2_event_next_seq();
+	assert_int_equal(dio(true, BS, 2 * BS, 'A'), 2 * BS);
+	assert_int_equal(events(EV_DIO_SUBMIT, -1), 1);
+	assert_int_equal(events(EV_GLOCK_PROMOTE, LM_ST_DEFERRED), 1);
+	assert_int_equal(events(EV_GLOCK_PROMOTE, LM_ST_EXCLUSIVE), 0);
+	assert_int_equal(events(EV_DIO_BUFFERED, -1), 0);
+	contents("dAAd");
+}
+
+static void test_hole_drains_then_exclusive(void **state)
+{
+	layout("xx..xx");
+	mark = gfs2_event_next_seq();
+	assert_int_equal(dio(true, 0, 6 * BS, 'B'), 6 * BS);
+	assert_int_equal(events(EV_DIO_HOLE, -1), 1);
+	assert_int_equal(events(EV_DIO_DRAIN_BEGIN, -1), 1);
+	assert_int_equal(events(EV_DIO_DRAIN_END, -1), 1);
+	assert_int_equal(events(EV_GLOCK_PROMOTE, LM_ST_DEFERRED), 1);
+	assert_int_equal(events(EV_GLOCK_PROMOTE, LM_ST_EXCLUSIVE), 1);
+	assert_int_equal(events(EV_DIO_BUFFERED, -1), 1);
+	contents("BBBBBB");
+}
+
+static void test_hole_first(void **state)
+{
+	layout("..xx");
+	mark = gfs2_event_next_seq();
+	assert_int_equal(dio(true, BS, 2 * BS, 'C'), 2 * BS);
+	assert_int_equal(events(EV_DIO_SUBMIT, -1), 0);
+	contents(".CCd");
+}
+
+static void test_past_eof_is_buffered(void **state)
+{
+	struct stat st;
+
+	layout("xx");
+	mark = gfs2_event_next_seq();
+	assert_int_equal(dio(true, BS, 2 * BS, 'D'), 2 * BS);
+	assert_int_equal(events(EV_DIO_SUBMIT, -1), 0);
+	assert_int_equal(events(EV_GLOCK_PROMOTE, LM_ST_EXCLUSIVE), 1);
+	contents("dDD");
+	gfs2_getattr(ip, &st);
+	assert_int_equal(st.st_size, 3 * BS);
+	mark = gfs2_event_next_seq();
+	assert_int_equal(dio(true, 2 * BS, BS, 'E'), BS); /* ends exactly at EOF */
+	assert_int_equal(events(EV_DIO_SUBMIT, -1), 1);
+	contents("dDE");
+}
+
+static void test_sector_in_block(void **state)
+{
+	layout("x.");
+	memset(buf, 'S', 512);
+	assert_int_equal(dio(true, 512, 512, 'S'), 512);
+	assert_int_equal(dio(true, BS + 1024, 512, 'T'), 512); /* into the hole: rest must be zeros */
+	assert_int_equal(dio(false, 0, 2 * BS, 0), 2 * BS);
+	for (unsigned i = 0; i < 2 * BS; i++)
+		assert_int_equal(back[i], i >= 512 && i < 1024			? 'S'
+					  : i < BS				? 'd'
+					  : i >= BS + 1024 && i < BS + 1536	? 'T'
+										: 0);
+	assert_int_equal(gfs2_dio_check_align(sdp, 100, 512), -EINVAL);
+	assert_int_equal(gfs2_dio_check_align(sdp, 512, 100), -EINVAL);
+}
+
+static void test_stuffed(void **state)
+{
+	struct gfs2_holder gh;
+
+	assert_int_equal(gfs2_glock_nq_init(ip->i_gl, LM_ST_EXCLUSIVE, 0, &gh), 0);
+	memset(buf, 's', 1000);
+	assert_int_equal(gfs2_file_write(ip, buf, 0, 1000, false), 1000);
+	gfs2_glock_dq_uninit(&gh);
+	assert_true(gfs2_is_stuffed(ip));
+	assert_int_equal(dio(false, 0, BS, 0), 1000);
+	assert_int_equal(back[999], 's');
+	assert_int_equal(dio(true, 0, 512, 'U'), 512);
+	assert_int_equal(dio(false, 0, BS, 0), 1000);
+	assert_int_equal(back[511], 'U');
+	assert_int_equal(back[512], 's');
+}
+
+static void test_read_short_only_at_eof(void **state)
+{
+	layout("x.x");
+	assert_int_equal(gfs2_setattr_size(ip, 2 * BS + 100), 0);
+	memset(back, 1, 4 * BS);
+	assert_int_equal(dio(false, 0, 4 * BS, 0), 2 * BS + 100);
+	assert_int_equal(back[0], 'd');
+	assert_int_equal(back[BS], 0);
+	assert_int_equal(back[2 * BS + 99], 'd');
+	assert_int_equal(dio(false, 4 * BS, BS, 0), 0);
+}
+
+static void test_behaviours(void **state)
+{
+	layout("x.");
+	atomic_store(&sdp->sd_short_dio, SHORT_DIO_ASYNC);
+	assert_int_equal(dio(true, 0, 2 * BS, 'a'), BS);
+	contents("a.");
+	atomic_store(&sdp->sd_short_dio, SHORT_DIO_FAIL);
+	assert_int_equal(dio(true, 0, 2 * BS, 'f'), -EIO);
+	contents("f.");
+	atomic_store(&sdp->sd_short_dio, SHORT_DIO_PRECHECK);
+	mark = gfs2_event_next_seq();
+	assert_int_equal(dio(true, 0, 2 * BS, 'p'), 2 * BS);
+	assert_int_equal(events(EV_DIO_SUBMIT, -1), 0);
+	contents("pp");
+}
+
+static void test_error_under_way(void **state)
+{
+	struct io_fault f = { .op = IO_WRITE, .cls = IO_DIO, .count = 1, .error = EIO };
+
+	layout("x.");
+	assert_int_equal(io_fault_add(engine, &f), 0);
+	assert_int_equal(dio(true, 0, 2 * BS, 'X'), -EIO); /* the buffered part must not hide it */
+	io_fault_clear(engine);
+	assert_int_equal(dio(true, 0, 2 * BS, 'Y'), 2 * BS);
+	contents("YY");
+}
+
+static void test_dirty_data_first(void **state)
+{
+	struct gfs2_holder gh;
+
+	layout("xx");
+	assert_int_equal(gfs2_glock_nq_init(ip->i_gl, LM_ST_EXCLUSIVE, 0, &gh), 0);
+	memset(buf, 'n', BS);
+	assert_int_equal(gfs2_file_write(ip, buf, 0, BS, false), BS);
+	gfs2_glock_dq_uninit(&gh);
+	assert_int_equal(dio(false, 0, BS, 0), BS);
+	assert_int_equal(back[0], 'n');
+	assert_int_equal(dio(true, 0, BS, 'o'), BS);
+	contents("od");
+}
+
+static int64_t fast_result;
+
+static void fast_done(struct gfs2_dio *d, int64_t ret)
+{
+	fast_result = ret;
+}
+
+static bool fast(bool write, uint64_t pos, uint32_t len)
+{
+	struct gfs2_dio d = { .ip = ip, .ring = ring, .buf = write ? buf : back, .buf_index = -1,
+			      .write = write, .pos = pos, .len = len, .done = fast_done };
+
+	fast_result = 1;
+	if (!gfs2_dio_fast(&d))
+		return false;
+	while (fast_result == 1)
+		io_ring_wait(ring, 1);
+	return true;
+}
+
+static void test_fast_path(void **state)
+{
+	layout("xx.x");
+	extmap_clear(&ip->i_map);
+	assert_int_equal(gfs2_file_flush_inval(ip), 0);
+	assert_false(fast(true, 0, BS));	/* map not in memory */
+	assert_int_equal(dio(true, 0, BS, 'g'), BS);
+	memset(buf, 'h', 2 * BS);
+	assert_true(fast(true, 0, 2 * BS));
+	assert_int_equal(fast_result, 2 * BS);
+	assert_false(fast(true, BS, 2 * BS));	/* hole */
+	assert_false(fast(true, 3 * BS, 2 * BS)); /* past EOF */
+	assert_int_equal(dio(false, 0, 4 * BS, 0), 4 * BS); /* loads the rest of the map */
+	assert_true(fast(false, 0, 4 * BS));
+	assert_int_equal(fast_result, 4 * BS);
+	assert_int_equal(back[2 * BS], 0);
+	assert_int_equal(atomic_load(&ip->i_dio_count), 0);
+	atomic_store(&ip->i_kcached, true);
+	assert_false(fast(true, 0, BS));	/* the kernel's pages must be told: may block */
+	contents("hh.d");
+}
+
+#define T(f) cmocka_unit_test_setup_teardown(f, new_file, drop_file)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		T(test_mapped_stays_deferred), T(test_hole_drains_then_exclusive), T(test_hole_first),
+		T(test_past_eof_is_buffered), T(test_sector_in_block), T(test_stuffed),
+		T(test_read_short_only_at_eof), T(test_behaviours), T(test_error_under_way),
+		T(test_dirty_data_first), T(test_fast_path),
+	};
+
+	return cmocka_run_group_tests(tests, mount_volume, unmount_volume);
+}

@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Checksums against published values, clocks, the thread's context, lists. */
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <cmocka.h>
+#include <unistd.h>
+
+#include "util/ctx.h"
+#include "util/list.h"
+#include "util/util.h"
+
+/* Values of reference gfs2-ondisk.md section 11.1. */
+static void crc_known_values(void **state)
+{
+	assert_int_equal(gfs2_crc32(0, "123456789", 9), 0xcbf43926);
+	assert_int_equal(gfs2_crc32c(~0u, "123456789", 9), 0x1cf96d7c);
+	assert_int_equal(gfs2_crc32c_portable(~0u, "123456789", 9), 0x1cf96d7c);
+	assert_int_equal(gfs2_crc32c(~0u, "", 0), ~0u);
+	assert_int_equal(gfs2_disk_hash("123456789", 9), 0xcbf43926);
+}
+
+/* The processor's instruction and the tables agree for all lengths and alignments, in one piece and in two. */
+static void crc32c_variants_agree(void **state)
+{
+	uint8_t buf[300];
+
+	for (unsigned i = 0; i < sizeof(buf); i++)
+		buf[i] = i * 37 + (i >> 3);
+	for (unsigned off = 0; off < 8; off++)
+		for (unsigned len = 0; len < 260; len++) {
+			uint32_t whole = gfs2_crc32c(~0u, buf + off, len);
+			uint32_t part = gfs2_crc32c(~0u, buf + off, len / 3);
+
+			assert_int_equal(whole, gfs2_crc32c_portable(~0u, buf + off, len));
+			assert_int_equal(whole,
+					 gfs2_crc32c(part, buf + off + len / 3, len - len / 3));
+		}
+}
+
+static void byte_order_and_rounding(void **state)
+{
+	uint32_t be = cpu_to_be32(0x01161970);
+
+	assert_memory_equal(&be, "\x01\x16\x19\x70", 4);
+	assert_int_equal(be32_to_cpu(be), 0x01161970);
+	assert_int_equal(ALIGN_UP(4097, 4096), 8192);
+	assert_int_equal(ALIGN_DOWN((uint64_t)0x100000fff, 4096), 0x100000000);
+	assert_int_equal(DIV_ROUND_UP(4097, 4096), 2);
+}
+
+static void clocks(void **state)
+{
+	uint64_t a = now_ns(), b = now_ns();
+	struct timespec t = current_time();
+
+	assert_true(b >= a);
+	assert_true(t.tv_sec > 1600000000 && t.tv_nsec < 1000000000);
+}
+
+static void *other_thread(void *arg)
+{
+	assert_ptr_not_equal(current_ctx(), arg);
+	assert_int_equal(current_ctx()->req, 0);
+	return NULL;
+}
+
+static void ctx_is_per_thread(void **state)
+{
+	struct gfs2_ctx *ctx = current_ctx();
+	pthread_t t;
+
+	assert_int_equal(ctx->req, 0);
+	assert_int_equal(ctx->pid, getpid());
+	ctx->req = 7;
+	ctx->pid = 0; /* a caller of another pid namespace */
+	assert_int_equal(current_ctx()->pid, 0);
+	assert_int_equal(pthread_create(&t, NULL, other_thread, ctx), 0);
+	pthread_join(t, NULL);
+	assert_int_equal(current_ctx()->req, 7);
+	*ctx = (struct gfs2_ctx){ 0 };
+}
+
+struct item {
+	int n;
+	struct list_head list;
+};
+
+static void lists(void **state)
+{
+	struct item a = { 1 }, b = { 2 }, c = { 3 }, *pos, *tmp;
+	LIST_HEAD(h);
+	LIST_HEAD(other);
+	int sum = 0;
+
+	list_add_tail(&b.list, &h);
+	list_add(&a.list, &h);
+	list_add_tail(&c.list, &other);
+	list_splice_tail_init(&other, &h);
+	assert_true(list_empty(&other));
+	list_for_each_entry(pos, &h, list)
+		sum = sum * 10 + pos->n;
+	assert_int_equal(sum, 123);
+	list_move_tail(&a.list, &h);
+	assert_ptr_equal(list_last_entry(&h, struct item, list), &a);
+	assert_ptr_equal(list_first_entry(&h, struct item, list), &b);
+	list_for_each_entry_safe(pos, tmp, &h, list)
+		list_del_init(&pos->list);
+	assert_true(list_empty(&h) && list_empty(&a.list));
+}
+
+/* Messages go to stderr as one line each, with the volume's name, above the level not at all. */
+static void messages(void **state)
+{
+	char text[256];
+	int p[2], saved = dup(STDERR_FILENO);
+	ssize_t n;
+
+	assert_int_equal(pipe(p), 0);
+	dup2(p[1], STDERR_FILENO);
+	msg_set_prefix("cluster:vol");
+	errno = ENOSPC;
+	fs_warn("block %d\n", 5);
+	assert_int_equal(errno, ENOSPC);
+	msg_set_level(MSG_ERR);
+	fs_info("not this one");
+	msg_set_level(MSG_INFO);
+	msg_set_prefix(NULL);
+	fs_info("no name");
+	dup2(saved, STDERR_FILENO);
+	close(saved);
+	close(p[1]);
+	n = read(p[0], text, sizeof(text) - 1);
+	assert_true(n > 0);
+	text[n] = 0;
+	close(p[0]);
+	assert_string_equal(text, "gfs2-fuse: fsid=cluster:vol: block 5\ngfs2-fuse: no name\n");
+}
+
+static void long_message_is_cut(void **state)
+{
+	char text[4096], big[3000];
+	int p[2], saved = dup(STDERR_FILENO);
+	ssize_t n;
+
+	memset(big, 'x', sizeof(big) - 1);
+	big[sizeof(big) - 1] = 0;
+	assert_int_equal(pipe(p), 0);
+	dup2(p[1], STDERR_FILENO);
+	fs_err("%s", big);
+	dup2(saved, STDERR_FILENO);
+	close(saved);
+	close(p[1]);
+	n = read(p[0], text, sizeof(text));
+	close(p[0]);
+	assert_true(n > 500 && n < (ssize_t)sizeof(big));
+	assert_int_equal(text[n - 1], '\n');
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(crc_known_values),
+		cmocka_unit_test(crc32c_variants_agree),
+		cmocka_unit_test(byte_order_and_rounding),
+		cmocka_unit_test(clocks),
+		cmocka_unit_test(ctx_is_per_thread),
+		cmocka_unit_test(lists),
+		cmocka_unit_test(messages),
+		cmocka_unit_test(long_message_is_cut),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

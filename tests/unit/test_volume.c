@@ -1,0 +1,314 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* Mount and unmount of whole volumes: what must be left behind, and what is refused. */
+#include "vol.h"
+#include "fs/inode.h"
+#include "fs/namei.h"
+#include "fs/rgrp.h"
+
+static struct gfs2_sbd *mount_args(struct io_engine *e, const struct gfs2_args *args)
+{
+	struct gfs2_sbd *sdp;
+
+	assert_int_equal(gfs2_mount(e, args, &sdp), 0);
+	return sdp;
+}
+
+/* Newest log header of journal @jd as it is on the store. */
+static struct gfs2_log_header_host newest_header(struct gfs2_sbd *sdp, unsigned jid)
+{
+	struct gfs2_log_header_host head;
+
+	assert_int_equal(gfs2_find_jhead(sdp->sd_io, sdp->sd_bsize, &sdp->sd_jdescs[jid], &head), 0);
+	return head;
+}
+
+static void check_sums(struct gfs2_sbd *sdp)
+{
+	struct gfs2_statfs_host sum, st;
+
+	assert_int_equal(gfs2_rgrps_sum(sdp, &sum), 0);
+	gfs2_statfs_get(sdp, &st);
+	assert_int_equal(st.total, sum.total);
+	assert_int_equal(st.free, sum.free);
+	assert_int_equal(st.dinodes, sum.dinodes);
+}
+
+/* Mount and unmount, several times, all block sizes: clean for fsck and for the next mount. */
+static void test_fresh(void **state)
+{
+	for (unsigned bsize = 512; bsize <= 4096; bsize *= 2) {
+		uint64_t last = 0;
+
+		vol_make(bsize, 64, 2, "");
+		for (int i = 0; i < 3; i++) {
+			struct io_engine *e = vol_open(false);
+			struct gfs2_sbd *sdp = mount_args(e, &vol_args);
+			struct gfs2_log_header_host head = newest_header(sdp, 0);
+
+			assert_true(head.lh_flags & GFS2_LOG_HEAD_UNMOUNT);
+			assert_true(head.lh_sequence >= last);
+			last = head.lh_sequence;
+			assert_int_equal(sdp->sd_nr_journals, 2);
+			check_sums(sdp);
+			assert_int_equal(gfs2_unmount(sdp), 0);
+			io_engine_close(e);
+			vol_fsck();
+		}
+	}
+}
+
+/* A read-only mount writes nothing, whatever is read. */
+static void test_readonly(void **state)
+{
+	struct gfs2_args args = vol_args;
+	struct io_engine *e;
+	struct gfs2_sbd *sdp;
+	struct stat st;
+
+	args.ar_ro = true;
+	vol_make(4096, 64, 2, "");
+	assert_int_equal(vol_sh("cp --sparse=always %s %s/copy", vol_path, vol_dir), 0);
+	for (int writable = 0; writable < 2; writable++) {
+		e = vol_open(!writable);
+		sdp = mount_args(e, &args);
+		assert_null(sdp->sd_log);
+		check_sums(sdp);
+		gfs2_getattr(sdp->sd_root, &st);
+		assert_true(S_ISDIR(st.st_mode));
+		assert_int_equal(gfs2_unmount(sdp), 0);
+		io_engine_close(e);
+	}
+	assert_int_equal(vol_sh("cmp %s %s/copy", vol_path, vol_dir), 0);
+	assert_int_equal(vol_sh("rm %s/copy", vol_dir), 0);
+	e = vol_open(true);
+	assert_int_equal(gfs2_mount(e, &vol_args, &sdp), -EROFS);
+	io_engine_close(e);
+}
+
+static int mount_result(const struct gfs2_args *args)
+{
+	struct io_engine *e = vol_open(false);
+	struct gfs2_sbd *sdp;
+	int err = gfs2_mount(e, args, &sdp);
+
+	if (!err)
+		assert_int_equal(gfs2_unmount(sdp), 0);
+	io_engine_close(e);
+	return err;
+}
+
+/* Lock protocols: from the superblock, overridden, not there. */
+static void test_lockproto(void **state)
+{
+	struct gfs2_args args = vol_args;
+
+	vol_make(4096, 64, 1, "-p lock_dlm -t cl:vol");
+	assert_int_equal(mount_result(&args), -EOPNOTSUPP);
+	args.ar_lockproto = "lock_local";
+	assert_int_equal(mount_result(&args), -EOPNOTSUPP);
+	args.ar_lockproto = "lock_gulm";
+	assert_int_equal(mount_result(&args), -EINVAL);
+	args.ar_lockproto = "lock_nolock";
+	assert_int_equal(mount_result(&args), 0);
+	vol_fsck();
+}
+
+/* A damaged block at each of the places that mount reads: an error, and not a byte written. */
+static void damage_block(uint64_t blkno, int expect)
+{
+	char good[4096], bad[4096] = { 0 };
+
+	vol_read(good, sizeof(good), blkno * 4096);
+	vol_write(bad, sizeof(bad), blkno * 4096);
+	assert_int_equal(vol_sh("cp --sparse=always %s %s/copy", vol_path, vol_dir), 0);
+	assert_int_equal(mount_result(&vol_args), expect);
+	assert_int_equal(vol_sh("cmp %s %s/copy", vol_path, vol_dir), 0);
+	vol_write(good, sizeof(good), blkno * 4096);
+}
+
+static void test_damaged(void **state)
+{
+	struct io_engine *e;
+	struct gfs2_sbd *sdp;
+	uint64_t blocks[8];
+	unsigned nr = 0;
+
+	vol_make(4096, 64, 2, "");
+	e = vol_open(false);
+	sdp = mount_args(e, &vol_args);
+	blocks[nr++] = sdp->sd_master_addr;
+	blocks[nr++] = sdp->sd_root_addr;
+	blocks[nr++] = sdp->sd_rindex->i_no_addr;
+	blocks[nr++] = sdp->sd_jdescs[1].jd_no_addr;
+	blocks[nr++] = sdp->sd_jdescs[0].jd_statfs_addr;
+	blocks[nr++] = sdp->sd_statfs_addr;
+	assert_int_equal(gfs2_unmount(sdp), 0);
+	io_engine_close(e);
+	for (unsigned i = 0; i < nr; i++)
+		damage_block(blocks[i], -EIO);
+	assert_int_equal(vol_sh("rm %s/copy", vol_dir), 0);
+	assert_int_equal(mount_result(&vol_args), 0);
+	vol_fsck();
+	/* The last resource group is cut off. */
+	assert_int_equal(vol_sh("truncate -s 48M %s", vol_path), 0);
+	assert_int_equal(mount_result(&vol_args), -EINVAL);
+}
+
+static void make_file(struct gfs2_sbd *sdp, const char *name, struct gfs2_inode **out)
+{
+	const struct gfs2_create_args a = { .mode = S_IFREG | 0644, .excl = true };
+	struct stat st;
+	bool created;
+
+	assert_int_equal(gfs2_create(sdp->sd_root, name, &a, out, &st, &created), 0);
+	assert_true(created);
+}
+
+/* The daemon dies: what was flushed is there after the replay, counts are right. */
+static void test_crash(void **state)
+{
+	struct gfs2_args ro = vol_args;
+	struct gfs2_inode *ip;
+	struct gfs2_sbd *sdp;
+	struct io_engine *e;
+	struct stat st;
+	pid_t pid;
+	int status;
+
+	ro.ar_ro = true;
+	vol_make(1024, 64, 2, "");
+	pid = fork();
+	if (!pid) {
+		char name[32];
+
+		e = vol_open(false);
+		if (gfs2_mount(e, &vol_args, &sdp))
+			_exit(1);
+		for (int i = 0; i < 300; i++) {
+			snprintf(name, sizeof(name), "file%d", i);
+			make_file(sdp, name, &ip);
+			gfs2_inode_put(ip);
+		}
+		/* Unlinked and open: to be freed by the next mount. */
+		make_file(sdp, "open", &ip);
+		if (gfs2_unlink(sdp->sd_root, "open"))
+			_exit(1);
+		if (gfs2_log_flush(sdp->sd_log, GFS2_LOG_HEAD_FLUSH_NORMAL))
+			_exit(1);
+		_exit(0);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+
+	e = vol_open(true);
+	assert_int_equal(gfs2_mount(e, &ro, &sdp), -EROFS);
+	io_engine_close(e);
+
+	e = vol_open(false);
+	sdp = mount_args(e, &vol_args);
+	check_sums(sdp);
+	assert_int_equal(gfs2_lookup(sdp->sd_root, "file299", &ip, &st), 0);
+	gfs2_inode_put(ip);
+	assert_int_equal(gfs2_lookup(sdp->sd_root, "open", &ip, &st), -ENOENT);
+	assert_int_equal(gfs2_unmount(sdp), 0);
+	io_engine_close(e);
+	vol_fsck();
+}
+
+/*
+ * fsck.gfs2 3.x replays a journal and leaves the local record of the node behind: it must not be
+ * counted again (reference 2.3).
+ */
+static void test_fsck_replay(void **state)
+{
+	struct gfs2_inode *ip;
+	struct gfs2_sbd *sdp;
+	struct io_engine *e;
+	pid_t pid;
+	int status;
+
+	vol_make(4096, 64, 1, "");
+	pid = fork();
+	if (!pid) {
+		char name[32];
+
+		e = vol_open(false);
+		if (gfs2_mount(e, &vol_args, &sdp))
+			_exit(1);
+		for (int i = 0; i < 50; i++) {
+			snprintf(name, sizeof(name), "file%d", i);
+			make_file(sdp, name, &ip);
+			gfs2_inode_put(ip);
+		}
+		_exit(gfs2_log_flush(sdp->sd_log, GFS2_LOG_HEAD_FLUSH_NORMAL) ? 1 : 0);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+	/* 1: errors were corrected. */
+	assert_int_equal(vol_sh("fsck.gfs2 -y %s || test $? = 1", vol_path), 0);
+
+	for (int i = 0; i < 2; i++) {
+		e = vol_open(false);
+		sdp = mount_args(e, &vol_args);
+		check_sums(sdp);
+		assert_int_equal(gfs2_unmount(sdp), 0);
+		io_engine_close(e);
+		vol_fsck();
+	}
+}
+
+/* The journal cannot be written: withdrawn, everything fails, unmount comes to an end. */
+static void test_withdraw(void **state)
+{
+	const struct io_fault f = { .op = IO_WRITE, .cls = IO_LOG, .error = EIO };
+	const struct gfs2_create_args a = { .mode = S_IFREG | 0644, .excl = true };
+	struct gfs2_inode *ip;
+	struct gfs2_sbd *sdp;
+	struct io_engine *e;
+	struct stat st;
+	bool created;
+
+	vol_make(4096, 64, 1, "");
+	e = vol_open(false);
+	sdp = mount_args(e, &vol_args);
+	make_file(sdp, "before", &ip);
+	gfs2_inode_put(ip);
+	assert_int_equal(gfs2_log_flush(sdp->sd_log, GFS2_LOG_HEAD_FLUSH_NORMAL), 0);
+	make_file(sdp, "lost", &ip);
+	gfs2_inode_put(ip);
+	assert_int_equal(io_fault_add(e, &f), 0);
+	assert_int_equal(gfs2_log_flush(sdp->sd_log, GFS2_LOG_HEAD_FLUSH_NORMAL), -EIO);
+	assert_true(gfs2_withdrawn(sdp));
+	assert_int_equal(gfs2_create(sdp->sd_root, "after", &a, &ip, &st, &created), -EIO);
+	assert_int_equal(gfs2_unmount(sdp), -EIO);
+	io_fault_clear(e);
+
+	sdp = mount_args(e, &vol_args);
+	check_sums(sdp);
+	assert_int_equal(gfs2_lookup(sdp->sd_root, "before", &ip, &st), 0);
+	gfs2_inode_put(ip);
+	assert_int_equal(gfs2_lookup(sdp->sd_root, "lost", &ip, &st), -ENOENT);
+	assert_int_equal(gfs2_unmount(sdp), 0);
+	io_engine_close(e);
+	vol_fsck();
+}
+
+static int tests(void)
+{
+	const struct CMUnitTest all[] = {
+		cmocka_unit_test(test_fresh),
+		cmocka_unit_test(test_readonly),
+		cmocka_unit_test(test_lockproto),
+		cmocka_unit_test(test_damaged),
+		cmocka_unit_test(test_crash),
+		cmocka_unit_test(test_fsck_replay),
+		cmocka_unit_test(test_withdraw),
+	};
+
+	return cmocka_run_group_tests(all, NULL, NULL);
+}
+
+int main(void)
+{
+	return vol_main(tests);
+}

@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Volumes for unit tests: made by mkfs.gfs2 in a directory of the test's own, checked by fsck.gfs2.
+ *
+ * vol_main() runs the tests in a child and removes the directory when the child has ended, however it
+ * did.  Without the tools the test says so and is skipped (exit status 77).
+ */
+#ifndef GFS2FUSE_TESTS_VOL_H
+#define GFS2FUSE_TESTS_VOL_H
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include "debug/event.h"
+#include "fs/super.h"
+#include "util/util.h"
+
+static char vol_dir[64];
+static char vol_path[128];
+
+/* Exit status of a shell command, output thrown away unless it fails. */
+__attribute__((unused)) static int vol_sh(const char *fmt, ...)
+{
+	char cmd[1024], full[1400];
+	va_list ap;
+	int status;
+
+	va_start(ap, fmt);
+	vsnprintf(cmd, sizeof(cmd), fmt, ap);
+	va_end(ap);
+	snprintf(full, sizeof(full), "{ %s; } >%s/out 2>&1 </dev/null", cmd, vol_dir);
+	status = system(full);
+	status = WIFEXITED(status) ? WEXITSTATUS(status) : 255;
+	if (status) {
+		fprintf(stderr, "%s: exit %d\n", cmd, status);
+		snprintf(full, sizeof(full), "cat %s/out >&2", vol_dir);
+		if (system(full))
+			fprintf(stderr, "(no output)\n");
+	}
+	return status;
+}
+
+/* A fresh volume in vol_path; @extra: more options for mkfs.gfs2. */
+__attribute__((unused)) static void vol_make(unsigned bsize, unsigned mib, unsigned journals,
+					     const char *extra)
+{
+	snprintf(vol_path, sizeof(vol_path), "%s/volume", vol_dir);
+	assert_int_equal(vol_sh("rm -f %s && truncate -s %uM %s && "
+				"mkfs.gfs2 -O -q -p lock_nolock -b %u -j %u -J 8 %s %s",
+				vol_path, mib, vol_path, bsize, journals, extra, vol_path), 0);
+}
+
+__attribute__((unused)) static void vol_fsck(void)
+{
+	assert_int_equal(vol_sh("fsck.gfs2 -n %s", vol_path), 0);
+}
+
+/* Bytes of the volume as they are on the store now. */
+__attribute__((unused)) static void vol_read(void *buf, size_t len, uint64_t pos)
+{
+	int fd = open(vol_path, O_RDONLY | O_CLOEXEC);
+
+	assert_true(fd >= 0);
+	assert_int_equal(pread(fd, buf, len, (off_t)pos), len);
+	close(fd);
+}
+
+__attribute__((unused)) static void vol_write(const void *buf, size_t len, uint64_t pos)
+{
+	int fd = open(vol_path, O_WRONLY | O_CLOEXEC);
+
+	assert_true(fd >= 0);
+	assert_int_equal(pwrite(fd, buf, len, (off_t)pos), len);
+	close(fd);
+}
+
+__attribute__((unused)) static struct io_engine *vol_open(bool ro)
+{
+	struct io_engine *e;
+
+	assert_int_equal(io_engine_open(vol_path, ro, &e), 0);
+	return e;
+}
+
+__attribute__((unused)) static const struct gfs2_args vol_args = {
+	.ar_dio_mtime_interval = 1, .ar_cache = 64 << 20, .ar_commit = 30,
+};
+
+static int vol_missing(void)
+{
+	if (vol_sh("command -v mkfs.gfs2 && command -v fsck.gfs2") == 0)
+		return 0;
+	fprintf(stderr, "SKIP: mkfs.gfs2 and fsck.gfs2 (package gfs2-utils) are needed\n");
+	return 77;
+}
+
+static int vol_main(int (*tests)(void))
+{
+	int status;
+	pid_t pid;
+
+	snprintf(vol_dir, sizeof(vol_dir), "/var/tmp/gfs2-unit-XXXXXX");
+	if (!mkdtemp(vol_dir)) {
+		perror(vol_dir);
+		return 1;
+	}
+	status = vol_missing();
+	if (!status) {
+		pid = fork();
+		if (!pid) {
+			gfs2_event_init(10);
+			status = tests();
+			gfs2_event_exit();
+			exit(status);
+		}
+		if (waitpid(pid, &status, 0) != pid)
+			status = 1;
+		else
+			status = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+	}
+	if (chdir(vol_dir) == 0)
+		unlink("volume"), unlink("out");
+	if (chdir("/") || rmdir(vol_dir))
+		fprintf(stderr, "%s could not be removed\n", vol_dir);
+	return status;
+}
+
+#endif

@@ -1,0 +1,648 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The cluster as tests and the command line see it.
+
+    with Cluster('mytest') as c:
+        c.up(1, kernel=[1], images=[path])
+        rc, out, err = c.node(1).run('ls -l /mnt/gfs2')
+
+A cluster is known by its name: any process can use one that is up. Everything here raises
+ClusterError with a text for people, or Unavailable (exit status 77) when this machine cannot run
+nodes at all. Nothing waits for time: the timeouts are bounds on what should have happened.
+"""
+import collections
+import contextlib
+import fcntl
+import glob
+import json
+import os
+import re
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+from . import wire
+from .monitor import clean_up
+
+RUN_DIR = '/run/gfs2-fuse-cluster'
+MOUNT_DIR = '/mnt/gfs2'
+HERE = os.path.dirname(os.path.abspath(__file__))
+SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(HERE)))
+MAX_NODES = 8
+UP_SECONDS = 240
+
+Result = collections.namedtuple('Result', 'rc out err')
+
+
+class ClusterError(Exception):
+    pass
+
+
+class Unavailable(ClusterError):
+    """This machine lacks something that nodes need. Tests skip, programs exit with 77."""
+
+
+class CommandFailed(ClusterError):
+    def __init__(self, command, result):
+        super().__init__('%s: status %d\n%s%s' % (command, result.rc, wire_text(result.out),
+                                                  wire_text(result.err)))
+        self.result = result
+
+
+class Timeout(ClusterError):
+    pass
+
+
+def wire_text(data):
+    return data if isinstance(data, str) else wire.text(data)
+
+
+def need_root():
+    if os.geteuid() != 0:
+        raise ClusterError('must be run as root')
+
+
+def find_linux(nodes=1):
+    """The User-Mode Linux to run. Raises Unavailable with one clear line."""
+    linux = os.environ.get('GFS2_FUSE_UML') or shutil.which('linux.uml')
+    if not linux or not os.access(linux, os.X_OK):
+        raise Unavailable('linux.uml is missing: install the package user-mode-linux')
+    if not glob.glob('/usr/lib/uml/modules/*/modules.dep'):
+        raise Unavailable('/usr/lib/uml/modules is missing: install the package user-mode-linux')
+    if os.uname().machine != 'x86_64':
+        raise Unavailable('User-Mode Linux runs on x86-64 only')
+    if nodes > 1:
+        for program, package in (('corosync', 'corosync'), ('dlm_controld', 'dlm-controld'),
+                                 ('ip', 'iproute2')):
+            if not shutil.which(program, path=sbin_path()):
+                raise Unavailable('%s is missing: install the package %s' % (program, package))
+        if not os.path.exists('/dev/net/tun'):
+            raise Unavailable('/dev/net/tun is missing: the host kernel has no tun module')
+    return linux
+
+
+def sbin_path():
+    return os.environ.get('PATH', '') + ':/usr/sbin:/sbin'
+
+
+def find_python():
+    """The interpreter for the agent: the system's, which a node certainly sees."""
+    return '/usr/bin/python3' if os.access('/usr/bin/python3', os.X_OK) else sys.executable
+
+
+def find_builddir(builddir=None):
+    """Where the daemon was built: as told, by GFS2_FUSE_BUILDDIR, or the newest build* directory."""
+    builddir = builddir or os.environ.get('GFS2_FUSE_BUILDDIR')
+    if builddir:
+        return os.path.realpath(builddir)
+    built = glob.glob(SOURCE + '/build*/src/gfs2-fuse')
+    return os.path.dirname(os.path.dirname(max(built, key=os.path.getmtime))) if built else None
+
+
+def find_daemon(builddir):
+    if builddir:
+        path = builddir + '/src/gfs2-fuse'
+        if not os.access(path, os.X_OK):
+            raise ClusterError('no gfs2-fuse in %s: build it, or say --builddir DIR' % builddir)
+        return path
+    path = shutil.which('gfs2-fuse', path=sbin_path())
+    if not path:
+        raise ClusterError('no gfs2-fuse found: build it, or say --builddir DIR')
+    return os.path.realpath(path)
+
+
+def memory_dir(mem, nodes):
+    """Where the nodes' memory lives: /dev/shm if it is large enough, for it is fastest."""
+    need = int(mem[:-1]) * {'M': 1 << 20, 'G': 1 << 30}[mem[-1]] * nodes
+    for path in ('/dev/shm', '/var/tmp'):
+        try:
+            st = os.statvfs(path)
+        except OSError:
+            continue
+        if st.f_bavail * st.f_frsize > need + need // 4:
+            return path
+    raise ClusterError('neither /dev/shm nor /var/tmp has room for %d nodes of %s' % (nodes, mem))
+
+
+def make_volume(path, size, nodes=1, journal_mb=128, bsize=4096, proto=None, table=None, label=()):
+    """mkfs.gfs2 on a new sparse file. Journals of 128 MiB or more: the kernel in a node can livelock
+    with smaller ones."""
+    mkfs = shutil.which('mkfs.gfs2', path=sbin_path())
+    if not mkfs:
+        raise Unavailable('mkfs.gfs2 is missing: install the package gfs2-utils')
+    with open(path, 'xb') as f:
+        f.truncate(size)
+    proto = proto or ('lock_nolock' if nodes == 1 else 'lock_dlm')
+    command = [mkfs, '-O', '-q', '-b', str(bsize), '-J', str(journal_mb), '-j', str(nodes), '-p', proto]
+    if proto != 'lock_nolock':
+        command += ['-t', table or 'g2:vol']
+    result = subprocess.run(command + list(label) + [path], capture_output=True, text=True)
+    if result.returncode != 0:
+        os.unlink(path)
+        raise ClusterError('mkfs.gfs2: ' + (result.stderr + result.stdout).strip())
+
+
+def parse_size(text, what='size'):
+    m = re.fullmatch(r'(\d+)([MG])', text)
+    if not m:
+        raise ClusterError('%s %r: say it like 512M or 2G' % (what, text))
+    return int(m.group(1)) << {'M': 20, 'G': 30}[m.group(2)]
+
+
+class Connection:
+    """One request to the monitor."""
+
+    def __init__(self, name, request):
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.parser = wire.Parser()
+        try:
+            self.sock.connect('%s/%s/control' % (RUN_DIR, name))
+        except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
+            self.sock.close()
+            raise ClusterError('no cluster is up') from None
+        except PermissionError:
+            self.sock.close()
+            raise ClusterError('must be run as root') from None
+        self.send(wire.REQUEST, 0, request)
+
+    def send(self, kind, stream=0, data=b''):
+        try:
+            self.sock.sendall(wire.pack(kind, stream, data))
+        except (BrokenPipeError, ConnectionResetError):
+            pass                     # what the monitor said before is still to be read
+
+    def frames(self):
+        """What has arrived; waits for something. None at the end."""
+        data = self.sock.recv(65536)
+        return self.parser.feed(data) if data else None
+
+    def close(self):
+        self.sock.close()
+
+    def result(self, timeout=None, progress=None):
+        """Waits for the answer to a simple request."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        try:
+            while True:
+                if deadline is not None:
+                    self.sock.settimeout(max(0.001, deadline - time.monotonic()))
+                frames = self.frames()
+                if frames is None:
+                    raise ClusterError('the monitor of the cluster has ended')
+                for kind, _, data in frames:
+                    if kind == wire.DONE:
+                        return json.loads(data)
+                    if kind == wire.REFUSED:
+                        raise ClusterError(wire.text(data))
+                    if kind == wire.PROGRESS and progress:
+                        progress(wire.text(data))
+        except socket.timeout:
+            raise Timeout('no answer after %d s' % timeout) from None
+        except ConnectionResetError:
+            raise ClusterError('the monitor of the cluster has ended') from None
+        finally:
+            self.close()
+
+
+class Command:
+    """A command that runs in a node.
+
+    Output arrives while pump() runs, which wait() and read_until() do. The command is killed when
+    the object is closed before its end, also by the death of this process.
+    """
+
+    def __init__(self, cluster, node, command, cwd='/', env=None, tty=None, on_output=None):
+        self.command = command
+        request = {'op': 'run', 'node': node, 'argv': command_argv(command), 'cwd': cwd,
+                   'env': env or {}}
+        if tty:
+            request.update(tty=True, rows=tty[0], cols=tty[1])
+        self.connection = Connection(cluster.name, request)
+        self.rc = None
+        self.out = bytearray()
+        self.err = bytearray()
+        self.on_output = on_output or self.collect
+        self.credit = wire.WINDOW_IN
+        self.pending = bytearray()
+        self.eof = False
+
+    def collect(self, kind, data):
+        (self.out if kind == wire.OUT else self.err).extend(data)
+
+    def write(self, data):
+        """Queues input; it goes out as the command takes it, while pump() runs."""
+        self.pending += data
+        self.push()
+
+    def close_input(self):
+        self.eof = True
+        self.push()
+
+    def push(self):
+        while self.pending and self.credit > 0 and self.rc is None:
+            n = min(len(self.pending), self.credit, wire.CHUNK)
+            self.connection.send(wire.IN, 0, self.pending[:n])
+            del self.pending[:n]
+            self.credit -= n
+        if self.eof and not self.pending and self.rc is None:
+            self.connection.send(wire.EOF)
+            self.eof = False
+
+    def signal(self, number):
+        self.connection.send(wire.SIGNAL, 0, str(int(number)))
+
+    def resize(self, rows, cols):
+        self.connection.send(wire.WINCH, 0, '%d %d' % (rows, cols))
+
+    def pump(self, timeout=None):
+        """Handles what arrives within the timeout. False once the command has ended."""
+        if self.rc is not None:
+            return False
+        if not select.select([self.connection.sock], [], [], timeout)[0]:
+            return True
+        try:
+            frames = self.connection.frames()
+        except ConnectionResetError:
+            frames = None
+        if frames is None:
+            raise ClusterError('the monitor of the cluster has ended')
+        for kind, _, data in frames:
+            if kind in (wire.OUT, wire.ERR):
+                self.on_output(kind, data)
+                self.connection.send(wire.CREDIT, 0, str(len(data)))
+            elif kind == wire.CREDIT:
+                self.credit += int(data)
+            elif kind == wire.EXIT:
+                self.rc = int(data)
+                self.close()
+                return False
+            elif kind == wire.REFUSED:
+                self.close()
+                raise ClusterError(wire.text(data))
+        self.push()
+        return True
+
+    def wait(self, timeout=None):
+        """Waits for the end; returns Result(rc, out, err)."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while self.pump(None if deadline is None else max(0, deadline - time.monotonic())):
+            if deadline is not None and time.monotonic() > deadline:
+                self.close()
+                raise Timeout('%s: still running after %s s\n%s%s' % (
+                    self.command, timeout, wire.text(self.out), wire.text(self.err)))
+        return Result(self.rc, bytes(self.out), bytes(self.err))
+
+    def read_until(self, text, timeout=120):
+        """Waits until the text has appeared in the standard output."""
+        deadline = time.monotonic() + timeout
+        want = text.encode()
+        while want not in self.out:
+            left = deadline - time.monotonic()
+            if left <= 0 or not self.pump(left):
+                raise Timeout('%s: %r did not appear\n%s%s' % (
+                    self.command, text, wire.text(self.out), wire.text(self.err)))
+
+    def close(self):
+        self.connection.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
+def command_argv(command):
+    """A text is for the shell, a list is taken word for word."""
+    return ['/bin/sh', '-c', command] if isinstance(command, str) else [str(w) for w in command]
+
+
+class Node:
+    def __init__(self, cluster, number):
+        self.cluster = cluster
+        self.number = number
+
+    def run(self, command, input=None, timeout=600, check=False, text=True, cwd='/', env=None):
+        """Runs a command (text: by the shell; list: as it is) to its end.
+
+        Returns Result(rc, out, err), as text unless text=False. 128 + signal for a killed command,
+        as in a shell. check=True raises CommandFailed if rc is not 0.
+        """
+        with self.spawn(command, cwd=cwd, env=env) as process:
+            if input:
+                process.write(input.encode() if isinstance(input, str) else input)
+            process.close_input()
+            result = process.wait(timeout)
+        if text:
+            result = Result(result.rc, wire.text(result.out), wire.text(result.err))
+        if check and result.rc != 0:
+            raise CommandFailed(command, result)
+        return result
+
+    def spawn(self, command, cwd='/', env=None):
+        """Starts a command and returns it, a Command."""
+        return Command(self.cluster, self.number, command, cwd, env)
+
+    def kill(self):
+        """A power cut: returns when no process of the node is left."""
+        self.cluster.request({'op': 'kill', 'node': self.number})
+
+    def start(self, mount=None):
+        """Boots it after kill or stop. mount: as `up` was told unless said here."""
+        request = {'op': 'start', 'node': self.number}
+        if mount is not None:
+            request['mount'] = mount
+        self.cluster.request(request, UP_SECONDS)
+
+    def stop(self):
+        """Unmounts and powers off. After it the images on the host are complete."""
+        self.cluster.request({'op': 'stop', 'node': self.number}, UP_SECONDS)
+
+    def mount(self, device='/dev/ubda', how='kernel', dir=MOUNT_DIR, options='', check=True):
+        """Mounts by the kernel's gfs2 or by the daemon ('fuse'). Returns the Result."""
+        options = ','.join(o for o in ('lockproto=lock_nolock', options) if o)
+        program = (['mount', '-t', 'gfs2'] if how == 'kernel'
+                   else [self.cluster.config()['daemon'] or 'gfs2-fuse'])
+        self.run(['mkdir', '-p', dir], check=True)
+        return self.run(program + ['-o', options, device, dir], check=check)
+
+    def umount(self, dir=MOUNT_DIR):
+        """Unmounts, and waits until a daemon has let go of its device."""
+        device = self.run(['findmnt', '-nro', 'SOURCE', '--mountpoint', dir]).out.strip()
+        self.run(['umount', dir], check=True)
+        if device.startswith('/dev/ubd'):
+            self.run([find_python(), '-I', '-S', self.cluster.bin('released.py'), device], check=True)
+
+    def sync(self):
+        self.run(['sync'], check=True)
+
+    def console(self):
+        """The kernel's messages of all the node's lives so far."""
+        with open(self.cluster.log_path('console%d.log' % self.number), errors='replace') as f:
+            return f.read()
+
+
+class Cluster:
+    def __init__(self, name=None):
+        """name: clusters of different names do not disturb each other."""
+        self.name = name or os.environ.get('GFS2_FUSE_CLUSTER') or 'default'
+        if not re.fullmatch(r'[A-Za-z0-9_-]{1,24}', self.name):
+            raise ClusterError('cluster name %r: at most 24 letters, digits, - and _' % self.name)
+        self.dir = '%s/%s' % (RUN_DIR, self.name)
+        self.monitor = None          # if this process has started it, to be reaped
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, _value, _tb):
+        if kind is not None and issubclass(kind, Exception) and os.path.isdir(self.dir):
+            print(self.logs(), file=sys.stderr)
+        self.down(force=kind is not None)
+
+    def bin(self, name):
+        return '%s/bin/%s' % (self.dir, name)
+
+    def log_path(self, name):
+        return '%s/logs/%s' % (self.dir, name)
+
+    def config(self):
+        with open(self.dir + '/config.json') as f:
+            return json.load(f)
+
+    def request(self, request, timeout=60, progress=None):
+        return Connection(self.name, request).result(timeout, progress)
+
+    def node(self, number):
+        return Node(self, number)
+
+    def is_up(self):
+        try:
+            self.status()
+            return True
+        except ClusterError:
+            return False
+
+    def status(self):
+        return self.request({'op': 'status'})
+
+    def attach(self, image, readonly=False):
+        """Gives an image to all nodes; returns its device name there. The image stays locked
+        (flock) until it is detached."""
+        request = {'op': 'attach', 'image': os.path.realpath(image), 'readonly': readonly}
+        return self.request(request)['device']
+
+    def detach(self, device):
+        self.request({'op': 'detach', 'device': device})
+
+    # ------------------------------------------------------------ up
+
+    def up(self, nodes=1, kernel=(), mount=True, images=(), options='', builddir=None, mem='512M',
+           size='2G', share=(), share_rw=(), progress=None):
+        """Boots the nodes and waits until all are ready.
+
+        kernel: the nodes on which the kernel's gfs2 mounts the volume; on the others the daemon
+        does. images: image files, the first of them is the volume; without any a volume of the
+        given size is made and removed at down. share, share_rw: directories that are the host's
+        own in the nodes (the source tree and the build directory always are, read-only).
+        """
+        need_root()
+        if not 1 <= nodes <= MAX_NODES:
+            raise ClusterError('%d nodes: 1 to %d' % (nodes, MAX_NODES))
+        for n in kernel:
+            if not 1 <= n <= nodes:
+                raise ClusterError('--kernel %d: the nodes are 1 to %d' % (n, nodes))
+        parse_size(mem, 'memory')
+        parse_size(size)
+        linux = find_linux(nodes)
+        for image in images:
+            if not os.path.exists(image):
+                raise ClusterError('%s: no such image' % image)
+        fuse = mount and len(set(kernel)) < nodes
+        builddir = find_builddir(builddir)
+        daemon = find_daemon(builddir) if fuse else None
+        if not daemon and builddir and os.access(builddir + '/src/gfs2-fuse', os.X_OK):
+            daemon = builddir + '/src/gfs2-fuse'
+        shares = [[d, False] for d in self.share_dirs(builddir, daemon)]
+        shares += [[os.path.realpath(d), False] for d in share]
+        shares += [[os.path.realpath(d), True] for d in share_rw]
+        for path, _ in shares:
+            if not os.path.isdir(path):
+                raise ClusterError('%s: no such directory' % path)
+        config = {'name': self.name, 'nodes': nodes, 'kernel': sorted(set(kernel)), 'mount': mount,
+                  'disks': [], 'made': [], 'options': options, 'builddir': builddir,
+                  'daemon': daemon, 'mem': mem, 'tmpdir': memory_dir(mem, nodes),
+                  'dir': MOUNT_DIR, 'linux': linux, 'python': find_python(), 'shares': shares}
+        lock = self.take_lock()
+        try:
+            self.prepare(config, images, parse_size(size))
+            self.start_monitor(lock)
+        finally:
+            os.close(lock)
+        try:
+            self.request({'op': 'wait'}, UP_SECONDS, progress)
+        except BaseException as e:
+            with contextlib.suppress(ClusterError):
+                self.down(force=True, keep_logs=True)
+            if isinstance(e, ClusterError):
+                raise type(e)('%s\n%s' % (e, self.log_tail())) from None
+            raise
+
+    @staticmethod
+    def share_dirs(builddir, daemon):
+        dirs = [SOURCE]
+        for path in (builddir, daemon and os.path.dirname(daemon)):
+            if path and not any(path == d or path.startswith(d + '/') for d in dirs + ['/usr']):
+                dirs.append(path)
+        return dirs
+
+    def take_lock(self):
+        """The lock that a running monitor holds. Whoever gets it may clear up what is left over."""
+        os.makedirs(RUN_DIR, mode=0o700, exist_ok=True)
+        path = self.dir + '.lock'
+        while True:
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                os.close(fd)
+                raise ClusterError('a cluster is up already: `cluster down` ends it') from None
+            try:
+                if os.path.samestat(os.fstat(fd), os.stat(path)):
+                    return fd
+            except FileNotFoundError:
+                pass
+            os.close(fd)
+
+    def prepare(self, config, images, size):
+        """The state directory, and the volume if none was given."""
+        self.clear()
+        os.makedirs(self.dir, mode=0o700)
+        os.mkdir(self.dir + '/logs')
+        shutil.copytree(HERE, self.dir + '/bin', ignore=shutil.ignore_patterns('__pycache__'))
+        try:
+            if not images:
+                made = tempfile.mkdtemp(prefix='gfs2-fuse-cluster-%s-' % self.name, dir='/var/tmp')
+                config['made'].append(made)
+                self.save(config)
+                images = [made + '/volume.img']
+                make_volume(images[0], size, config['nodes'])
+            config['disks'] = [{'image': os.path.realpath(i), 'readonly': False} for i in images]
+            self.save(config)
+        except BaseException:
+            clean_up(self.dir, config, False)
+            raise
+
+    def save(self, config):
+        with open(self.dir + '/config.json', 'w') as f:
+            json.dump(config, f, indent=1)
+
+    def start_monitor(self, lock):
+        ours, theirs = os.pipe()
+        command = [find_python(), '-B', HERE + '/monitor.py', self.dir, str(lock), str(theirs)]
+        with open(self.dir + '/logs/monitor.log', 'ab') as log:
+            monitor = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                       cwd='/', start_new_session=True, pass_fds=[lock, theirs])
+        os.close(theirs)
+        with os.fdopen(ours, 'rb') as f:
+            answer = f.read().decode(errors='replace')
+        if answer != 'ok':
+            monitor.wait()
+            text = answer or self.log_tail()
+            clean_up(self.dir, self.config(), False)
+            raise ClusterError(text)
+        self.monitor = monitor
+
+    # ------------------------------------------------------------ down
+
+    def down(self, force=False, keep_logs=False):
+        """Ends the cluster and removes all of it. Returns the problems of unmounting, as texts.
+        force: a power cut instead of unmounting."""
+        request = {'op': 'down', 'force': force, 'keep_logs': keep_logs}
+        problems = []
+        try:
+            problems = self.request(request, UP_SECONDS)['problems']
+        except ClusterError as e:
+            if str(e) != 'no cluster is up':
+                raise
+        # The monitor's last act is to die and let go of the lock.
+        with self.released_lock():
+            if not keep_logs and not problems:
+                self.clear()
+        return problems
+
+    @contextlib.contextmanager
+    def released_lock(self):
+        if not os.path.isdir(RUN_DIR):
+            yield
+            return
+        path = self.dir + '.lock'
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            with alarm(60, 'the monitor does not end'):
+                fcntl.flock(fd, fcntl.LOCK_EX)
+            if self.monitor is not None:
+                self.monitor.wait()
+                self.monitor = None
+            yield
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+        finally:
+            os.close(fd)
+        with contextlib.suppress(OSError):
+            os.rmdir(RUN_DIR)
+
+    def clear(self):
+        """Removes what a monitor that was killed, or a failed `up`, has left. Needs the lock."""
+        if not os.path.isdir(self.dir):
+            return
+        try:
+            config = self.config()
+        except (OSError, ValueError):
+            config = {}
+        clean_up(self.dir, config, False)
+
+    # ------------------------------------------------------------ logs
+
+    def logs(self, node=None):
+        """Everything logged, or what one node has logged."""
+        texts = []
+        names = sorted(os.path.basename(p) for p in glob.glob(self.dir + '/logs/*'))
+        for name in names:
+            if node is not None and not re.fullmatch(r'(console|node)%d\.log' % node, name):
+                continue
+            with open(self.log_path(name), errors='replace') as f:
+                texts.append('==> %s <==\n%s' % (name, f.read()))
+        if not texts:
+            raise ClusterError('no cluster is up and no logs have been kept')
+        return '\n'.join(texts)
+
+    def log_tail(self, lines=15):
+        texts = []
+        for path in sorted(glob.glob(self.dir + '/logs/*')):
+            with open(path, errors='replace') as f:
+                tail = f.read().splitlines()[-lines:]
+            if tail:
+                texts.append('==> %s <==\n%s' % (path, '\n'.join(tail)))
+        return '\n'.join(texts)
+
+
+@contextlib.contextmanager
+def alarm(seconds, text):
+    """A bound on a call that cannot be given a timeout."""
+    def ring(*_):
+        raise ClusterError(text)
+    try:
+        old = signal.signal(signal.SIGALRM, ring)
+    except ValueError:               # not the main thread: then without a bound
+        yield
+        return
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, old)
