@@ -147,18 +147,21 @@ static int serve(struct gfs2_sbd *sdp, const struct options *o, int report_fd)
 	};
 	struct gfs2_control *control = NULL;
 	struct server *s;
-	int error = server_mount(sdp, &cfg, &s);
+	int error;
 
+	/* First the socket, so that who sees the mount finds it. */
+	error = gfs2_control_start(sdp, o->dir, o->device, o->control, &control);
 	if (error)
 		return error;
-	error = gfs2_control_start(sdp, o->dir, o->device, o->control, &control);
+	error = server_mount(sdp, &cfg, &s);
 	if (!error) {
 		report_ready(report_fd, EX_OK_);
 		fs_info("%s mounted on %s%s", o->device, o->dir, sdp->sd_ro ? " read-only" : "");
 		server_run(s);
-		gfs2_control_stop(control);
 	}
-	server_destroy(s);
+	gfs2_control_stop(control);
+	if (!error)
+		server_destroy(s);
 	return error;
 }
 
@@ -172,14 +175,19 @@ static int run(const struct options *o, int report_fd)
 	if (error) {
 		fs_err("%s: %s", o->device,
 		       error == -ENOTBLK ? "neither a block device nor a regular file"
-					 : strerror(-error));
+		       : error == -EROFS || error == -EACCES || error == -EPERM
+			       ? "write-protected (mount it with -o ro)"
+			       : strerror(-error));
 		return error;
 	}
 	error = lock_volume(e, o->device);
 	if (!error && o->fault)
 		error = inject_fault(e, o->fault);
-	if (!error)
+	if (!error) {
 		error = gfs2_mount(e, &o->args, &sdp);
+		if (error)
+			fs_err("%s cannot be mounted: %s", o->device, strerror(-error));
+	}
 	if (!error) {
 		error = serve(sdp, o, report_fd);
 		unmounted = gfs2_unmount(sdp);

@@ -97,7 +97,8 @@ static int dump_all(struct ctl_call *call)
 	size_t i;
 
 	gfs2_glock_table_for_each(call->ctl->sdp->sd_glocks, collect_glock, &l);
-	qsort(l.gl, l.nr, sizeof(*l.gl), glock_cmp);
+	if (l.nr)
+		qsort(l.gl, l.nr, sizeof(*l.gl), glock_cmp);
 	for (i = 0; i < l.nr; i++) {
 		gfs2_dump_glock(call->out, l.gl[i]);
 		gfs2_glock_put(l.gl[i]);
@@ -303,20 +304,20 @@ static int cmd_map(struct ctl_call *call)
 
 /* --- demote --- */
 
-static const char *demote_word(enum lm_state from, enum lm_state to)
+static enum lm_state glock_state_now(struct gfs2_glock *gl)
 {
-	return from == to ? "already" : "->";
-}
+	enum lm_state state;
 
-static bool state_gone_to(enum lm_state now, enum lm_state wished)
-{
-	return now == wished || now == LM_ST_UNLOCKED;
+	rmutex_lock(&gl->gl_lock);
+	state = gl->gl_state;
+	rmutex_unlock(&gl->gl_lock);
+	return state;
 }
 
 static int cmd_demote(struct ctl_call *call)
 {
 	const char *synopsis = "demote GLOCK UN|SH|DF [SECONDS]";
-	enum lm_state before, after;
+	enum lm_state before;
 	struct glock_name name;
 	struct gfs2_glock *gl;
 	uint64_t seconds = 10;
@@ -335,25 +336,23 @@ static int cmd_demote(struct ctl_call *call)
 	if (!gl)
 		return ctl_fail(call, -ENOENT, "this node has no glock %s", call->argv[1]);
 
-	rmutex_lock(&gl->gl_lock);
-	before = gl->gl_state;
-	rmutex_unlock(&gl->gl_lock);
-	if (!state_gone_to(before, wished)) {
-		gfs2_glock_cb(gl, wished, true);
-		gfs2_glock_wait_demoted(gl, seconds * 1000000000ull);
+	before = glock_state_now(gl);
+	if (before == LM_ST_UNLOCKED || before == (enum lm_state)wished) {
+		fprintf(call->out, "%s %s already %s\n", call->argv[1], glock_state_name(before),
+			glock_state_name(before));
+		goto out;
 	}
-	rmutex_lock(&gl->gl_lock);
-	after = gl->gl_state;
-	rmutex_unlock(&gl->gl_lock);
-	if (state_gone_to(after, wished)) {
-		fprintf(call->out, "%u/%llx %s %s %s\n", name.type, (unsigned long long)name.number,
-			glock_state_name(before), demote_word(before, after),
-			glock_state_name(after));
-	} else {
-		/* Who keeps it: the request stays, and is answered when they let go. */
-		gfs2_dump_glock(call->out, gl);
-		error = ctl_fail(call, -EBUSY, "refused: still %s", glock_state_name(after));
+	gfs2_glock_cb(gl, wished, true);
+	/* It may have been taken again since: that it was given up is what counts. */
+	if (gfs2_glock_wait_demoted(gl, seconds * 1000000000ull) && !gfs2_withdrawn(call->ctl->sdp)) {
+		fprintf(call->out, "%s %s -> %s\n", call->argv[1], glock_state_name(before),
+			glock_state_name(wished));
+		goto out;
 	}
+	/* Who keeps it: the request stays, and is answered when they let go. */
+	gfs2_dump_glock(call->out, gl);
+	error = ctl_fail(call, -EBUSY, "refused: still %s", glock_state_name(glock_state_now(gl)));
+out:
 	gfs2_glock_put(gl);
 	return error;
 }

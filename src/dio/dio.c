@@ -413,14 +413,14 @@ static int64_t dio_fall_back(struct gfs2_dio *dio, uint32_t from, enum dio_fallb
 	gfs2_glock_dq_uninit(&gh);
 	if (ret >= 0 && ret != dio->len - from)
 		ret = -ENOSPC;	/* a short answer would become EIO for asynchronous callers */
+	dio_event(dio, EV_DIO_BUFFERED, dio->pos + from, dio->len - from, ret,
+		  gfs2_dio_fallback_name(why));
 	if (ret >= 0) {
 		int error = gfs2_file_sync(ip, true);
 
 		if (error)
 			ret = error;
 	}
-	dio_event(dio, EV_DIO_BUFFERED, dio->pos + from, dio->len - from, ret,
-		  gfs2_dio_fallback_name(why));
 	return ret < 0 ? ret : dio->len;
 }
 

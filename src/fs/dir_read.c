@@ -123,7 +123,8 @@ static bool batch_emit(struct dir_batch *b, uint64_t after,
 	uint64_t prev = 0;
 	unsigned i;
 
-	qsort(b->items, b->nr, sizeof(*b->items), item_cmp);
+	if (b->nr)
+		qsort(b->items, b->nr, sizeof(*b->items), item_cmp);
 	for (i = 0; i < b->nr; i++) {
 		const struct gfs2_dirent *d = b->items[i].d;
 		struct gfs2_dir_entry e = {

@@ -3,8 +3,9 @@
  * Buffered writes (kernel: file.c:gfs2_file_buffered_write, bmap.c:gfs2_iomap_begin_write, gfs2_iomap_end).
  *
  * A write is cut into chunks, each with at most one transaction: new blocks, size and times together.  The data of
- * ordinary files go into dirty buffers; if the transaction makes them reachable the file is put on the list of ordered data.
- * Data of journaled files are logged themselves.
+ * ordinary files go into dirty buffers, and the file onto the list of ordered data: before the transaction that makes them reachable
+ * commits they are on the device, and data that were only overwritten get there within the commit interval (sync(2)
+ * does not reach a FUSE daemon).  Data of journaled files are logged themselves.
  *
  * Guarantees
  *  1. What was never written reads as zero: new blocks are filled up with zeros, and what a crash or another program left behind
@@ -57,14 +58,19 @@ static bool same_time(const struct timespec *a, const struct timespec *b)
 	return a->tv_sec == b->tv_sec && a->tv_nsec == b->tv_nsec;
 }
 
-/* Would size and times of the dinode stay as they are? */
+/*
+ * The data are in dirty buffers: does the dinode need no transaction?  Not if its size and times stay as they are and the transaction
+ * that set them is still in the open batch, whose flush then also writes these data within the commit interval.
+ */
 static bool dinode_current(const struct write_op *op)
 {
-	const struct gfs2_inode *ip = op->ip;
+	struct gfs2_inode *ip = op->ip;
 	struct timespec now = current_time();
 
 	return !op->changed && op->end <= ip->i_size && same_time(&ip->i_mtime, &now) &&
-	       same_time(&ip->i_ctime, &now);
+	       same_time(&ip->i_ctime, &now) &&
+	       atomic_load_explicit(&ip->i_log_seq, memory_order_relaxed) ==
+		       gfs2_trans_batch_seq(ip->i_sbd->sd_log);
 }
 
 /* In the transaction: size and times. */
@@ -291,9 +297,11 @@ static int write_mapped(struct write_op *op)
 	struct gfs2_inode *ip = op->ip;
 	struct gfs2_log *log = ip->i_sbd->sd_log;
 	unsigned jblocks = op->jdata ? (unsigned)(op_end(op) - op_first(op)) : 0;
-	bool grows = op->end > ip->i_size;
 	int error = op->jdata ? preread(op) : copy_mapped(op);
 
+	/* First onto the list, then the question which batch that was. */
+	if (!op->jdata)
+		gfs2_ordered_add(log, &ip->i_data);
 	if (error || (!op->jdata && dinode_current(op)))
 		goto out;
 	error = gfs2_trans_begin(log, 1 + jblocks, 0);
@@ -301,7 +309,7 @@ static int write_mapped(struct write_op *op)
 		goto out;
 	if (op->jdata)
 		error = copy_mapped(op);
-	else if (grows)
+	else
 		gfs2_ordered_add(log, &ip->i_data);
 	if (!error)
 		error = update_dinode(op, op->end);

@@ -352,14 +352,19 @@ static void inode_destroy(struct gfs2_inode *ip)
 	unhash_and_free(sdp->sd_icache, ip);
 }
 
-/* Write what only this object knows.  The caller still has its reference, so the inode is alive. */
+/*
+ * Write what only this object knows.  The caller still has its reference, so the inode is alive.  Afterwards there is nothing left that
+ * was there before, written or, after an error, given up.
+ */
 static void write_back(struct gfs2_inode *ip)
 {
 	int error = gfs2_pending_mtime_publish(ip);
 
-	if (error)
+	if (error) {
 		fs_err("inode %" PRIu64 ": times of direct writes are lost: %s", ip->i_no_addr,
 		       strerror(-error));
+		gfs2_pending_mtime_fold(ip);
+	}
 	error = mapping_sync(&ip->i_data);
 	if (error)
 		fs_err("inode %" PRIu64 ": cannot write its data: %s", ip->i_no_addr,
@@ -389,7 +394,7 @@ static bool must_write(struct gfs2_inode *ip)
 void gfs2_inode_put(struct gfs2_inode *ip)
 {
 	struct gfs2_icache *ic;
-	bool written = false, delete;
+	bool delete;
 
 	if (!ip)
 		return;
@@ -404,11 +409,11 @@ void gfs2_inode_put(struct gfs2_inode *ip)
 		}
 		/* Nobody else can change these: they all need a reference. */
 		delete = must_delete(ip);
-		if (delete || written || !must_write(ip))
+		if (delete || !must_write(ip))
 			break;
 		rmutex_unlock(&ic->lock);
+		/* Meanwhile somebody may find it, write to it and be gone again. */
 		write_back(ip);
-		written = true;
 	}
 	GFS2_BUG_ON(ip->i_nlookup || ip->i_opens);
 	ip->i_dead = true;

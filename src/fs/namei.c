@@ -211,6 +211,8 @@ int gfs2_link(struct gfs2_inode *ip, struct gfs2_inode *newdip, const char *name
 		return error;
 	if (gfs2_is_dir(ip))
 		error = -EPERM;
+	else if (ip == newdip)
+		error = -ENOTDIR;
 	gfs2_glock_dq_uninit(&gh);
 	if (error)
 		return error;

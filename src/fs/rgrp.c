@@ -75,7 +75,7 @@ int rgrp_lock(struct gfs2_rgrpd *rgd)
 	h->rgd = rgd;
 	h->refs = 1;
 	for (; *pos && (*pos)->rgd->rd_addr > rgd->rd_addr; pos = &(*pos)->next)
-		if (gfs2_holder_queued(&(*pos)->gh))
+		if ((*pos)->gh.gh_gl)
 			gfs2_glock_dq_uninit(&(*pos)->gh);
 	h->next = *pos;
 	*pos = h;
@@ -95,8 +95,8 @@ void rgrp_unlock(struct gfs2_rgrpd *rgd)
 	while (*pos != h)
 		pos = &(*pos)->next;
 	*pos = h->next;
-	/* Not queued when taking it again failed. */
-	if (gfs2_holder_queued(&h->gh))
+	/* No glock: taking it again failed. */
+	if (h->gh.gh_gl)
 		gfs2_glock_dq_uninit(&h->gh);
 	free(h);
 }

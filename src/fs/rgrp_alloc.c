@@ -24,7 +24,9 @@
 #define LONG_RUN 256		/* a run that makes an rgrp attractive for large requests */
 #define RESV_MIN_REQUEST 8	/* requests from this size on, or that continue, reserve */
 #define RESV_MIN 32
-#define RESV_MAX 2048
+#define RESV_MAX 16384
+#define RESV_PART 8		/* of an rgrp, at most */
+#define RESV_AGE 256		/* allocations in the rgrp until a file that did not grow is forgotten */
 
 /* --- reservations --- */
 
@@ -50,6 +52,14 @@ void rgrp_resv_forget(struct gfs2_rgrpd *rgd, uint64_t owner)
 			resv_remove(rgd, i);
 			return;
 		}
+}
+
+static void resv_expire(struct gfs2_rgrpd *rgd)
+{
+	rgd->rd_resv_clock++;
+	for (unsigned i = rgd->rd_nr_resv; i--;)
+		if (rgd->rd_resv[i].stamp + RESV_AGE < rgd->rd_resv_clock)
+			resv_remove(rgd, i);
 }
 
 /* [start, +len) is in use now: reservations keep what lies behind it. */
@@ -88,7 +98,7 @@ static void resv_set(struct gfs2_rgrpd *rgd, uint64_t owner, uint32_t start, uin
 				slot = &rgd->rd_resv[i];
 	}
 	*slot = (struct rgrp_resv){
-		.owner = owner, .stamp = ++rgd->rd_resv_clock, .start = start, .len = len,
+		.owner = owner, .stamp = rgd->rd_resv_clock, .start = start, .len = len,
 	};
 }
 
@@ -428,6 +438,15 @@ static uint64_t next_generation(struct gfs2_rgrpd *rgd)
 	return rgd->rd_igeneration++;
 }
 
+/* How much a growing file may want next: about as much as it has. */
+static uint32_t resv_wish(const struct gfs2_rgrpd *rgd, const struct gfs2_inode *ip, uint32_t got)
+{
+	uint64_t wish = max_t(uint64_t, ip->i_blocks, 2 * (uint64_t)got);
+	uint32_t most = min_t(uint32_t, RESV_MAX, rgd->rd_data / RESV_PART);
+
+	return (uint32_t)min_t(uint64_t, max_t(uint64_t, wish, RESV_MIN), most);
+}
+
 /* Remember where @ip will want to go on, and keep others out of there if it is really growing. */
 static void remember_next(struct gfs2_rgrpd *rgd, struct gfs2_inode *ip, const struct run *run,
 			  uint32_t request)
@@ -438,7 +457,6 @@ static void remember_next(struct gfs2_rgrpd *rgd, struct gfs2_inode *ip, const s
 	struct search s = {
 		.rgd = rgd, .owner = ip->i_no_addr, .respect = true, .promised = NO_BLOCK,
 	};
-	uint32_t want = max_t(uint32_t, RESV_MIN, min_t(uint32_t, RESV_MAX, 2 * run->len));
 
 	ip->i_res_next = bn + run->len;
 	ip->i_res_len = 0;
@@ -446,7 +464,7 @@ static void remember_next(struct gfs2_rgrpd *rgd, struct gfs2_inode *ip, const s
 		struct run free = next_run(&s, next);
 
 		if (free.len && free.start == next)
-			ip->i_res_len = min_t(uint32_t, want, free.len);
+			ip->i_res_len = min_t(uint32_t, resv_wish(rgd, ip, run->len), free.len);
 	}
 	resv_set(rgd, ip->i_no_addr, next, ip->i_res_len);
 }
@@ -480,6 +498,7 @@ int gfs2_alloc_blocks(struct gfs2_inode *ip, struct gfs2_alloc *ap, uint64_t *bn
 	GFS2_BUG_ON(!rgd || !request || !rgrp_is_mine(rgd));
 	gfs2_assert_held(rgd->rd_gl, true);
 	gfs2_assert_debug(ap->taken + request <= ap->allowed);
+	resv_expire(rgd);
 	if (dinode && ap->peeked)
 		found = find_promised(rgd, ap, &run);
 	else

@@ -43,7 +43,7 @@ struct rgrp_pending {
 /* A run of free blocks that a growing file will probably want next. */
 struct rgrp_resv {
 	uint64_t owner;		/* no_addr of the inode */
-	uint64_t stamp;		/* for the choice of whom to forget */
+	uint64_t stamp;		/* rd_resv_clock when it was used: the oldest is forgotten first */
 	uint32_t start, len;
 };
 
@@ -69,7 +69,7 @@ struct gfs2_rgrpd {
 
 	struct rgrp_resv rd_resv[RGRP_MAX_RESV];
 	unsigned rd_nr_resv;
-	uint64_t rd_resv_clock;
+	uint64_t rd_resv_clock;		/* counts allocations */
 
 	/* Reserved by gfs2_inplace_reserve and not yet taken; only matters in the window in which
 	 * rgrp_lock() gives up a lock to keep the lock order.  Relaxed: rd_gl orders it. */

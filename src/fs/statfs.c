@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Block counts of the whole volume (kernel: super.c:gfs2_statfs_*; reference gfs2-ondisk.md 2.2, 2.3).
+ * Block counts of the whole volume (kernel: super.c:gfs2_statfs_*; reference gfs2-ondisk.md 2.2,
+ * 2.3).
  *
  * Two records: the master file, shared by all nodes, and this node's own statfs_change file with what
  * has changed since it was last moved to the master ("synced").

@@ -8,8 +8,8 @@
  * under mutexes; so it only sets flags and wakes.
  *
  * Maintenance thread.  Sleeps in poll() until one of its works is due.  It holds no lock while it
- * sleeps, and takes glocks like any request.  Memory pressure is the business of the buffer cache's own
- * thread, which calls relieve_pressure().
+ * sleeps, and takes glocks like any request.  Memory pressure is the business of the buffer
+ * cache's own thread, which calls relieve_pressure().
  */
 #include <inttypes.h>
 #include <poll.h>

@@ -9,8 +9,8 @@
  *  - Several requests are read in one system call when several are there (reads are posted in batches that grow
  *    while all of them find something and shrink when they don't); one poll is armed when nothing is there.
  *
- * Buffers: `nr_registered` of them per thread are registered with the ring; when all are with workers, further ones
- * are made and dropped again when they come back.  /dev/fuse is read with plain READ (it refuses registered buffers).
+ * Buffers: RX_REGISTERED of them per thread are registered with the ring; when all are in use, further ones are made;
+ * up to RX_KEEP_EXTRA of these stay for the next time.  /dev/fuse is read with plain READ (it refuses registered buffers).
  *
  * Locking: `lock` guards the list of free buffers, which workers return to.  Everything else belongs to the thread.
  */
@@ -24,7 +24,8 @@
 #include "util/ctx.h"
 #include "util/util.h"
 
-#define RX_REGISTERED 32
+#define RX_REGISTERED 48
+#define RX_KEEP_EXTRA 32
 #define RX_MAX_READS 16
 
 struct rx {
@@ -35,9 +36,9 @@ struct rx {
 	char *slab;
 	struct rx_buf *bufs;
 
-	pthread_mutex_t lock;	/* leaf: nothing is taken under it */
-	struct list_head free;
-	unsigned nr_free, nr_extra;
+	pthread_mutex_t lock;	/* leaf: nothing is taken under it; guards the free lists */
+	struct list_head free, free_extra;
+	unsigned nr_free_extra;
 
 	/* the receive thread's own */
 	struct io_handler poll_h, wake_h;
@@ -78,33 +79,42 @@ static struct rx_buf *rx_buf_get(struct rx *rx)
 	struct rx_buf *b = NULL;
 
 	pthread_mutex_lock(&rx->lock);
-	if (rx->nr_free) {
+	if (!list_empty(&rx->free)) {
 		b = list_first_entry(&rx->free, struct rx_buf, list);
-		list_del_init(&b->list);
-		rx->nr_free--;
-	} else {
-		rx->nr_extra++;
+	} else if (!list_empty(&rx->free_extra)) {
+		b = list_first_entry(&rx->free_extra, struct rx_buf, list);
+		rx->nr_free_extra--;
 	}
+	if (b)
+		list_del_init(&b->list);
 	pthread_mutex_unlock(&rx->lock);
 	return b ? b : rx_buf_extra(rx);
+}
+
+static void rx_buf_free(struct rx_buf *b)
+{
+	munmap(b->mem, RX_MEM_SIZE);
+	free(b);
 }
 
 void rx_buf_release(struct rx_buf *b)
 {
 	struct rx *rx = b->rx;
+	bool keep = true;
 
-	if (b->index < 0) {
-		munmap(b->mem, RX_MEM_SIZE);
-		free(b);
-		pthread_mutex_lock(&rx->lock);
-		rx->nr_extra--;
-		pthread_mutex_unlock(&rx->lock);
-		return;
-	}
 	pthread_mutex_lock(&rx->lock);
-	list_add(&b->list, &rx->free); /* LIFO: the warm one first */
-	rx->nr_free++;
+	/* LIFO: the warm one first */
+	if (b->index >= 0) {
+		list_add(&b->list, &rx->free);
+	} else if (rx->nr_free_extra < RX_KEEP_EXTRA) {
+		list_add(&b->list, &rx->free_extra);
+		rx->nr_free_extra++;
+	} else {
+		keep = false;
+	}
 	pthread_mutex_unlock(&rx->lock);
+	if (!keep)
+		rx_buf_free(b);
 }
 
 /* --- handing over to workers --- */
@@ -355,6 +365,7 @@ int rx_create(struct server *s, struct rx **out)
 	rx->wake_h.complete = rx_wake_done;
 	pthread_mutex_init(&rx->lock, NULL);
 	list_init(&rx->free);
+	list_init(&rx->free_extra);
 	rx->wake_fd = eventfd(0, EFD_CLOEXEC);
 	rx->slab = mmap(NULL, (size_t)RX_REGISTERED * RX_MEM_SIZE, PROT_READ | PROT_WRITE,
 			MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -376,7 +387,6 @@ int rx_create(struct server *s, struct rx **out)
 		b->index = (int)i;
 		b->dio.buf_index = (int)i;
 		list_add_tail(&b->list, &rx->free);
-		rx->nr_free++;
 	}
 	*out = rx;
 	return 0;
@@ -394,8 +404,12 @@ void rx_stop_wait(struct rx *rx)
 /* After the pool is gone: no buffer is out any more. */
 void rx_destroy(struct rx *rx)
 {
+	struct rx_buf *b, *tmp;
+
 	if (!rx)
 		return;
+	list_for_each_entry_safe(b, tmp, &rx->free_extra, list)
+		rx_buf_free(b);
 	munmap(rx->slab, (size_t)RX_REGISTERED * RX_MEM_SIZE);
 	free(rx->bufs);
 	close(rx->wake_fd);

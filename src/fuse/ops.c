@@ -48,10 +48,20 @@ void fill_entry(struct server *s, struct gfs2_inode *ip, const struct stat *st,
 	e->entry_timeout = s->timeout;
 }
 
+int inode_nq_any(struct gfs2_inode *ip, struct gfs2_holder *gh)
+{
+	/* A shared holder does not go together with deferred ones, but their state is as good for this. */
+	gfs2_holder_init(ip->i_gl, LM_ST_DEFERRED, 0, gh, __func__);
+	if (gfs2_glock_nq_fast(gh))
+		return 0;
+	gfs2_holder_uninit(gh);
+	return gfs2_glock_nq_init(ip->i_gl, LM_ST_SHARED, LM_FLAG_ANY, gh);
+}
+
 int inode_stat(struct gfs2_inode *ip, struct stat *st)
 {
 	struct gfs2_holder gh;
-	int error = gfs2_glock_nq_init(ip->i_gl, LM_ST_SHARED, LM_FLAG_ANY, &gh);
+	int error = inode_nq_any(ip, &gh);
 
 	if (error)
 		return error;

@@ -45,7 +45,11 @@ struct gfs2_inode *server_inode(struct server *s, fuse_ino_t ino);
 struct server *op_begin(fuse_req_t req);
 void fill_entry(struct server *s, struct gfs2_inode *ip, const struct stat *st,
 		struct fuse_entry_param *e);
-/* SH, attributes, release. */
+/*
+ * Hold @ip in any state that allows reading the dinode: joins direct I/O under way rather than wait for its end.
+ */
+int inode_nq_any(struct gfs2_inode *ip, struct gfs2_holder *gh);
+/* Attributes, under inode_nq_any(). */
 int inode_stat(struct gfs2_inode *ip, struct stat *st);
 static inline struct gfs2_file *fi_file(const struct fuse_file_info *fi)
 {

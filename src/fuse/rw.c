@@ -50,7 +50,7 @@ static int file_open(struct server *s, struct gfs2_inode *ip, int flags, struct 
 	bool direct = flags & O_DIRECT;
 	bool jdata;
 	struct gfs2_holder gh;
-	int error = gfs2_glock_nq_init(ip->i_gl, LM_ST_SHARED, LM_FLAG_ANY, &gh);
+	int error = inode_nq_any(ip, &gh);
 
 	if (error)
 		return error;

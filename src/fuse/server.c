@@ -47,20 +47,27 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
 
 static int mount_args(const struct server_config *cfg, struct fuse_args *args)
 {
-	char opts[8192];
-	int n;
+	char *opts = NULL, *fsname = NULL, max_read[32];
+	int error = -ENOMEM;
 
-	n = snprintf(opts, sizeof(opts), "-ofsname=%s%s,allow_other,default_permissions,max_read=%u%s%s%s%s",
-		     cfg->fsname, cfg->subtype ? ",subtype=gfs2-fuse" : "", RX_MAX_WRITE,
-		     /* libfuse's default is nosuid,nodev; root's file systems have both unless asked otherwise */
-		     geteuid() ? "" : ",dev,suid", cfg->ro ? ",ro" : "", cfg->fuse_opts ? "," : "",
-		     cfg->fuse_opts ? cfg->fuse_opts : "");
-	if (n >= (int)sizeof(opts))
-		return -ENAMETOOLONG;
-	if (fuse_opt_add_arg(args, "gfs2-fuse") || fuse_opt_add_arg(args, opts) ||
-	    (cfg->debug && getenv("GFS2_FUSE_DEBUG_PROTOCOL") && fuse_opt_add_arg(args, "-d")))
+	snprintf(max_read, sizeof(max_read), "max_read=%u", RX_MAX_WRITE);
+	/* The device's name may contain commas. */
+	if (asprintf(&fsname, "fsname=%s", cfg->fsname) < 0)
 		return -ENOMEM;
-	return 0;
+	if (!fuse_opt_add_opt_escaped(&opts, fsname) &&
+	    (!cfg->subtype || !fuse_opt_add_opt(&opts, "subtype=gfs2-fuse")) &&
+	    !fuse_opt_add_opt(&opts, max_read) &&
+	    !fuse_opt_add_opt(&opts, "allow_other,default_permissions,noatime") &&
+	    /* libfuse's default is nosuid,nodev; root's file systems have both unless asked otherwise */
+	    (geteuid() || !fuse_opt_add_opt(&opts, "dev,suid")) &&
+	    (!cfg->ro || !fuse_opt_add_opt(&opts, "ro")) &&
+	    (!cfg->fuse_opts || !fuse_opt_add_opt(&opts, cfg->fuse_opts)) &&
+	    !fuse_opt_add_arg(args, "gfs2-fuse") && !fuse_opt_add_arg(args, "-o") &&
+	    !fuse_opt_add_arg(args, opts))
+		error = 0;
+	free(fsname);
+	free(opts);
+	return error;
 }
 
 /* The kernel's first request; nothing else is sent before it is answered. */

@@ -114,6 +114,7 @@ static struct gfs2_bh *bh_alloc(struct gfs2_mapping *m, uint64_t blkno)
 	atomic_store_explicit(&bh->b_state, 0, memory_order_relaxed);
 	bh->b_map = m;
 	bh->b_hash = NULL;
+	bh->b_referenced = false;
 	bh->b_pin_batch = bh->b_ail_batch = NULL;
 	list_init(&bh->b_map_list);
 	list_init(&bh->b_dirty_list);
@@ -157,12 +158,10 @@ struct gfs2_bh *buf_lookup(struct buf_shard *s, uint64_t blkno)
 	return bh;
 }
 
-static struct gfs2_bh *use(struct buf_shard *s, struct gfs2_bh *bh)
+static struct gfs2_bh *use(struct gfs2_bh *bh)
 {
-	if (s->s_lru.next != &bh->b_lru) {
-		list_del_init(&bh->b_lru);
-		list_add(&bh->b_lru, &s->s_lru);
-	}
+	/* Not moved in the LRU: that would touch its neighbours there, and this is the hottest path. */
+	bh->b_referenced = true;
 	return buf_hold(bh);
 }
 
@@ -240,7 +239,7 @@ struct gfs2_bh *buf_find(struct buf_cache *c, uint64_t blkno)
 	rmutex_lock(&s->s_lock);
 	bh = buf_lookup(s, blkno);
 	if (bh)
-		use(s, bh);
+		use(bh);
 	rmutex_unlock(&s->s_lock);
 	return bh;
 }
@@ -255,7 +254,7 @@ static struct gfs2_bh *move(struct buf_shard *s, struct gfs2_bh *bh, struct gfs2
 
 	/* The log counts it with its old glock until it is home; its contents are the right ones. */
 	if (buf_test(bh, B_PINNED | B_AIL)) {
-		use(s, bh);
+		use(bh);
 		rmutex_unlock(&s->s_lock);
 		return bh;
 	}
@@ -287,7 +286,7 @@ static struct gfs2_bh *move(struct buf_shard *s, struct gfs2_bh *bh, struct gfs2
 	atomic_fetch_sub_explicit(&old->m_nr, 1, memory_order_relaxed);
 	atomic_fetch_add_explicit(&m->m_nr, 1, memory_order_relaxed);
 	bh->b_map = m;
-	use(s, bh);
+	use(bh);
 	rmutex_unlock(&m->m_lock);
 	rmutex_unlock(&old->m_lock);
 	rmutex_unlock(&s->s_lock);
@@ -308,7 +307,7 @@ struct gfs2_bh *buf_get(struct gfs2_mapping *m, uint64_t blkno)
 		rmutex_lock(&s->s_lock);
 		bh = buf_lookup(s, blkno);
 		if (likely(bh && bh->b_map == m)) {
-			use(s, bh);
+			use(bh);
 			rmutex_unlock(&s->s_lock);
 			break;
 		}

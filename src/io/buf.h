@@ -16,7 +16,8 @@
  * Guarantees
  *  - Two lookups of one block return the same buffer as long as either reference is held, or the buffer is dirty,
  *    pinned or in the AIL (such buffers are never evicted).
- *  - Memory is bounded by the limit given; clean unreferenced buffers are evicted in LRU order.  When nothing is clean
+ *  - Memory is bounded by the limit given; clean unreferenced buffers are evicted, those
+ *    not looked up for longest first (second chance).  When nothing is clean
  *    the pressure callback is told (log flush and write-back), never from inside a lock.
  */
 #ifndef GFS2FUSE_BUF_H
@@ -64,17 +65,19 @@ enum {
 };
 
 struct gfs2_bh {
-	struct buf_cache *b_cache;
+	/* What a look-up touches comes first, in one cache line. */
 	uint64_t b_blocknr;
-	char *b_data;			/* bsize bytes, aligned to min(bsize, 4096) */
+	struct gfs2_bh *b_hash;		/* shard lock */
+	struct gfs2_mapping *b_map;	/* changes under the shard lock and m_lock */
 	atomic_uint b_count;
 	atomic_uint b_state;
-	struct gfs2_mapping *b_map;
+	bool b_referenced;		/* shard lock: looked up since eviction last came by */
+	char *b_data;			/* bsize bytes, aligned to min(bsize, 4096) */
+	struct buf_cache *b_cache;
 	struct list_head b_map_list;	/* m_bufs */
 	struct list_head b_dirty_list;	/* m_dirty */
 	uint64_t b_dirty_seq;		/* m_dirty_seq when it became dirty */
-	/* buf.c, shard lock (b_map changes under the shard lock and m_lock) */
-	struct gfs2_bh *b_hash;
+	/* buf.c, shard lock */
 	struct list_head b_lru;
 	bool b_released;		/* free, and its memory given back to the system */
 	/* journal/log.c, log lock */

@@ -4,7 +4,8 @@
  * evicted), or because their block is somebody else's now (forgetting).
  *
  * Eviction takes buffers from the cold end of a shard's LRU that nobody references and whose contents the device
- * has.  Those it must skip go to the warm end, so that the next one does not meet them again.  When nothing can be
+ * has.  Those that were looked up since it last met them get a second chance at the warm end; those it must skip go there too,
+ * so that the next one does not meet them again.  When nothing can be
  * evicted the cache grows beyond its limit (the caller may be in the transaction whose end would
  * make buffers clean) and the pressure thread is told.
  */
@@ -45,14 +46,16 @@ static unsigned evict(struct buf_shard *s, unsigned want, unsigned scan)
 	unsigned nr = 0;
 
 	rmutex_lock(&s->s_lock);
-	scan = min_t(unsigned, scan, s->s_nr);
+	/* The first round may only take second chances away. */
+	scan = min_t(unsigned, scan, 2 * s->s_nr);
 	while (scan-- && nr < want) {
 		bh = list_last_entry(&s->s_lru, struct gfs2_bh, b_lru);
-		if (try_evict(s, bh)) {
+		if (!bh->b_referenced && try_evict(s, bh)) {
 			bh->b_hash = victims;
 			victims = bh;
 			nr++;
 		} else {
+			bh->b_referenced = false;
 			list_del_init(&bh->b_lru);
 			list_add(&bh->b_lru, &s->s_lru);
 		}
@@ -66,19 +69,31 @@ static unsigned evict(struct buf_shard *s, unsigned want, unsigned scan)
 	return nr;
 }
 
-static bool over_limit(struct buf_cache *c)
+/* Blocks above the limit. */
+static uint64_t excess(struct buf_cache *c)
 {
-	return atomic_load_explicit(&c->c_used, memory_order_relaxed) >
-	       atomic_load_explicit(&c->c_limit, memory_order_relaxed);
+	uint64_t used = atomic_load_explicit(&c->c_used, memory_order_relaxed);
+	uint64_t limit = atomic_load_explicit(&c->c_limit, memory_order_relaxed);
+
+	return used > limit ? used - limit : 0;
 }
 
+/* The same share from every shard, again until the limit is met or nothing can go. */
 static void evict_all_over(struct buf_cache *c, unsigned scan)
 {
-	for (unsigned i = 0; i <= c->c_shard_mask && over_limit(c); i++) {
-		unsigned hand = atomic_fetch_add_explicit(&c->c_hand, 1, memory_order_relaxed);
+	unsigned got;
 
-		evict(&c->c_shards[hand & c->c_shard_mask], scan, scan);
-	}
+	do {
+		uint64_t share = DIV_ROUND_UP(excess(c), c->c_shard_mask + 1);
+
+		got = 0;
+		for (unsigned i = 0; i <= c->c_shard_mask && excess(c); i++) {
+			unsigned hand = atomic_fetch_add_explicit(&c->c_hand, 1, memory_order_relaxed);
+
+			got += evict(&c->c_shards[hand & c->c_shard_mask],
+				     min_t(uint64_t, share, UINT32_MAX), scan);
+		}
+	} while (got && excess(c));
 }
 
 static void tell_pressure(struct buf_cache *c)
@@ -100,12 +115,12 @@ void buf_reclaim(struct buf_cache *c, struct buf_shard *own)
 	/* No large share of a small cache at once. */
 	evict(own, min_t(uint64_t, limit / 64 + 1, EVICT_BATCH), EVICT_SCAN);
 	/* While help is on its way another search would only find what this one found. */
-	if (!over_limit(c) || atomic_load_explicit(&c->c_pressure_due, memory_order_relaxed))
+	if (!excess(c) || atomic_load_explicit(&c->c_pressure_due, memory_order_relaxed))
 		return;
 	evict_all_over(c, EVICT_SCAN);
-	if (over_limit(c))
+	if (excess(c))
 		evict_all_over(c, UINT32_MAX);
-	if (over_limit(c))
+	if (excess(c))
 		tell_pressure(c);
 }
 
@@ -225,10 +240,13 @@ static unsigned shard_range(struct buf_shard *s, uint64_t blkno, uint64_t nr, ui
 
 void buf_forget(struct buf_cache *c, uint64_t blkno, uint64_t nr)
 {
+	uint64_t used = atomic_load_explicit(&c->c_used, memory_order_relaxed);
 	uint64_t found[128];
 	unsigned n;
 
-	if (nr <= atomic_load_explicit(&c->c_used, memory_order_relaxed)) {
+	if (!used)
+		return;
+	if (nr <= max_t(uint64_t, used, c->c_shard_mask)) {
 		for (uint64_t i = 0; i < nr; i++)
 			forget_one(c, blkno + i);
 		return;
@@ -247,6 +265,6 @@ void buf_cache_set_limit(struct buf_cache *c, uint64_t limit_bytes)
 	atomic_store_explicit(&c->c_limit, max_t(uint64_t, limit_bytes / c->c_bsize, 1),
 			      memory_order_relaxed);
 	evict_all_over(c, UINT32_MAX);
-	if (over_limit(c))
+	if (excess(c))
 		tell_pressure(c);
 }

@@ -29,8 +29,11 @@ struct rmutex io_rings_lock = { PTHREAD_MUTEX_INITIALIZER, RANK_IO };
 
 static int blockdev_facts(struct io_engine *e)
 {
-	int ssz;
+	int ssz, protected;
 
+	/* A write-protected device can be opened for writing; the writes then fail. */
+	if (!e->e_ro && !ioctl(e->e_fd, BLKROGET, &protected) && protected)
+		return -EROFS;
 	if (ioctl(e->e_fd, BLKGETSIZE64, &e->e_size) || ioctl(e->e_fd, BLKSSZGET, &ssz))
 		return -errno;
 	e->e_align = ssz;

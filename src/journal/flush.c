@@ -169,6 +169,7 @@ static void seal_batch(struct gfs2_log *log, struct flush *fl)
 
 	rmutex_lock(&log->l_ordered_lock);
 	list_splice_tail_init(&log->l_ordered, &log->l_ordering);
+	log->l_ordering_busy = true;
 	rmutex_unlock(&log->l_ordered_lock);
 }
 
@@ -251,14 +252,14 @@ static void write_ordered(struct gfs2_log *log)
 		struct gfs2_mapping *m =
 			list_first_entry(&log->l_ordering, struct gfs2_mapping, m_ordered);
 
+		/* The mapping stays: gfs2_ordered_del() waits for us. */
 		list_del_init(&m->m_ordered);
-		log->l_ordered_now = m;
 		rmutex_unlock(&log->l_ordered_lock);
 		mapping_write(m);
 		rmutex_lock(&log->l_ordered_lock);
-		log->l_ordered_now = NULL;
-		rcond_broadcast(&log->l_ordered_wait);
 	}
+	log->l_ordering_busy = false;
+	rcond_broadcast(&log->l_ordered_wait);
 	rmutex_unlock(&log->l_ordered_lock);
 }
 

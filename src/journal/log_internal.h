@@ -106,10 +106,10 @@ struct gfs2_log {
 	pthread_t l_thread;
 
 	struct rmutex l_ordered_lock;
-	struct rcond l_ordered_wait;
+	struct rcond l_ordered_wait;	/* l_ordering_busy became false */
 	struct list_head l_ordered;	/* of the open batch (gfs2_mapping.m_ordered) */
 	struct list_head l_ordering;	/* of the batch being flushed */
-	struct gfs2_mapping *l_ordered_now; /* being written */
+	bool l_ordering_busy;		/* from the seal until all of l_ordering is written */
 
 	struct rmutex l_lock;
 	struct blktab l_tab;

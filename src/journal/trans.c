@@ -269,6 +269,34 @@ static struct gfs2_bh *unpin(struct gfs2_log *log, struct log_block *e)
 	return bh;
 }
 
+/* --- ordered data --- */
+
+void gfs2_ordered_add(struct gfs2_log *log, struct gfs2_mapping *m)
+{
+	rmutex_lock(&log->l_ordered_lock);
+	if (list_empty(&m->m_ordered))
+		list_add_tail(&m->m_ordered, &log->l_ordered);
+	rmutex_unlock(&log->l_ordered_lock);
+}
+
+static void ordered_wait(struct gfs2_log *log)
+{
+	rmutex_lock(&log->l_ordered_lock);
+	while (log->l_ordering_busy)
+		rcond_wait(&log->l_ordered_wait, &log->l_ordered_lock);
+	rmutex_unlock(&log->l_ordered_lock);
+}
+
+void gfs2_ordered_del(struct gfs2_log *log, struct gfs2_mapping *m)
+{
+	rmutex_lock(&log->l_ordered_lock);
+	/* The flush is writing it, or still has to. */
+	while (log->l_ordering_busy)
+		rcond_wait(&log->l_ordered_wait, &log->l_ordered_lock);
+	list_del_init(&m->m_ordered);
+	rmutex_unlock(&log->l_ordered_lock);
+}
+
 /* --- freeing --- */
 
 /*
@@ -329,26 +357,12 @@ void gfs2_journal_wipe(struct gfs2_log *log, uint64_t bstart, uint32_t blen)
 		while (nr)
 			buf_put(put[--nr]);
 	}
+	/*
+	 * Data that the batch before this one made reachable must be on the device when that is committed,
+	 * although this batch frees them: a crash may come in between.
+	 */
+	ordered_wait(log);
 	buf_forget(log->l_bufs, bstart, blen);
-}
-
-/* --- ordered data --- */
-
-void gfs2_ordered_add(struct gfs2_log *log, struct gfs2_mapping *m)
-{
-	rmutex_lock(&log->l_ordered_lock);
-	if (list_empty(&m->m_ordered))
-		list_add_tail(&m->m_ordered, &log->l_ordered);
-	rmutex_unlock(&log->l_ordered_lock);
-}
-
-void gfs2_ordered_del(struct gfs2_log *log, struct gfs2_mapping *m)
-{
-	rmutex_lock(&log->l_ordered_lock);
-	while (log->l_ordered_now == m)
-		rcond_wait(&log->l_ordered_wait, &log->l_ordered_lock);
-	list_del_init(&m->m_ordered);
-	rmutex_unlock(&log->l_ordered_lock);
 }
 
 /* --- the end --- */

@@ -139,6 +139,9 @@ class Check:
         keep = os.environ.get("GFS2_CHECK_LOGS")
         self.logs = os.path.abspath(keep) if keep else os.path.join(self.scratch, "logs")
         os.makedirs(self.logs, exist_ok=True)
+        # Tests act as other users too, who must get through to the mounts.
+        os.chmod(self.scratch, 0o711)
+        os.chmod(self.memory, 0o711)
         self.failed_logs = []
 
     # -- results
@@ -174,7 +177,11 @@ class Check:
             self.processes.discard(process)
 
     def log_of(self, name):
-        return os.path.join(self.logs, name.replace("/", "-") + ".log")
+        """Where a test's output goes: empty, also when the logs of an earlier run are there."""
+        path = os.path.join(self.logs, name.replace("/", "-") + ".log")
+        if os.path.exists(path):
+            os.unlink(path)
+        return path
 
     def stop(self):
         """End what runs: wardens clean up after their tests when they get SIGTERM."""
@@ -269,6 +276,9 @@ class Check:
             return
         log = self.log_of(test.name)
         variant = test.variant or "plain"
+        if not (self.built.get(variant) and self.built.get("progs")):
+            self.result("FAIL", test.name, 0, f"build/{variant} or build/progs failed")
+            return
         env = dict(os.environ, PYTHONDONTWRITEBYTECODE="1")
         for variable, name in (("GFS2_FUSE", "gfs2-fuse"), ("GLOCKCTL", "glockctl")):
             path = self.program(variant, name)
@@ -282,6 +292,7 @@ class Check:
         argv = [sys.executable, "-B", os.path.join(HERE, "warden.py")]
         work = tempfile.mkdtemp(prefix=test.short + ".",
                                 dir=self.scratch if test.on_disk else self.memory)
+        os.chmod(work, 0o711)
         env["GFS2_TEST_DIR"] = work
         if self.full:
             env["GFS2_TEST_FULL"] = "1"

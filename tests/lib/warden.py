@@ -123,7 +123,7 @@ def report_hang():
                 except OSError:
                     line.append("?")
             print("   thread", task, *line)
-        if shutil.which("gdb"):
+        if shutil.which("gdb") and describe(pid).split()[1:2] and "gfs2" in describe(pid).split()[1]:
             try:
                 done = subprocess.run(["gdb", "-p", str(pid), "-batch", "-ex", "thread apply all bt 12"],
                                       capture_output=True, text=True, timeout=20)

@@ -253,7 +253,7 @@ no(os.mkdir, "d"); no(os.chmod, "open", 0o777); no(os.chown, "open", 65534, -1)
 no(os.unlink, "sticky/root"); no(os.rename, "sticky/root", "sticky/x")
 open("sticky/mine", "w").close(); os.unlink("sticky/mine")
 """
-    os.chmod(workdir(), 0o755)
+    os.chmod(workdir(), 0o711)
     run([sys.executable, "-c", script])
 
 

@@ -190,6 +190,7 @@ static void test_hole_first(void **state)
 
 static void test_past_eof_is_buffered(void **state)
 {
+	struct gfs2_holder gh;
 	struct stat st;
 
 	layout("xx");
@@ -198,7 +199,9 @@ static void test_past_eof_is_buffered(void **state)
 	assert_int_equal(events(EV_DIO_SUBMIT, -1), 0);
 	assert_int_equal(events(EV_GLOCK_PROMOTE, LM_ST_EXCLUSIVE), 1);
 	contents("dDD");
+	assert_int_equal(gfs2_glock_nq_init(ip->i_gl, LM_ST_SHARED, 0, &gh), 0);
 	gfs2_getattr(ip, &st);
+	gfs2_glock_dq_uninit(&gh);
 	assert_int_equal(st.st_size, 3 * BS);
 	mark = gfs2_event_next_seq();
 	assert_int_equal(dio(true, 2 * BS, BS, 'E'), BS); /* ends exactly at EOF */

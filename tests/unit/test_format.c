@@ -221,7 +221,7 @@ static void mkfs_journal(uint32_t bsize)
 
 	assert_non_null(mkdtemp(dir));
 	snprintf(path, sizeof(path), "%s/img", dir);
-	snprintf(cmd, sizeof(cmd), "truncate -s 64M %s && mkfs.gfs2 -q -O -p lock_nolock -j 1 -J 8 -b %u %s",
+	snprintf(cmd, sizeof(cmd), "truncate -s 64M %s && mkfs.gfs2 -q -O -p lock_nolock -j 1 -J 8 -b %u %s >/dev/null",
 		 path, bsize, path);
 	int rc = system(cmd);
 	f = fopen(path, "r");

@@ -62,6 +62,7 @@ static void test_readonly(void **state)
 {
 	struct gfs2_args args = vol_args;
 	struct io_engine *e;
+	struct gfs2_holder gh;
 	struct gfs2_sbd *sdp;
 	struct stat st;
 
@@ -73,7 +74,9 @@ static void test_readonly(void **state)
 		sdp = mount_args(e, &args);
 		assert_null(sdp->sd_log);
 		check_sums(sdp);
+		assert_int_equal(gfs2_glock_nq_init(sdp->sd_root->i_gl, LM_ST_SHARED, 0, &gh), 0);
 		gfs2_getattr(sdp->sd_root, &st);
+		gfs2_glock_dq_uninit(&gh);
 		assert_true(S_ISDIR(st.st_mode));
 		assert_int_equal(gfs2_unmount(sdp), 0);
 		io_engine_close(e);
@@ -164,6 +167,21 @@ static void make_file(struct gfs2_sbd *sdp, const char *name, struct gfs2_inode 
 	assert_true(created);
 }
 
+static int unlinked_seen;
+
+static int see_unlinked(struct gfs2_sbd *sdp, uint64_t blkno)
+{
+	unlinked_seen++;
+	return 0;
+}
+
+static int count_unlinked(struct gfs2_sbd *sdp)
+{
+	unlinked_seen = 0;
+	assert_int_equal(gfs2_for_each_unlinked(sdp, see_unlinked), 0);
+	return unlinked_seen;
+}
+
 /* The daemon dies: what was flushed is there after the replay, counts are right. */
 static void test_crash(void **state)
 {
@@ -204,9 +222,21 @@ static void test_crash(void **state)
 	assert_int_equal(gfs2_mount(e, &ro, &sdp), -EROFS);
 	io_engine_close(e);
 
+	/* Where it can be written, a read-only mount replays; unlinked inodes stay. */
+	e = vol_open(false);
+	sdp = mount_args(e, &ro);
+	assert_null(sdp->sd_log);
+	check_sums(sdp);
+	assert_int_equal(gfs2_lookup(sdp->sd_root, "file299", &ip, &st), 0);
+	gfs2_inode_put(ip);
+	assert_int_equal(count_unlinked(sdp), 1);
+	assert_int_equal(gfs2_unmount(sdp), 0);
+	io_engine_close(e);
+
 	e = vol_open(false);
 	sdp = mount_args(e, &vol_args);
 	check_sums(sdp);
+	assert_int_equal(count_unlinked(sdp), 0);
 	assert_int_equal(gfs2_lookup(sdp->sd_root, "file299", &ip, &st), 0);
 	gfs2_inode_put(ip);
 	assert_int_equal(gfs2_lookup(sdp->sd_root, "open", &ip, &st), -ENOENT);
@@ -293,6 +323,40 @@ static void test_withdraw(void **state)
 	vol_fsck();
 }
 
+/* Far more metadata than the cache may hold. */
+static void test_small_cache(void **state)
+{
+	const struct gfs2_create_args dir = { .mode = S_IFDIR | 0755, .excl = true };
+	struct gfs2_args args = vol_args;
+	struct gfs2_inode *dip, *ip;
+	struct gfs2_sbd *sdp;
+	struct io_engine *e;
+	struct stat st;
+	char name[32];
+	bool created;
+
+	args.ar_cache = 1 << 20;
+	vol_make(4096, 128, 1, "");
+	e = vol_open(false);
+	sdp = mount_args(e, &args);
+	for (int d = 0; d < 40; d++) {
+		const struct gfs2_create_args file = { .mode = S_IFREG | 0644, .excl = true };
+
+		snprintf(name, sizeof(name), "dir%d", d);
+		assert_int_equal(gfs2_create(sdp->sd_root, name, &dir, &dip, &st, &created), 0);
+		for (int i = 0; i < 100; i++) {
+			snprintf(name, sizeof(name), "file%d", i);
+			assert_int_equal(gfs2_create(dip, name, &file, &ip, &st, &created), 0);
+			gfs2_inode_put(ip);
+		}
+		gfs2_inode_put(dip);
+	}
+	check_sums(sdp);
+	assert_int_equal(gfs2_unmount(sdp), 0);
+	io_engine_close(e);
+	vol_fsck();
+}
+
 static int tests(void)
 {
 	const struct CMUnitTest all[] = {
@@ -303,6 +367,7 @@ static int tests(void)
 		cmocka_unit_test(test_crash),
 		cmocka_unit_test(test_fsck_replay),
 		cmocka_unit_test(test_withdraw),
+		cmocka_unit_test(test_small_cache),
 	};
 
 	return cmocka_run_group_tests(all, NULL, NULL);

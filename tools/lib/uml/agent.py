@@ -48,7 +48,7 @@ PRIVATE = ('/run', '/tmp', '/var/tmp', '/var/log', '/var/lib/corosync', '/var/li
            '/etc/dlm', '/mnt', '/dev/shm')
 # How long a clean stop waits for a file system daemon to finish, before it reports a problem. Only
 # a bound: the end of the process is what is waited for.
-STOP_SECONDS = 120
+STOP_SECONDS = 60
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -400,7 +400,9 @@ class Agent:
             os.read(self.wake, 512)
             self.reap()
             return
-        for kind, stream, data in self.parser.feed(os.read(self.line, 65536)):
+        data = os.read(self.line, 65536)
+        self.send(wire.ACK, 0, str(len(data)))
+        for kind, stream, data in self.parser.feed(data):
             self.frame(kind, stream, data)
 
     def reap(self):

@@ -39,7 +39,7 @@ CLONE_NEWNET = 0x40000000
 LETTERS = 'abcdefghijklmnop'         # as many disks as ubd has
 # Bounds, not delays: by then something is broken.
 BOOT_SECONDS = 180
-STOP_SECONDS = 180
+STOP_SECONDS = 15
 ALIVE = ('booting', 'configuring', 'setup', 'ready', 'failed', 'stopping', 'killing')
 
 
@@ -95,6 +95,7 @@ class Peer:
         self.sock = sock
         self.parser = wire.Parser()
         self.out = bytearray()
+        self.window = 1 << 62        # how much may be sent now
         sock.setblocking(False)
         monitor.watch(sock, selectors.EVENT_READ, self)
 
@@ -106,14 +107,16 @@ class Peer:
         if self.sock is None:
             return
         try:
-            while self.out:
-                del self.out[:self.sock.send(self.out)]
+            while self.out and self.window > 0:
+                n = self.sock.send(self.out[:self.window])
+                self.window -= n
+                del self.out[:n]
         except BlockingIOError:
             pass
         except OSError:
             self.out.clear()
         self.monitor.watch(self.sock, selectors.EVENT_READ |
-                           (selectors.EVENT_WRITE if self.out else 0), self)
+                           (selectors.EVENT_WRITE if self.out and self.window > 0 else 0), self)
 
     def event(self, mask):
         if mask & selectors.EVENT_WRITE:
@@ -123,6 +126,8 @@ class Peer:
 
     def read(self):
         """Reads once. False if there was nothing."""
+        if self.sock is None:
+            return False
         try:
             data = self.sock.recv(65536)
         except BlockingIOError:
@@ -156,9 +161,14 @@ class Line(Peer):
     def __init__(self, monitor, sock, node):
         self.node = node
         super().__init__(monitor, sock)
+        self.window = wire.WINDOW_LINE
 
-    def frame(self, *frame):
-        self.node.frame(*frame)
+    def frame(self, kind, stream, data):
+        if kind == wire.ACK:
+            self.window += int(data)
+            self.flush()
+        else:
+            self.node.frame(kind, stream, data)
 
 
 class Step:
@@ -315,7 +325,12 @@ class Node:
         self.set_timer(STOP_SECONDS, self.stop_overdue)
 
     def stop_overdue(self):
-        self.log('# no clean stop after %d s: killed\n' % STOP_SECONDS)
+        said = 'nothing said' if self.stopped is None else 'unmounted: %s' % (self.stopped or 'yes')
+        self.log('# no clean stop after %d s (%s): killed\n' % (STOP_SECONDS, said))
+        try:                         # what every task was doing, on the console
+            self.monitor.console(self, 'sysrq t')
+        except Refused as e:
+            self.log('# %s\n' % e)
         self.process.terminate()
 
     def kill(self):

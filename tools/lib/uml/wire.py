@@ -17,6 +17,9 @@ CHUNK = 4000
 # Bytes of one direction of one stream that may be under way without having been consumed.
 WINDOW_OUT = 256 * 1024
 WINDOW_IN = 32 * 1024
+# Bytes that the monitor may have sent on a serial line without the agent having read them. Less than
+# the 4 KiB that the node's terminal layer holds: User-Mode Linux loses its way when that is full.
+WINDOW_LINE = 2048
 
 # Agent to monitor, on stream 0.
 HELLO = b'h'       # the agent listens; everything on the line before this is noise
@@ -24,6 +27,7 @@ READY = b'r'       # configured: commands may be started
 FAILED = b'f'      # the configuration failed: text
 STOPPED = b's'     # unmounted, about to power off: JSON {"problems": [text...]}
 NOTE = b'n'        # text for the log
+ACK = b'a'         # decimal: so many bytes have been read from the line
 
 # Monitor to agent, on stream 0.
 CONFIG = b'c'      # JSON, once, after HELLO

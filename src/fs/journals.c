@@ -1,0 +1,286 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Mounting: the system files that lead to the journals, the journals, and their recovery
+ * (kernel: ops_fstype.c:init_journal, gfs2_jindex_hold, init_statfs; reference gfs2-ondisk.md 2,
+ * 8.10).
+ *
+ * Replay writes to the device behind the back of the buffer cache.  What was read before it (the
+ * directories that lead to the journals, and the journals' maps) is dropped after it.
+ */
+#include <inttypes.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include "fs/bmap.h"
+#include "fs/dir.h"
+#include "fs/mount_i.h"
+#include "util/util.h"
+
+#define JOURNAL_MIN_BYTES (8ull << 20)
+#define JOURNAL_MAX_BYTES (1ull << 30)
+
+/* --- system files --- */
+
+static int sys_search(struct gfs2_sbd *sdp, struct gfs2_inode *dip, const char *name,
+		      struct gfs2_inum_host *inum)
+{
+	struct gfs2_qname q = gfs2_qname(name);
+	struct gfs2_holder gh;
+	int err = gfs2_glock_nq_init(dip->i_gl, LM_ST_SHARED, LM_FLAG_ANY, &gh);
+
+	if (err)
+		return err;
+	err = gfs2_is_dir(dip) ? gfs2_dir_search(dip, &q, inum, NULL) : -ENOTDIR;
+	gfs2_glock_dq_uninit(&gh);
+	return err;
+}
+
+int sys_lookup(struct gfs2_sbd *sdp, struct gfs2_inode *dip, const char *name,
+	       struct gfs2_inode **out)
+{
+	struct gfs2_inum_host inum;
+	int err = sys_search(sdp, dip, name, &inum);
+
+	if (!err)
+		err = gfs2_inode_lookup(sdp, inum.no_addr, inum.no_formal_ino, out);
+	if (err)
+		fs_err("cannot find the system file '%s': %s", name, strerror(-err));
+	return err;
+}
+
+/* Numbers of all journals, and of the per-node files that belong to each. */
+static int find_journals(struct gfs2_sbd *sdp, struct gfs2_inode *jindex)
+{
+	for (unsigned j = 0;; j++) {
+		struct gfs2_inum_host inum;
+		struct gfs2_jdesc *more;
+		char name[32];
+		int err;
+
+		snprintf(name, sizeof(name), "journal%u", j);
+		err = sys_search(sdp, jindex, name, &inum);
+		if (err == -ENOENT && j)
+			return 0;
+		if (err) {
+			fs_err("cannot find '%s' in the journal index: %s", name, strerror(-err));
+			return err;
+		}
+		more = realloc(sdp->sd_jdescs, (j + 1) * sizeof(*more));
+		if (!more)
+			return -ENOMEM;
+		sdp->sd_jdescs = more;
+		more[j] = (struct gfs2_jdesc){ .jd_jid = j, .jd_no_addr = inum.no_addr };
+		sdp->sd_nr_journals = j + 1;
+	}
+}
+
+static int find_per_node(struct gfs2_sbd *sdp, struct gfs2_inode *per_node)
+{
+	struct gfs2_inum_host inum;
+	char name[32];
+	int err = 0;
+
+	for (unsigned j = 0; j < sdp->sd_nr_journals && !err; j++) {
+		struct gfs2_jdesc *jd = &sdp->sd_jdescs[j];
+
+		snprintf(name, sizeof(name), "quota_change%u", j);
+		err = sys_search(sdp, per_node, name, &inum);
+		jd->jd_quota_addr = inum.no_addr;
+		if (err)
+			break;
+		snprintf(name, sizeof(name), "statfs_change%u", j);
+		err = sys_search(sdp, per_node, name, &inum);
+		jd->jd_statfs_addr = inum.no_addr;
+	}
+	if (err)
+		fs_err("cannot find the system file '%s': %s", name, strerror(-err));
+	return err;
+}
+
+/* Under a holder on the journal's inode. */
+static int map_journal(struct gfs2_sbd *sdp, struct gfs2_inode *ip, struct gfs2_jdesc *jd)
+{
+	uint64_t blocks = 0;
+	int err;
+
+	if (ip->i_size < JOURNAL_MIN_BYTES || ip->i_size > JOURNAL_MAX_BYTES ||
+	    ip->i_size & (sdp->sd_bsize - 1)) {
+		fs_err("journal %u has the impossible size %" PRIu64, jd->jd_jid, ip->i_size);
+		return -EIO;
+	}
+	err = gfs2_map_journal_extents(ip, jd);
+	if (err) {
+		fs_err("cannot map journal %u: %s", jd->jd_jid, strerror(-err));
+		return err;
+	}
+	jd->jd_blocks = (uint32_t)(ip->i_size >> sdp->sd_bsize_shift);
+	for (unsigned i = 0; i < jd->jd_nr_extents; i++) {
+		const struct gfs2_journal_extent *ex = &jd->jd_extents[i];
+
+		if (ex->lblock != blocks || sb_is_system_range(sdp, ex->dblock) ||
+		    ex->dblock + ex->blocks > sdp->sd_device_blocks)
+			break;
+		blocks += ex->blocks;
+	}
+	if (blocks == jd->jd_blocks)
+		return 0;
+	fs_err("journal %u has holes or lies outside the device", jd->jd_jid);
+	return -EIO;
+}
+
+static int open_journal(struct gfs2_sbd *sdp, struct gfs2_jdesc *jd)
+{
+	bool own = jd->jd_jid == sdp->sd_jid;
+	struct gfs2_inode *ip;
+	struct gfs2_holder gh;
+	int err = gfs2_inode_lookup(sdp, jd->jd_no_addr, 0, &ip);
+
+	if (err)
+		return err;
+	if (own)
+		err = gfs2_glock_nq_init(ip->i_gl, LM_ST_SHARED,
+					 LM_FLAG_NOEXP | GL_EXACT | GL_NOCACHE | GL_NOPID,
+					 &sdp->sd_jinode_gh);
+	else
+		err = gfs2_glock_nq_init(ip->i_gl, LM_ST_SHARED, LM_FLAG_NOEXP | GL_NOCACHE, &gh);
+	if (!err) {
+		err = map_journal(sdp, ip, jd);
+		if (!own)
+			gfs2_glock_dq_uninit(&gh);
+	}
+	gfs2_inode_put(ip);
+	return err;
+}
+
+int open_journals(struct gfs2_sbd *sdp)
+{
+	struct gfs2_inode *jindex, *per_node;
+	int err = sys_lookup(sdp, sdp->sd_master, "jindex", &jindex);
+
+	if (err)
+		return err;
+	err = find_journals(sdp, jindex);
+	gfs2_inode_put(jindex);
+	if (err)
+		return err;
+	if (sdp->sd_jid >= sdp->sd_nr_journals) {
+		fs_err("there are only %u journals, number %u is needed: add some with gfs2_jadd",
+		       sdp->sd_nr_journals, sdp->sd_jid);
+		return -EUSERS;
+	}
+	err = lock_number(sdp, sdp->sd_jid, &gfs2_journal_glops, LM_ST_EXCLUSIVE,
+			  LM_FLAG_NOEXP | GL_NOCACHE | GL_NOPID, &sdp->sd_journal_gh);
+	for (unsigned j = 0; j < sdp->sd_nr_journals && !err; j++)
+		err = open_journal(sdp, &sdp->sd_jdescs[j]);
+	if (err)
+		return err;
+	err = sys_lookup(sdp, sdp->sd_master, "per_node", &per_node);
+	if (err)
+		return err;
+	err = find_per_node(sdp, per_node);
+	gfs2_inode_put(per_node);
+	return err;
+}
+
+/* statfs_change<jid> is ours as long as we are mounted. */
+int open_statfs(struct gfs2_sbd *sdp)
+{
+	struct gfs2_inum_host inum;
+	int err = sys_search(sdp, sdp->sd_master, "statfs", &inum);
+
+	if (err) {
+		fs_err("cannot find the system file 'statfs': %s", strerror(-err));
+		return err;
+	}
+	sdp->sd_statfs_addr = inum.no_addr;
+	err = gfs2_inode_lookup(sdp, sdp->sd_jdescs[sdp->sd_jid].jd_statfs_addr, 0,
+				&sdp->sd_sc_inode);
+	if (err)
+		return err;
+	return gfs2_glock_nq_init(sdp->sd_sc_inode->i_gl, LM_ST_EXCLUSIVE, GL_NOPID,
+				  &sdp->sd_sc_gh);
+}
+
+/* --- recovery --- */
+
+bool device_readonly(struct io_engine *e)
+{
+	return (fcntl(io_engine_fd(e), F_GETFL) & O_ACCMODE) == O_RDONLY;
+}
+
+static int recover_one(struct gfs2_sbd *sdp, const struct gfs2_jdesc *jd,
+		       struct gfs2_log_header_host *head)
+{
+	struct gfs2_recovery_result res = { 0 };
+	bool ro = device_readonly(sdp->sd_io);
+	int err = gfs2_recover_journal(sdp->sd_io, sdp->sd_bsize, jd, sdp->sd_jid,
+				       sdp->sd_statfs_addr, ro, &res);
+
+	if (err == -EROFS) {
+		fs_err("journal %u must be replayed before the volume can be used: mount it "
+		       "read-write once", jd->jd_jid);
+		return err;
+	}
+	if (err) {
+		fs_err("recovery of journal %u failed: %s", jd->jd_jid, strerror(-err));
+		return err;
+	}
+	if (jd->jd_jid == sdp->sd_jid)
+		*head = res.head;
+	return 0;
+}
+
+static void collect_glock(struct gfs2_glock *gl, void *arg)
+{
+	struct gl_list *l = arg;
+
+	if (l->nr == l->space) {
+		l->space = l->space ? l->space * 2 : 64;
+		l->gls = realloc(l->gls, l->space * sizeof(*l->gls));
+		GFS2_BUG_ON(!l->gls);
+	}
+	l->gls[l->nr++] = gfs2_glock_hold(gl);
+}
+
+void gl_list_fill(struct gfs2_sbd *sdp, struct gl_list *l)
+{
+	*l = (struct gl_list){ 0 };
+	gfs2_glock_table_for_each(sdp->sd_glocks, collect_glock, l);
+}
+
+void gl_list_free(struct gl_list *l)
+{
+	for (unsigned i = 0; i < l->nr; i++)
+		gfs2_glock_put(l->gls[i]);
+	free(l->gls);
+}
+
+/*
+ * Forget every block read so far, also under locks that stay held.  Nobody else uses the volume yet,
+ * and nothing is dirty.
+ */
+static void drop_everything_cached(struct gfs2_sbd *sdp)
+{
+	struct gl_list l;
+
+	gl_list_fill(sdp, &l);
+	for (unsigned i = 0; i < l.nr; i++)
+		if (l.gls[i]->gl_ops->go_inval)
+			l.gls[i]->gl_ops->go_inval(l.gls[i], true);
+	gl_list_free(&l);
+}
+
+int recover_journals(struct gfs2_sbd *sdp, struct gfs2_log_header_host *head)
+{
+	int err = 0;
+
+	/* Who is alone recovers for all. */
+	for (unsigned j = 0; j < sdp->sd_nr_journals && !err; j++)
+		if (sdp->sd_first || j == sdp->sd_jid)
+			err = recover_one(sdp, &sdp->sd_jdescs[j], head);
+	drop_everything_cached(sdp);
+	if (!err && !(head->lh_flags & GFS2_LOG_HEAD_UNMOUNT)) {
+		fs_err("journal %u is not clean after its recovery", sdp->sd_jid);
+		return -EIO;
+	}
+	return err;
+}

@@ -1,0 +1,473 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * File contents on real volumes: random writes, truncates and reads against a copy in memory, with the lock being taken away in
+ * between; durability, full volumes, attributes.  GFS2_TEST_SEED repeats a run.
+ */
+#include "vol.h"
+#include <linux/fuse.h>
+#include "fs/file.h"
+#include "fs/namei.h"
+
+#define MODEL_MAX (3u << 20)
+#define IO_MAX (700u << 10)
+
+struct mounted {
+	struct io_engine *e;
+	struct gfs2_sbd *sdp;
+};
+
+static struct mounted do_mount(void)
+{
+	struct mounted m = { vol_open(false), NULL };
+	struct gfs2_args args = vol_args;
+
+	/* small, so that write-back and eviction happen */
+	args.ar_cache = 8 << 20;
+	assert_int_equal(gfs2_mount(m.e, &args, &m.sdp), 0);
+	return m;
+}
+
+static void do_unmount(struct mounted *m)
+{
+	assert_int_equal(gfs2_unmount(m->sdp), 0);
+	io_engine_close(m->e);
+	vol_fsck();
+}
+
+static struct gfs2_inode *make_file(struct gfs2_sbd *sdp, const char *name)
+{
+	const struct gfs2_create_args a = { .mode = S_IFREG | 0644, .excl = true };
+	struct gfs2_inode *ip;
+	struct stat st;
+	bool created;
+
+	assert_int_equal(gfs2_create(sdp->sd_root, name, &a, &ip, &st, &created), 0);
+	return ip;
+}
+
+static struct gfs2_inode *open_file(struct gfs2_sbd *sdp, const char *name)
+{
+	struct gfs2_inode *ip;
+	struct stat st;
+
+	assert_int_equal(gfs2_lookup(sdp->sd_root, name, &ip, &st), 0);
+	return ip;
+}
+
+static void lock(struct gfs2_inode *ip, enum lm_state state, struct gfs2_holder *gh)
+{
+	assert_int_equal(gfs2_glock_nq_init(ip->i_gl, state, 0, gh), 0);
+}
+
+static void set_jdata(struct gfs2_inode *ip)
+{
+	struct gfs2_holder gh;
+
+	lock(ip, LM_ST_EXCLUSIVE, &gh);
+	assert_int_equal(gfs2_trans_begin(ip->i_sbd->sd_log, 1, 0), 0);
+	ip->i_diskflags |= GFS2_DIF_JDATA;
+	assert_int_equal(gfs2_dinode_log(ip), 0);
+	gfs2_trans_end(ip->i_sbd->sd_log);
+	gfs2_glock_dq_uninit(&gh);
+}
+
+static int64_t write_at(struct gfs2_inode *ip, const void *buf, uint64_t pos, uint32_t len)
+{
+	struct gfs2_holder gh;
+	int64_t ret;
+
+	lock(ip, LM_ST_EXCLUSIVE, &gh);
+	ret = gfs2_file_write(ip, buf, pos, len, true);
+	gfs2_glock_dq_uninit(&gh);
+	return ret;
+}
+
+/* --- the model --- */
+
+struct model {
+	char *data;		/* MODEL_MAX; zero behind size */
+	uint32_t size;
+	struct gfs2_inode *ip;
+	char name[16];
+};
+
+static char *io_buf, *src_buf;
+static uint64_t seed;
+
+static uint32_t rnd(uint32_t n)
+{
+	seed = seed * 6364136223846793005ull + 1442695040888963407ull;
+	return (uint32_t)(seed >> 33) % n;
+}
+
+/* Small ones often, and ends that lie on blocks. */
+static uint32_t rnd_len(uint32_t max)
+{
+	uint32_t n = 1 + rnd(rnd(3) ? 3000 : IO_MAX - 1);
+
+	if (!rnd(3))
+		n = ALIGN_UP(n, 512);
+	return min_t(uint32_t, n, max);
+}
+
+static uint32_t rnd_pos(const struct model *f)
+{
+	uint32_t pos;
+
+	switch (rnd(4)) {
+	case 0:
+		return min_t(uint32_t, f->size, MODEL_MAX - 1);
+	case 1:
+		pos = rnd(2) ? rnd(10000) : rnd(MODEL_MAX);
+		break;
+	default:
+		pos = rnd(f->size + 100);
+	}
+	if (!rnd(3))
+		pos = ALIGN_DOWN(pos, 512u);
+	return min_t(uint32_t, pos, MODEL_MAX - 1);
+}
+
+static void do_write(struct model *f)
+{
+	uint32_t pos = rnd_pos(f), len = rnd_len(MODEL_MAX - pos);
+
+	for (uint32_t i = 0; i < len; i++)
+		src_buf[i] = (char)(seed >> (8 * (i & 7))) + (char)(i >> 9);
+	/* jdata that looks like metadata must survive the log */
+	if (len >= 8 && !rnd(4))
+		*(__be32 *)src_buf = cpu_to_be32(GFS2_MAGIC);
+	assert_int_equal(write_at(f->ip, src_buf, pos, len), len);
+	memcpy(f->data + pos, src_buf, len);
+	if (pos + len > f->size)
+		f->size = pos + len;
+}
+
+static void do_truncate(struct model *f)
+{
+	uint32_t size = rnd(6) ? rnd_pos(f) : 0;
+
+	assert_int_equal(gfs2_setattr_size(f->ip, size), 0);
+	if (size < f->size)
+		memset(f->data + size, 0, f->size - size);
+	f->size = size;
+}
+
+static void check_read(struct model *f, uint32_t pos, uint32_t len)
+{
+	struct gfs2_holder gh;
+	uint32_t want = pos < f->size ? min_t(uint32_t, len, f->size - pos) : 0, skip;
+	static const enum lm_state states[] = { LM_ST_SHARED, LM_ST_DEFERRED, LM_ST_EXCLUSIVE };
+
+	lock(f->ip, states[rnd(3)], &gh);
+	assert_int_equal(f->ip->i_size, f->size);
+	memset(io_buf, 0x77, len);
+	assert_int_equal(gfs2_file_read(f->ip, io_buf, pos, len, &skip), want);
+	assert_memory_equal(io_buf + skip, f->data + pos, want);
+	gfs2_glock_dq_uninit(&gh);
+}
+
+/* As another node's wish would. */
+static void do_demote(struct model *f)
+{
+	static const enum lm_state states[] = { LM_ST_UNLOCKED, LM_ST_SHARED, LM_ST_DEFERRED };
+
+	gfs2_glock_cb(f->ip->i_gl, states[rnd(3)], true);
+	assert_true(gfs2_glock_wait_demoted(f->ip->i_gl, 60000000000ull));
+}
+
+static void step(struct model *f)
+{
+	switch (rnd(16)) {
+	case 0:
+		do_truncate(f);
+		break;
+	case 1:
+		do_demote(f);
+		break;
+	case 2:
+		assert_int_equal(gfs2_fsync(f->ip, rnd(2)), 0);
+		break;
+	case 3:
+	case 4:
+	case 5:
+	case 6:
+		check_read(f, rnd_pos(f), rnd_len(IO_MAX));
+		break;
+	default:
+		do_write(f);
+	}
+}
+
+static void random_files(unsigned bsize, unsigned steps)
+{
+	struct model files[3] = { 0 };
+	struct mounted m;
+
+	vol_make(bsize, 64, 1, "");
+	m = do_mount();
+	for (unsigned i = 0; i < ARRAY_SIZE(files); i++) {
+		struct model *f = &files[i];
+
+		snprintf(f->name, sizeof(f->name), "f%u", i);
+		f->data = calloc(1, MODEL_MAX);
+		f->ip = make_file(m.sdp, f->name);
+		if (i == 2)
+			set_jdata(f->ip);
+	}
+	for (unsigned s = 0; s < steps; s++) {
+		step(&files[rnd(ARRAY_SIZE(files))]);
+		if (rnd(300))
+			continue;
+		for (unsigned i = 0; i < ARRAY_SIZE(files); i++)
+			gfs2_inode_put(files[i].ip);
+		if (rnd(2)) {
+			do_unmount(&m);
+			m = do_mount();
+		}
+		for (unsigned i = 0; i < ARRAY_SIZE(files); i++)
+			files[i].ip = open_file(m.sdp, files[i].name);
+	}
+	for (unsigned i = 0; i < ARRAY_SIZE(files); i++)
+		gfs2_inode_put(files[i].ip);
+	do_unmount(&m);
+	m = do_mount();
+	for (unsigned i = 0; i < ARRAY_SIZE(files); i++) {
+		struct model *f = &files[i];
+
+		f->ip = open_file(m.sdp, f->name);
+		for (uint32_t pos = 0; pos < f->size; pos += IO_MAX / 2)
+			check_read(f, pos, IO_MAX / 2);
+		assert_int_equal(gfs2_unlink(m.sdp->sd_root, f->name), 0);
+		gfs2_inode_put(f->ip);
+		free(f->data);
+	}
+	do_unmount(&m);
+}
+
+static void test_random(void **state)
+{
+	const char *s = getenv("GFS2_TEST_SEED"), *n = getenv("GFS2_TEST_STEPS");
+
+	seed = s ? strtoull(s, NULL, 0) : now_ns();
+	print_message("GFS2_TEST_SEED=%" PRIu64 "\n", seed);
+	for (unsigned bsize = 512; bsize <= 4096; bsize *= 2)
+		random_files(bsize, n ? (unsigned)atoi(n) : 600);
+}
+
+/* --- durability --- */
+
+/* In a child that dies: what was synced is there after the replay. */
+static void crash_child(void)
+{
+	struct mounted m = do_mount();
+	struct gfs2_inode *a = make_file(m.sdp, "a"), *b = make_file(m.sdp, "b");
+	struct gfs2_inode *j = make_file(m.sdp, "j");
+
+	set_jdata(j);
+	memset(src_buf, 'a', 300000);
+	write_at(a, src_buf, 0, 300000);
+	write_at(j, src_buf, 0, 300000);
+	write_at(b, "short", 0, 5);
+	gfs2_fsync(a, false);
+	gfs2_fsync(b, true);
+	gfs2_fsync(j, true);
+	/* An overwrite has no transaction of its own worth waiting for, but it has data. */
+	memset(src_buf, 'b', 5000);
+	write_at(a, src_buf, 10000, 5000);
+	gfs2_setattr_size(j, 100000);
+	gfs2_fsync(a, true);
+	gfs2_fsync(j, false);
+	write_at(a, src_buf, 300000, 5000);
+	/* What a process leaves behind when it is killed: nothing is written any more. */
+	_exit(0);
+}
+
+static void expect(const char *name, uint64_t size_min, uint64_t pos, unsigned len, char c,
+		   struct gfs2_sbd *sdp)
+{
+	struct gfs2_inode *ip = open_file(sdp, name);
+	struct gfs2_holder gh;
+	uint32_t skip;
+
+	lock(ip, LM_ST_SHARED, &gh);
+	assert_true(ip->i_size >= size_min);
+	assert_int_equal(gfs2_file_read(ip, io_buf, pos, len, &skip), len);
+	for (unsigned i = 0; i < len; i++)
+		assert_int_equal(io_buf[skip + i], c);
+	gfs2_glock_dq_uninit(&gh);
+	gfs2_inode_put(ip);
+}
+
+static void test_sync(void **state)
+{
+	struct mounted m;
+	struct gfs2_inode *ip;
+	struct gfs2_holder gh;
+	uint32_t skip;
+	int status;
+	pid_t pid;
+
+	vol_make(1024, 64, 1, "");
+	pid = fork();
+	if (!pid)
+		crash_child();
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+	m = do_mount();
+	expect("a", 300000, 0, 10000, 'a', m.sdp);
+	expect("a", 300000, 10000, 5000, 'b', m.sdp);
+	expect("a", 300000, 15000, 285000, 'a', m.sdp);
+	expect("j", 100000, 0, 100000, 'a', m.sdp);
+	ip = open_file(m.sdp, "b");
+	lock(ip, LM_ST_SHARED, &gh);
+	assert_int_equal(gfs2_file_read(ip, io_buf, 0, 100, &skip), 5);
+	assert_memory_equal(io_buf + skip, "short", 5);
+	gfs2_glock_dq_uninit(&gh);
+	gfs2_inode_put(ip);
+	do_unmount(&m);
+}
+
+/* --- limits --- */
+
+/* A full volume: short, then ENOSPC; nothing is broken, and what is freed can be used again. */
+static void test_nospace(void **state)
+{
+	for (unsigned bsize = 512; bsize <= 4096; bsize *= 8) {
+		struct mounted m;
+		struct gfs2_inode *ip;
+		struct gfs2_statfs_host st;
+		uint64_t pos = 0;
+		int64_t ret;
+
+		vol_make(bsize, 32, 1, "");
+		m = do_mount();
+		ip = make_file(m.sdp, "fill");
+		memset(src_buf, 'f', IO_MAX);
+		while ((ret = write_at(ip, src_buf, pos, IO_MAX)) > 0)
+			pos += ret;
+		assert_int_equal(ret, -ENOSPC);
+		assert_int_equal(ip->i_size, pos);
+		gfs2_statfs_get(m.sdp, &st);
+		assert_true(st.free * bsize < 64 << 10);
+		expect("fill", pos, pos - 1000, 1000, 'f', m.sdp);
+		assert_int_equal(gfs2_setattr_size(ip, pos / 2), 0);
+		assert_int_equal(write_at(ip, src_buf, pos / 2, 100000), 100000);
+		gfs2_inode_put(ip);
+		do_unmount(&m);
+	}
+}
+
+static void test_limits(void **state)
+{
+	struct mounted m;
+	struct gfs2_inode *ip;
+
+	vol_make(512, 64, 1, "");
+	m = do_mount();
+	ip = make_file(m.sdp, "f");
+	assert_int_equal(write_at(ip, "x", INT64_MAX, 1), -EFBIG);
+	assert_int_equal(write_at(ip, "xyz", INT64_MAX - 1, 3), 1);
+	assert_int_equal(ip->i_size, INT64_MAX);
+	assert_int_equal(write_at(ip, "x", 0, 0), 0);
+	gfs2_inode_put(ip);
+	do_unmount(&m);
+}
+
+/* --- attributes --- */
+
+static void test_attr(void **state)
+{
+	struct mounted m;
+	struct gfs2_inode *ip;
+	struct gfs2_holder gh;
+	struct stat st, set = { 0 };
+	struct timespec t;
+
+	vol_make(4096, 64, 1, "");
+	m = do_mount();
+	ip = make_file(m.sdp, "f");
+	set.st_mode = 06755;
+	assert_int_equal(gfs2_setattr(ip, &set, FATTR_MODE), 0);
+	assert_int_equal(ip->i_mode, S_IFREG | 06755);
+	set.st_uid = 1000;
+	set.st_gid = 1001;
+	assert_int_equal(gfs2_setattr(ip, &set, FATTR_UID | FATTR_GID), 0);
+	assert_int_equal(ip->i_mode, S_IFREG | 0755);
+	set.st_mode = 06644;
+	assert_int_equal(gfs2_setattr(ip, &set, FATTR_MODE), 0);
+	assert_int_equal(write_at(ip, "x", 0, 1), 1);
+	/* sgid without group execution is for mandatory locks: it stays */
+	assert_int_equal(ip->i_mode, S_IFREG | 02644);
+	set.st_atim = (struct timespec){ -5, 7 };
+	set.st_mtim = (struct timespec){ 1ll << 33, 999999999 };
+	assert_int_equal(gfs2_setattr(ip, &set, FATTR_ATIME | FATTR_MTIME), 0);
+
+	/* A direct write's time: seen at once, wins over the older one, published once. */
+	t = current_time();
+	t.tv_sec += 10;
+	gfs2_pending_mtime_set(ip, t);
+	lock(ip, LM_ST_SHARED, &gh);
+	gfs2_getattr(ip, &st);
+	assert_int_equal(st.st_mtim.tv_sec, t.tv_sec);
+	assert_int_equal(st.st_ctim.tv_sec, t.tv_sec);
+	assert_int_equal(ip->i_mtime.tv_sec, 1ll << 33);
+	gfs2_glock_dq_uninit(&gh);
+	assert_int_equal(gfs2_fsync(ip, false), 0);
+	assert_int_equal(ip->i_mtime.tv_sec, t.tv_sec);
+	assert_false(ip->i_pending_mtime);
+	/* With the lock's loss, and with the last reference. */
+	t.tv_sec += 10;
+	lock(ip, LM_ST_EXCLUSIVE, &gh);
+	gfs2_glock_dq_uninit(&gh);
+	gfs2_pending_mtime_set(ip, t);
+	gfs2_glock_cb(ip->i_gl, LM_ST_UNLOCKED, true);
+	assert_true(gfs2_glock_wait_demoted(ip->i_gl, 60000000000ull));
+	assert_false(ip->i_pending_mtime);
+	t.tv_sec += 10;
+	gfs2_pending_mtime_set(ip, t);
+	gfs2_inode_put(ip);
+	do_unmount(&m);
+
+	m = do_mount();
+	ip = open_file(m.sdp, "f");
+	lock(ip, LM_ST_SHARED, &gh);
+	gfs2_getattr(ip, &st);
+	gfs2_glock_dq_uninit(&gh);
+	assert_int_equal(st.st_atim.tv_sec, -5);
+	assert_int_equal(st.st_atim.tv_nsec, 7);
+	assert_int_equal(st.st_mtim.tv_sec, t.tv_sec);
+	assert_int_equal(st.st_mtim.tv_nsec, t.tv_nsec);
+	assert_int_equal(st.st_uid, 1000);
+	assert_int_equal(st.st_gid, 1001);
+	assert_int_equal(st.st_mode, S_IFREG | 02644);
+	assert_int_equal(st.st_blocks, 8);
+	assert_int_equal(st.st_size, 1);
+	assert_int_equal(gfs2_setattr_size(m.sdp->sd_root, 0), -EISDIR);
+	gfs2_inode_put(ip);
+	do_unmount(&m);
+}
+
+static int run(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_random),
+		cmocka_unit_test(test_sync),
+		cmocka_unit_test(test_nospace),
+		cmocka_unit_test(test_limits),
+		cmocka_unit_test(test_attr),
+	};
+	int failed;
+
+	io_buf = aligned_alloc(4096, IO_MAX + 3 * 4096);
+	src_buf = malloc(IO_MAX);
+	failed = cmocka_run_group_tests(tests, NULL, NULL);
+	free(io_buf);
+	free(src_buf);
+	return failed;
+}
+
+int main(void)
+{
+	return vol_main(run);
+}

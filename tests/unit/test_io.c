@@ -1,0 +1,614 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/* The device engine on an image file: transfers, rings, threads, faults. */
+#include <fcntl.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <cmocka.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "io/io.h"
+#include "util/util.h"
+
+#define SIZE (8u << 20)
+#define BLK 4096u
+
+static char path[256];
+static int image;
+static struct io_engine *e;
+static struct io_ring *r;
+static char *mem;	/* aligned, SIZE bytes */
+
+static void fill(char *buf, size_t len, unsigned seed)
+{
+	for (size_t i = 0; i < len; i += 4) {
+		seed = seed * 1664525 + 1013904223;
+		memcpy(buf + i, &seed, 4);
+	}
+}
+
+/* The image has no name from the start, so that nothing is left behind however the test ends. */
+static int group_setup(void **state)
+{
+	const char *dir = getenv("TMPDIR");
+
+	snprintf(path, sizeof(path), "%s/gfs2-fuse-test-io-XXXXXX", dir ? dir : "/var/tmp");
+	image = mkstemp(path);
+	if (image < 0 || unlink(path) || ftruncate(image, SIZE))
+		return -1;
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", image);
+	mem = aligned_alloc(BLK, SIZE);
+	return mem ? 0 : -1;
+}
+
+static int group_teardown(void **state)
+{
+	free(mem);
+	return close(image);
+}
+
+static int setup(void **state)
+{
+	return io_engine_open(path, false, &e);
+}
+
+static int teardown(void **state)
+{
+	io_ring_destroy(r);
+	r = NULL;
+	io_engine_close(e);
+	e = NULL;
+	return 0;
+}
+
+static void open_errors(void **state)
+{
+	struct io_engine *x;
+	char fifo[64];
+
+	assert_int_equal(io_engine_open("/nonexistent/volume", false, &x), -ENOENT);
+	assert_int_equal(io_engine_open("/", false, &x), -ENOTBLK);
+	assert_int_equal(io_engine_open("/dev/null", false, &x), -ENOTBLK);
+	snprintf(fifo, sizeof(fifo), "/tmp/gfs2-fuse-test-fifo-%d", getpid());
+	assert_int_equal(mkfifo(fifo, 0600), 0);
+	assert_int_equal(io_engine_open(fifo, true, &x), -ENOTBLK);
+	unlink(fifo);
+}
+
+static void facts(void **state)
+{
+	uint32_t align = io_align(e);
+
+	assert_int_equal(io_engine_size(e), SIZE);
+	assert_int_equal(align & (align - 1), 0);
+	if (io_engine_direct(e))
+		assert_in_range(align, 512, 4096);
+	else
+		assert_int_equal(align, 1);
+	assert_true(io_engine_fd(e) >= 0);
+}
+
+static void write_flush_read(void **state)
+{
+	struct io_req req;
+	char *a = mem, *b = mem + SIZE / 2;
+
+	fill(a, 1 << 20, 1);
+	assert_int_equal(io_write(e, IO_DATA, a, 1 << 20, BLK), 0);
+	assert_int_equal(io_flush(e, IO_LOG), 0);
+	assert_int_equal(io_read(e, IO_META, b, 1 << 20, BLK), 0);
+	assert_memory_equal(a, b, 1 << 20);
+
+	fill(a, BLK, 2);
+	io_req_init(&req, IO_WRITE, IO_LOG, a, BLK, 0);
+	req.fua = true;
+	assert_int_equal(io_run(e, &req, 1), 0);
+	assert_int_equal(io_read(e, IO_LOG, b, BLK, 0), 0);
+	assert_memory_equal(a, b, BLK);
+}
+
+static void refused(void **state)
+{
+	struct io_engine *ro;
+	struct io_stats before, after;
+
+	io_get_stats(e, &before);
+	assert_int_equal(io_read(e, IO_DATA, mem, BLK, SIZE), -EIO);
+	assert_int_equal(io_read(e, IO_DATA, mem, 2 * BLK, SIZE - BLK), -EIO);
+	assert_int_equal(io_write(e, IO_DATA, mem, BLK, UINT64_MAX - BLK + 1), -EIO);
+	assert_int_equal(io_read(e, IO_DATA, mem, 0, 0), 0);
+	if (io_engine_direct(e)) {
+		assert_int_equal(io_read(e, IO_DATA, mem + 1, BLK, 0), -EINVAL);
+		assert_int_equal(io_read(e, IO_DATA, mem, BLK - 1, 0), -EINVAL);
+		assert_int_equal(io_write(e, IO_DATA, mem, BLK, 100), -EINVAL);
+	}
+	io_get_stats(e, &after);
+	assert_int_equal(after.bytes[IO_WRITE], before.bytes[IO_WRITE]);
+
+	assert_int_equal(io_engine_open(path, true, &ro), 0);
+	assert_int_equal(io_read(ro, IO_DATA, mem, BLK, 0), 0);
+	assert_int_equal(io_write(ro, IO_DATA, mem, BLK, 0), -EROFS);
+	io_engine_close(ro);
+}
+
+/* More vectors than one system call takes. */
+static void many_vectors(void **state)
+{
+	enum { NR = 1500 };
+	static struct iovec iov[NR], copy[NR];
+	struct io_req req;
+
+	fill(mem, NR * 512, 3);
+	for (unsigned i = 0; i < NR; i++)
+		iov[i] = (struct iovec){ mem + (size_t)(i * 7 % NR) * 512, 512 };
+	memcpy(copy, iov, sizeof(iov));
+	if (io_align(e) > 512)
+		skip();
+	io_req_init(&req, IO_WRITE, IO_DATA, NULL, 0, 512);
+	req.iov = iov;
+	req.nr_iov = NR;
+	assert_int_equal(io_run(e, &req, 1), 0);
+	assert_memory_equal(copy, iov, sizeof(iov));
+	assert_int_equal(io_read(e, IO_DATA, mem + SIZE / 2, NR * 512, 512), 0);
+	for (unsigned i = 0; i < NR; i++)
+		assert_memory_equal(mem + SIZE / 2 + i * 512, iov[i].iov_base, 512);
+}
+
+/* More requests than a ring has entries, in one call. */
+static void many_requests(void **state)
+{
+	unsigned nr = SIZE / 2 / BLK;
+	struct io_req *reqs = calloc(nr, sizeof(*reqs));
+
+	fill(mem, SIZE / 2, 4);
+	for (unsigned i = 0; i < nr; i++)
+		io_req_init(&reqs[i], IO_WRITE, IO_DATA, mem + (size_t)i * BLK, BLK,
+			    (uint64_t)(nr - 1 - i) * BLK);
+	/* One of them is wrong: the others are done all the same. */
+	reqs[nr / 2].pos = SIZE;
+	assert_int_equal(io_run(e, reqs, nr), -EIO);
+	for (unsigned i = 0; i < nr; i++)
+		assert_int_equal(reqs[i].res, i == nr / 2 ? -EIO : 0);
+	assert_int_equal(io_read(e, IO_DATA, mem + SIZE / 2, SIZE / 2, 0), 0);
+	for (unsigned i = 0; i < nr; i++)
+		if (i != nr / 2)
+			assert_memory_equal(mem + SIZE / 2 + (size_t)(nr - 1 - i) * BLK,
+					    mem + (size_t)i * BLK, BLK);
+	free(reqs);
+}
+
+/* --- faults --- */
+
+static void add_fault(const char *text)
+{
+	struct io_fault f;
+
+	assert_int_equal(io_fault_parse(text, &f), 0);
+	assert_int_equal(io_fault_add(e, &f), 0);
+}
+
+static void fault_texts(void **state)
+{
+	static const char *const bad[] = {
+		"", "error", "error=", "error=x", "error=-5", "error=5000", "op=erase,error=5",
+		"cls=foo,error=5", "op=read", "error=5,colour=red", "delay_us=4294967296",
+		"pos=18446744073709551615,len=2,error=5", "error=5 ",
+	};
+	struct io_fault f;
+
+	assert_int_equal(io_fault_parse("op=write,cls=data,error=5,delay_us=100,pos=0x1000,len=8192,"
+					"skip=2,count=3,short=512", &f), 0);
+	assert_int_equal(f.op, IO_WRITE);
+	assert_int_equal(f.cls, IO_DATA);
+	assert_int_equal(f.error, 5);
+	assert_int_equal(f.delay_us, 100);
+	assert_int_equal(f.pos, 0x1000);
+	assert_int_equal(f.len, 8192);
+	assert_int_equal(f.skip, 2);
+	assert_int_equal(f.count, 3);
+	assert_int_equal(f.short_bytes, 512);
+	assert_int_equal(io_fault_parse("op=any,error=28", &f), 0);
+	assert_int_equal(f.op, -1);
+	assert_int_equal(f.cls, -1);
+	for (unsigned i = 0; i < ARRAY_SIZE(bad); i++)
+		if (io_fault_parse(bad[i], &f) != -EINVAL)
+			fail_msg("\"%s\" was accepted", bad[i]);
+}
+
+static void fault_errors(void **state)
+{
+	struct io_stats st;
+
+	fill(mem, BLK, 5);
+	assert_int_equal(io_write(e, IO_DATA, mem, BLK, 0), 0);
+	/* The second and third write of data that touch block 0. */
+	add_fault("op=write,cls=data,pos=0,len=4096,error=28,skip=1,count=2");
+	assert_int_equal(io_write(e, IO_DATA, mem, BLK, 0), 0);
+	fill(mem + BLK, BLK, 6);
+	assert_int_equal(io_write(e, IO_META, mem, BLK, 0), 0);
+	assert_int_equal(io_write(e, IO_DATA, mem, BLK, BLK), 0);
+	assert_int_equal(io_read(e, IO_DATA, mem + 2 * BLK, BLK, 0), 0);
+	assert_int_equal(io_write(e, IO_DATA, mem + BLK, BLK, 0), -ENOSPC);
+	assert_int_equal(io_write(e, IO_DATA, mem, 2 * BLK, 0), -ENOSPC);
+	/* It was not sent. */
+	assert_int_equal(io_read(e, IO_DATA, mem + 2 * BLK, BLK, 0), 0);
+	assert_memory_equal(mem, mem + 2 * BLK, BLK);
+	assert_int_equal(io_write(e, IO_DATA, mem, BLK, 0), 0);
+
+	add_fault("op=flush,error=5,count=1");
+	assert_int_equal(io_flush(e, IO_LOG), -EIO);
+	assert_int_equal(io_flush(e, IO_LOG), 0);
+	add_fault("error=5");
+	assert_int_equal(io_read(e, IO_DIO, mem, BLK, 0), -EIO);
+	io_fault_clear(e);
+	assert_int_equal(io_read(e, IO_DIO, mem, BLK, 0), 0);
+	io_get_stats(e, &st);
+	assert_int_equal(st.injected, 4);
+	assert_int_equal(st.errors, 4);
+}
+
+/* A transfer that comes short is continued, wherever in the vector it ended. */
+static void fault_short(void **state)
+{
+	struct iovec iov[5];
+	struct io_req req;
+	uint32_t unit = io_engine_direct(e) ? io_align(e) : 512;
+	char *in = mem + SIZE / 2;
+	struct io_stats st;
+	unsigned total = 0;
+
+	fill(mem, 64 * BLK, 7);
+	for (unsigned i = 0; i < 5; i++) {
+		iov[i] = (struct iovec){ mem + total, (i + 1) * BLK };
+		total += iov[i].iov_len;
+	}
+	for (uint32_t cut = unit; cut < total; cut += 3 * unit) {
+		struct io_fault f = { .op = -1, .cls = -1, .short_bytes = cut + 17, .count = 2 };
+
+		memset(in, 0, total);
+		io_fault_add(e, &f);
+		io_req_init(&req, IO_WRITE, IO_DATA, NULL, 0, 8 * BLK);
+		req.iov = iov;
+		req.nr_iov = 5;
+		req.fua = cut & unit;
+		assert_int_equal(io_run(e, &req, 1), 0);
+		assert_int_equal(io_read(e, IO_DATA, in, total, 8 * BLK), 0);
+		assert_memory_equal(in, mem, total);
+		io_fault_clear(e);
+	}
+	io_get_stats(e, &st);
+	assert_int_equal(st.errors, 0);
+
+	/* Cut, then fail: the first part has reached the device, the rest has not. */
+	fill(mem + 64 * BLK, 4 * BLK, 8);
+	add_fault("op=write,short=4096,error=5");
+	assert_int_equal(io_write(e, IO_DATA, mem + 64 * BLK, 4 * BLK, 8 * BLK), -EIO);
+	io_fault_clear(e);
+	assert_int_equal(io_read(e, IO_DATA, in, 4 * BLK, 8 * BLK), 0);
+	assert_memory_equal(in, mem + 64 * BLK, BLK);
+	assert_memory_equal(in + BLK, mem + BLK, 3 * BLK);
+}
+
+/* --- rings --- */
+
+struct seen {
+	unsigned nr;
+	uint64_t order[256];
+	int res[256];
+	struct io_req *again;
+};
+
+static void note(struct io_req *req)
+{
+	struct seen *s = req->priv;
+
+	s->order[s->nr] = req->pos / BLK;
+	s->res[s->nr++] = req->res;
+	/* Sent from within a completion. */
+	if (s->again) {
+		struct io_req *again = s->again;
+
+		s->again = NULL;
+		io_ring_submit_req(req->ring, again);
+	}
+}
+
+static void noted_req(struct io_req *req, struct seen *s, enum io_op op, unsigned blk)
+{
+	io_req_init(req, op, IO_DIO, mem + (size_t)blk * BLK, BLK, (uint64_t)blk * BLK);
+	req->done = note;
+	req->priv = s;
+}
+
+/* A continued request is more than one completion to io_ring_wait(). */
+static void drain(void)
+{
+	while (io_ring_inflight(r))
+		assert_int_equal(io_ring_wait(r, 1), 0);
+}
+
+static void ring_modes(void **state)
+{
+	for (int defer = 0; defer < 2; defer++) {
+		struct seen s = { 0 };
+		struct io_req reqs[100], extra;
+	
+		assert_int_equal(io_ring_create(e, 8, defer, &r), 0);
+		assert_int_equal(io_ring_wait(r, 0), 0);
+		noted_req(&extra, &s, IO_WRITE, 120);
+		s.again = &extra;
+		/* More than there are entries. */
+		for (unsigned i = 0; i < 100; i++) {
+			noted_req(&reqs[i], &s, IO_WRITE, i);
+			io_ring_submit_req(r, &reqs[i]);
+		}
+		/* done() is only called from io_ring_wait. */
+		assert_int_equal(s.nr, 0);
+		assert_int_equal(io_ring_inflight(r), 100);
+		assert_int_equal(io_ring_wait(r, 100), 0);
+		assert_true(s.nr >= 100);
+		drain();
+		assert_int_equal(s.nr, 101);
+		for (unsigned i = 0; i < s.nr; i++)
+			assert_int_equal(s.res[i], 0);
+
+		/* A refused request ends like any other, not inside io_ring_submit_req. */
+		noted_req(&extra, &s, IO_READ, SIZE / BLK);
+		io_ring_submit_req(r, &extra);
+		assert_int_equal(s.nr, 101);
+		assert_int_equal(io_ring_wait(r, 1), 0);
+		assert_int_equal(s.nr, 102);
+		assert_int_equal(s.res[101], -EIO);
+
+		/* Completions also come when nobody waits for any. */
+		noted_req(&extra, &s, IO_READ, 1);
+		io_ring_submit_req(r, &extra);
+		while (s.nr < 103)
+			assert_int_equal(io_ring_wait(r, 0), 0);
+		assert_int_equal(s.res[102], 0);
+		io_ring_destroy(r);
+		r = NULL;
+	}
+}
+
+/* A delayed request does not hold up those behind it. */
+static void delay_does_not_block_the_ring(void **state)
+{
+	struct seen s = { 0 };
+	struct io_req a, b, c;
+
+	add_fault("op=write,pos=0,len=4096,delay_us=300000");
+	add_fault("op=write,pos=4096,len=4096,delay_us=100000,error=5");
+	assert_int_equal(io_ring_create(e, 8, true, &r), 0);
+	noted_req(&a, &s, IO_WRITE, 0);
+	noted_req(&b, &s, IO_WRITE, 1);
+	noted_req(&c, &s, IO_WRITE, 2);
+	io_ring_submit_req(r, &a);
+	io_ring_submit_req(r, &b);
+	io_ring_submit_req(r, &c);
+	while (s.nr < 3)
+		assert_int_equal(io_ring_wait(r, 1), 0);
+	assert_int_equal(s.order[0], 2);
+	assert_int_equal(s.order[1], 1);
+	assert_int_equal(s.order[2], 0);
+	assert_int_equal(s.res[0], 0);
+	assert_int_equal(s.res[1], -EIO);
+	assert_int_equal(s.res[2], 0);
+}
+
+static void fixed_buffers(void **state)
+{
+	struct iovec iov = { mem, SIZE / 2 };
+	struct seen s = { 0 };
+	struct io_req req;
+
+	assert_int_equal(io_ring_create(e, 8, true, &r), 0);
+	if (io_ring_register_buffers(r, &iov, 1)) {
+		print_message("skipped: no registered buffers here\n");
+		skip();
+	}
+	fill(mem, 16 * BLK, 9);
+	add_fault("op=write,short=8192,count=1");
+	io_req_init(&req, IO_WRITE, IO_DIO, mem, 16 * BLK, 16 * BLK);
+	req.buf_index = 0;
+	req.fua = true;
+	req.done = note;
+	req.priv = &s;
+	io_ring_submit_req(r, &req);
+	drain();
+	assert_int_equal(s.res[0], 0);
+	assert_int_equal(io_read(e, IO_DIO, mem + SIZE / 2, 16 * BLK, 16 * BLK), 0);
+	assert_memory_equal(mem, mem + SIZE / 2, 16 * BLK);
+
+	memset(mem, 0, 16 * BLK);
+	req.op = IO_READ;
+	io_ring_submit_req(r, &req);
+	drain();
+	assert_int_equal(s.res[1], 0);
+	assert_memory_equal(mem, mem + SIZE / 2, 16 * BLK);
+	/* Memory outside of the registered buffer is refused by the kernel. */
+	req.iov1.iov_base = mem + SIZE / 2;
+	io_ring_submit_req(r, &req);
+	drain();
+	assert_int_equal(s.nr, 3);
+	assert_int_equal(s.res[2], -EFAULT);
+}
+
+struct pipe_handler {
+	struct io_handler h;
+	char c;
+	int got;
+};
+
+static void pipe_complete(struct io_handler *h, struct io_ring *ring, int32_t res, uint32_t flags)
+{
+	((struct pipe_handler *)h)->got = res;
+}
+
+/* Other descriptors can be waited for on the same ring, as the receive threads do with their requests. */
+static void foreign_sqes(void **state)
+{
+	struct pipe_handler ph = { .h.complete = pipe_complete };
+	struct seen s = { 0 };
+	struct io_uring_sqe *sqe;
+	struct io_req req;
+	int p[2];
+
+	assert_int_equal(pipe(p), 0);
+	assert_int_equal(io_ring_create(e, 8, true, &r), 0);
+	sqe = io_ring_sqe(r);
+	io_uring_prep_read(sqe, p[0], &ph.c, 1, 0);
+	io_uring_sqe_set_data(sqe, &ph.h);
+	noted_req(&req, &s, IO_READ, 3);
+	io_ring_submit_req(r, &req);
+	while (!s.nr)
+		assert_int_equal(io_ring_wait(r, 1), 0);
+	assert_int_equal(ph.got, 0);
+	assert_int_equal(io_ring_inflight(r), 0);
+	assert_int_equal(write(p[1], "x", 1), 1);
+	while (!ph.got)
+		assert_int_equal(io_ring_wait(r, 1), 0);
+	assert_int_equal(ph.got, 1);
+	assert_int_equal(ph.c, 'x');
+	close(p[0]);
+	close(p[1]);
+}
+
+/* --- threads --- */
+
+static void *thread_io(void *arg)
+{
+	unsigned id = (uintptr_t)arg;
+	char *buf = aligned_alloc(BLK, 2 * BLK);
+	uintptr_t bad = 0;
+
+	for (unsigned i = 0; i < 50; i++) {
+		uint64_t pos = (uint64_t)(id * 50 + i) * BLK;
+
+		fill(buf, BLK, id * 1000 + i);
+		bad |= io_write(e, IO_DATA, buf, BLK, pos);
+		bad |= io_read(e, IO_DATA, buf + BLK, BLK, pos);
+		bad |= memcmp(buf, buf + BLK, BLK);
+	}
+	free(buf);
+	return (void *)bad;
+}
+
+static void threads_have_their_own_rings(void **state)
+{
+	struct io_stats st;
+	pthread_t t[4];
+	void *bad;
+
+	for (unsigned round = 0; round < 3; round++) {
+		for (uintptr_t i = 0; i < 4; i++)
+			pthread_create(&t[i], NULL, thread_io, (void *)i);
+		for (unsigned i = 0; i < 4; i++) {
+			pthread_join(t[i], &bad);
+			assert_null(bad);
+		}
+	}
+	/* What ended threads did is counted. */
+	io_get_stats(e, &st);
+	assert_int_equal(st.ops[IO_WRITE], 3 * 4 * 50);
+	assert_int_equal(st.bytes[IO_READ], 3 * 4 * 50 * BLK);
+}
+
+static pthread_barrier_t barrier;
+
+static void *outlives_the_engine(void *arg)
+{
+	char *buf = aligned_alloc(BLK, BLK);
+	uintptr_t bad = io_read(e, IO_DATA, buf, BLK, 0);
+
+	pthread_barrier_wait(&barrier);	/* now the engine is closed ... */
+	pthread_barrier_wait(&barrier);	/* ... and another one is there */
+	bad |= io_read(e, IO_DATA, buf, BLK, 0);
+	free(buf);
+	return (void *)bad;
+}
+
+static void threads_outlive_engines(void **state)
+{
+	pthread_t t;
+	void *bad;
+
+	pthread_barrier_init(&barrier, NULL, 2);
+	pthread_create(&t, NULL, outlives_the_engine, NULL);
+	pthread_barrier_wait(&barrier);
+	assert_int_equal(io_read(e, IO_DATA, mem, BLK, 0), 0);
+	io_engine_close(e);
+	assert_int_equal(io_engine_open(path, false, &e), 0);
+	pthread_barrier_wait(&barrier);
+	pthread_join(t, &bad);
+	assert_null(bad);
+	pthread_barrier_destroy(&barrier);
+}
+
+/* Closing gives back a lock on the volume at once, although rings end in the background. */
+static void close_releases_the_lock(void **state)
+{
+	for (unsigned i = 0; i < 20; i++) {
+		assert_int_equal(flock(io_engine_fd(e), LOCK_EX | LOCK_NB), 0);
+		assert_int_equal(io_read(e, IO_DATA, mem, BLK, 0), 0);
+		io_engine_close(e);
+		assert_int_equal(io_engine_open(path, false, &e), 0);
+	}
+}
+
+static void buffered_engine(void **state)
+{
+	assert_int_equal(flock(io_engine_fd(e), LOCK_EX | LOCK_NB), 0);
+	assert_int_equal(io_engine_set_buffered(e, "the test wants it"), 0);
+	assert_false(io_engine_direct(e));
+	assert_int_equal(io_align(e), 1);
+	fill(mem, BLK, 10);
+	assert_int_equal(io_write(e, IO_DATA, mem + 1, 100, 77), 0);
+	assert_int_equal(io_flush(e, IO_DATA), 0);
+	assert_int_equal(io_read(e, IO_DATA, mem + 2 * BLK + 3, 100, 77), 0);
+	assert_memory_equal(mem + 1, mem + 2 * BLK + 3, 100);
+	add_fault("short=13,count=2");
+	assert_int_equal(io_write(e, IO_DATA, mem, 300, 5), 0);
+	assert_int_equal(io_read(e, IO_DATA, mem + BLK, 300, 5), 0);
+	assert_memory_equal(mem, mem + BLK, 300);
+}
+
+/* The store loses its end: an error, not a short or an endless transfer. */
+static void truncated_store(void **state)
+{
+	assert_int_equal(truncate(path, SIZE / 2), 0);
+	assert_int_equal(io_read(e, IO_DATA, mem, 4 * BLK, SIZE / 2 - BLK), -EIO);
+	assert_int_equal(io_read(e, IO_DATA, mem, BLK, SIZE - BLK), -EIO);
+	assert_int_equal(truncate(path, SIZE), 0);
+}
+
+#define T(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		T(open_errors),
+		T(facts),
+		T(write_flush_read),
+		T(refused),
+		T(many_vectors),
+		T(many_requests),
+		cmocka_unit_test(fault_texts),
+		T(fault_errors),
+		T(fault_short),
+		T(ring_modes),
+		T(delay_does_not_block_the_ring),
+		T(fixed_buffers),
+		T(foreign_sqes),
+		T(threads_have_their_own_rings),
+		T(threads_outlive_engines),
+		T(close_releases_the_lock),
+		T(buffered_engine),
+		T(truncated_store),
+	};
+
+	return cmocka_run_group_tests(tests, group_setup, group_teardown);
+}

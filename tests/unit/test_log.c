@@ -1,0 +1,708 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The running log: what it writes where and when, log space, revokes, write-back, errors, threads.
+ * What a crash leaves is tested in test_recovery.c.
+ */
+#include "logfix.h"
+
+#define FLUSH (GFS2_LOG_HEAD_FLUSH_NORMAL | GFS2_LFC_DO_SYNC)
+
+static struct fix f;
+static struct gfs2_glock gl, gl2;
+
+static void begin(uint32_t bsize, uint32_t jblocks, unsigned nr_home)
+{
+	fix_start(&f, bsize, jblocks, nr_home, false);
+	glock_start(&f, &gl, 1000);
+	glock_start(&f, &gl2, 2000);
+}
+
+static void end(void)
+{
+	gfs2_log_destroy(f.log);
+	f.log = NULL;
+	glock_end(&gl);
+	glock_end(&gl2);
+	fix_end(&f);
+}
+
+static void flush(void)
+{
+	assert_int_equal(gfs2_log_flush(f.log, FLUSH), 0);
+}
+
+/* Journal block number @pos after the clean head. */
+static const char *jblock(const char *img, uint32_t pos)
+{
+	return img + gfs2_journal_map(&f.jd, (f.head.lh_blkno + 1 + pos) % f.jd.jd_blocks) * f.bsize;
+}
+
+static uint32_t be32_at(const char *p, unsigned off)
+{
+	return be32_to_cpu(*(const __be32 *)(p + off));
+}
+
+static uint64_t be64_at(const char *p, unsigned off)
+{
+	return be64_to_cpu(*(const __be64 *)(p + off));
+}
+
+static struct gfs2_log_header_host head_now(void)
+{
+	struct gfs2_log_header_host h;
+
+	assert_int_equal(gfs2_find_jhead(f.e, f.bsize, &f.jd, &h), 0);
+	return h;
+}
+
+static void change_jdata(uint64_t blkno, uint64_t tag)
+{
+	struct gfs2_bh *bh = buf_get(&gl2.gl_mapping, blkno);
+
+	gfs2_trans_add_jdata(f.log, &gl2, bh);
+	fill_jdata(bh->b_data, f.bsize, tag);
+	buf_set_uptodate(bh);
+	buf_put(bh);
+}
+
+/* Groups, order, tables, escaping, header: byte by byte. */
+static void layout(void **state)
+{
+	struct gfs2_log_header_host h;
+	char want[1024];
+	const char *b;
+	char *img;
+
+	begin(1024, 64, 32);
+	atomic_store(&f.stat_free, -7);
+	assert_int_equal(gfs2_trans_begin(f.log, 5, 0), 0);
+	change_meta(&f, &gl, f.home + 9, 1);
+	change_meta(&f, &gl, f.home + 2, 2);
+	change_meta(&f, &gl, f.home + 9, 3);
+	change_jdata(f.home + 5, 3); /* escaped */
+	change_jdata(f.home + 4, 5); /* not */
+	gfs2_trans_end(f.log);
+	assert_int_equal(gfs2_trans_batch_seq(f.log), 1);
+	flush();
+	assert_int_equal(gfs2_log_durable_seq(f.log), 1);
+	assert_int_equal(atomic_load(&gl.gl_ail_count), 2);
+
+	img = fix_read_all(&f);
+	b = jblock(img, 0);
+	assert_int_equal(be32_at(b, 4), GFS2_METATYPE_LD);
+	assert_int_equal(be32_at(b, 24), GFS2_LOG_DESC_JDATA);
+	assert_int_equal(be32_at(b, 28), 3);
+	assert_int_equal(be32_at(b, 32), 2);
+	assert_int_equal(be64_at(b, 72), f.home + 4);
+	assert_int_equal(be64_at(b, 80), 0);
+	assert_int_equal(be64_at(b, 88), f.home + 5);
+	assert_int_equal(be64_at(b, 96), 1);
+	for (unsigned i = 104; i < 1024; i++)
+		assert_int_equal(b[i], 0);
+	fill_jdata(want, 1024, 5);
+	assert_memory_equal(jblock(img, 1), want, 1024);
+	fill_jdata(want, 1024, 3);
+	memset(want, 0, 4);
+	assert_memory_equal(jblock(img, 2), want, 1024);
+	b = jblock(img, 3);
+	assert_int_equal(be32_at(b, 24), GFS2_LOG_DESC_METADATA);
+	assert_int_equal(be32_at(b, 28), 3);
+	assert_int_equal(be32_at(b, 32), 2);
+	assert_int_equal(be64_at(b, 72), f.home + 2);
+	assert_int_equal(be64_at(b, 80), f.home + 9);
+	assert_int_equal(be32_at(jblock(img, 4), 20), 3); /* mh_jid */
+	assert_int_equal(((uint64_t *)jblock(img, 5))[3], tag_word(3));
+
+	assert_int_equal(gfs2_log_header_decode(jblock(img, 6), 1024, &h), 0);
+	assert_int_equal(h.lh_sequence, f.head.lh_sequence + 1);
+	assert_int_equal(h.lh_flags, FLUSH);
+	assert_int_equal(h.lh_blkno, (f.head.lh_blkno + 7) % 64);
+	assert_int_equal(h.lh_tail, (f.head.lh_blkno + 1) % 64);
+	assert_int_equal(h.lh_statfs_addr, f.local);
+	assert_true(h.lh_local_free == -7 && h.lh_local_total == 0);
+	assert_int_equal(be64_at(jblock(img, 6), 64), (jblock(img, 6) - img) / 1024);
+	/* Nothing in place yet. */
+	assert_int_equal(img_word(&f, img, f.home + 9), 0);
+	free(img);
+
+	/* Nothing to do: nothing is written. */
+	flush();
+	assert_int_equal(head_now().lh_sequence, h.lh_sequence);
+
+	/* In place, and the tail is the header itself. */
+	assert_int_equal(gfs2_ail_flush(f.log), 0);
+	assert_int_equal(atomic_load(&gl.gl_ail_count), 0);
+	h = head_now();
+	assert_int_equal(h.lh_tail, h.lh_blkno);
+	img = fix_read_all(&f);
+	assert_int_equal(img_word(&f, img, f.home + 9), tag_word(3));
+	fill_jdata(want, 1024, 3);
+	assert_memory_equal(img + (f.home + 5) * 1024, want, 1024);
+	free(img);
+	atomic_store(&f.stat_free, 0);
+	assert_int_equal(gfs2_log_shutdown(f.log), 0);
+	h = head_now();
+	assert_int_equal(h.lh_flags, 0x101);
+	assert_int_equal(h.lh_tail, h.lh_blkno);
+	end();
+}
+
+/* Many laps; every block ends where it should, every header counts on. */
+static void wrap_around(void **state)
+{
+	uint64_t tags[40] = { 0 };
+	struct gfs2_log_header_host h;
+	char *img;
+
+	for (uint32_t bsize = 512; bsize <= 4096; bsize *= 2) {
+		begin(bsize, 97, 40);
+		memset(tags, 0, sizeof(tags));
+		for (unsigned i = 1; i <= 400; i++) {
+			unsigned n = 1 + rnd(12);
+
+			assert_int_equal(gfs2_trans_begin(f.log, n, 0), 0);
+			while (n--) {
+				unsigned b = rnd(40);
+
+				change_meta(&f, &gl, f.home + b, tags[b] = i * 100 + n);
+			}
+			gfs2_trans_end(f.log);
+			if (!rnd(3))
+				flush();
+			if (!rnd(20))
+				assert_int_equal(gfs2_ail_flush(f.log), 0);
+		}
+		assert_int_equal(gfs2_log_shutdown(f.log), 0);
+		h = head_now();
+		assert_int_equal(h.lh_flags, 0x101);
+		img = fix_read_all(&f);
+		for (unsigned b = 0; b < 40; b++)
+			assert_int_equal(img_word(&f, img, f.home + b), tag_word(tags[b]));
+		free(img);
+		assert_int_equal(f.withdrawn, 0);
+		end();
+	}
+}
+
+/* 200 blocks of 512 bytes: 55 revokes in the descriptor, then 61 in each continuation. */
+static void revokes(void **state)
+{
+	struct gfs2_recovery_result res;
+	struct gfs2_log_stats st;
+	const char *b;
+	char *img;
+
+	begin(512, 1000, 300);
+	assert_int_equal(gfs2_trans_begin(f.log, 201, 0), 0);
+	for (unsigned i = 0; i < 201; i++)
+		change_meta(&f, &gl, f.home + i, i);
+	gfs2_trans_end(f.log);
+	flush(); /* 4 descriptors, 201 images, header */
+	assert_int_equal(gfs2_trans_begin(f.log, 0, 200), 0);
+	gfs2_journal_wipe(f.log, f.home, 200);
+	gfs2_trans_end(f.log);
+	assert_null(buf_find(f.bufs, f.home + 7));
+	assert_int_equal(atomic_load(&gl.gl_ail_count), 1);
+	flush();
+
+	img = fix_read_all(&f);
+	b = jblock(img, 206);
+	assert_int_equal(be32_at(b, 24), GFS2_LOG_DESC_REVOKE);
+	assert_int_equal(be32_at(b, 28), 4);
+	assert_int_equal(be32_at(b, 32), 200);
+	assert_int_equal(be64_at(b, 72), f.home);
+	assert_int_equal(be64_at(b, 504), f.home + 54);
+	b = jblock(img, 207);
+	assert_int_equal(be32_at(b, 4), GFS2_METATYPE_LB);
+	assert_int_equal(be64_at(b, 24), f.home + 55);
+	b = jblock(img, 209);
+	assert_int_equal(be64_at(b, 24), f.home + 55 + 2 * 61);
+	assert_int_equal(be64_at(b, 24 + 8 * 22), f.home + 199);
+	assert_int_equal(be64_at(b, 24 + 8 * 23), 0);
+
+	assert_int_equal(fix_recover(&f, img, &res), 0);
+	assert_int_equal(res.revokes, 200);
+	assert_int_equal(res.blocks_found, 201);
+	assert_int_equal(res.blocks_replayed, 1);
+	for (unsigned i = 0; i < 200; i++)
+		assert_int_equal(img_word(&f, img, f.home + i), 0);
+	assert_int_equal(img_word(&f, img, f.home + 200), tag_word(200));
+	free(img);
+
+	gfs2_log_get_stats(f.log, &st);
+	assert_int_equal(st.revokes_logged, 200);
+	assert_int_equal(st.ail, 1);
+	/* Freed again while the revoke still counts: nothing to do. */
+	assert_int_equal(gfs2_trans_begin(f.log, 0, 200), 0);
+	gfs2_journal_wipe(f.log, f.home, 200);
+	gfs2_trans_end(f.log);
+	flush();
+	gfs2_log_get_stats(f.log, &st);
+	assert_int_equal(st.revokes_logged, 200);
+	end();
+}
+
+/* Free and reuse inside one batch, and what never was in the log. */
+static void free_in_batch(void **state)
+{
+	struct gfs2_recovery_result res;
+	struct gfs2_log_stats st;
+	char *img;
+
+	begin(512, 200, 10);
+	/* Only pinned: leaves the batch without a trace. */
+	trans_meta(&f, &gl, f.home, 1);
+	assert_int_equal(gfs2_trans_begin(f.log, 0, 1), 0);
+	gfs2_journal_wipe(f.log, f.home, 1);
+	gfs2_trans_end(f.log);
+	gfs2_log_get_stats(f.log, &st);
+	assert_int_equal(st.pinned, 0);
+	flush();
+	gfs2_log_get_stats(f.log, &st);
+	assert_int_equal(st.flushes, 0);
+
+	/* In the log and pinned again: revoke. */
+	trans_meta(&f, &gl, f.home + 1, 2);
+	flush();
+	trans_meta(&f, &gl, f.home + 1, 3);
+	assert_int_equal(gfs2_trans_begin(f.log, 1, 1), 0);
+	gfs2_journal_wipe(f.log, f.home + 1, 1);
+	change_meta(&f, &gl, f.home + 2, 4);
+	gfs2_trans_end(f.log);
+	flush();
+	gfs2_log_get_stats(f.log, &st);
+	assert_int_equal(st.revokes_logged, 1);
+	assert_int_equal(st.blocks_logged, 2);
+
+	/* Freed, then metadata again before the flush: image, no revoke. */
+	assert_int_equal(gfs2_trans_begin(f.log, 1, 1), 0);
+	gfs2_journal_wipe(f.log, f.home + 2, 1);
+	change_meta(&f, &gl, f.home + 2, 5);
+	gfs2_trans_end(f.log);
+	/* The same through gfs2_trans_remove_revoke(). */
+	trans_meta(&f, &gl, f.home + 3, 6);
+	flush();
+	assert_int_equal(gfs2_trans_begin(f.log, 1, 1), 0);
+	gfs2_journal_wipe(f.log, f.home + 3, 1);
+	gfs2_trans_remove_revoke(f.log, f.home + 3, 1);
+	change_meta(&f, &gl, f.home + 3, 7);
+	gfs2_trans_end(f.log);
+	flush();
+	gfs2_log_get_stats(f.log, &st);
+	assert_int_equal(st.revokes_logged, 1);
+
+	img = fix_read_all(&f);
+	assert_int_equal(fix_recover(&f, img, &res), 0);
+	assert_int_equal(img_word(&f, img, f.home), 0);
+	assert_int_equal(img_word(&f, img, f.home + 1), 0);
+	assert_int_equal(img_word(&f, img, f.home + 2), tag_word(5));
+	assert_int_equal(img_word(&f, img, f.home + 3), tag_word(7));
+	free(img);
+	end();
+}
+
+/* A block whose committed image is not in place is changed again: its place waits, so does the tail. */
+static void pinned_again(void **state)
+{
+	struct gfs2_log_stats st;
+	char *img;
+
+	begin(512, 100, 10);
+	trans_meta(&f, &gl, f.home, 1);
+	flush();
+	trans_meta(&f, &gl2, f.home + 1, 1);
+	trans_meta(&f, &gl, f.home, 2);
+	assert_int_equal(log_ail_write(f.log, NULL, UINT64_MAX), 0);
+	img = fix_read_all(&f);
+	assert_int_equal(img_word(&f, img, f.home), 0);
+	free(img);
+	rmutex_lock(&f.log->l_lock);
+	assert_int_equal(log_compute_tail(f.log, 1000000), f.log->l_tail);
+	rmutex_unlock(&f.log->l_lock);
+	flush();
+	/* Now the newer batch is responsible, and its header has moved the tail. */
+	assert_true(f.log->l_tail > (uint64_t)f.head.lh_blkno + 1);
+	assert_int_equal(log_ail_write(f.log, NULL, UINT64_MAX), 0);
+	img = fix_read_all(&f);
+	assert_int_equal(img_word(&f, img, f.home), tag_word(2));
+	free(img);
+	gfs2_log_get_stats(f.log, &st);
+	assert_int_equal(st.ail, 0);
+	assert_int_equal(gfs2_log_shutdown(f.log), 0);
+	end();
+}
+
+/* The largest transactions that are admitted, one after the other, with revokes, in a small log. */
+static void log_space_suffices(void **state)
+{
+	struct gfs2_log_stats st;
+	unsigned max;
+
+	begin(512, 128, 400);
+	max = gfs2_log_max_trans(f.log);
+	assert_true(max > 40 && max < 64);
+	assert_int_equal(gfs2_trans_begin(f.log, max + 1, 0), -EFBIG);
+	assert_int_equal(gfs2_trans_begin(f.log, 1, 100000), -EFBIG);
+	for (unsigned i = 0; i < 100; i++) {
+		unsigned n = i % 3 ? max : 1 + rnd(max);
+
+		assert_int_equal(gfs2_trans_begin(f.log, n, 60), 0);
+		if (i % 5 == 4)
+			gfs2_journal_wipe(f.log, f.home + 60 + i * 7 % 200, 60);
+		for (unsigned b = 0; b < n; b++)
+			change_meta(&f, &gl, f.home + (i * 7 + b) % 300 + 60, i);
+		gfs2_trans_end(f.log);
+		gfs2_log_get_stats(f.log, &st);
+		assert_true(st.blocks_free <= st.blocks_total);
+	}
+	assert_int_equal(gfs2_log_shutdown(f.log), 0);
+	assert_int_equal(f.withdrawn, 0);
+	end();
+}
+
+/* --- giving up a glock --- */
+
+static void empty_gl(void **state)
+{
+	struct gfs2_recovery_result res;
+	struct gfs2_log_stats st;
+	char *img;
+
+	begin(512, 200, 20);
+	for (unsigned i = 0; i < 5; i++)
+		trans_meta(&f, &gl, f.home + i, i);
+	trans_meta(&f, &gl2, f.home + 10, 10);
+	flush();
+	trans_meta(&f, &gl, f.home + 5, 5);
+	assert_int_equal(gfs2_ail_empty_gl(f.log, &gl, false), 0);
+	assert_int_equal(atomic_load(&gl.gl_ail_count), 0);
+	assert_int_equal(atomic_load(&gl2.gl_ail_count), 1);
+	img = fix_read_all(&f);
+	for (unsigned i = 0; i < 6; i++)
+		assert_int_equal(img_word(&f, img, f.home + i), tag_word(i));
+	assert_int_equal(img_word(&f, img, f.home + 10), 0);
+	free(img);
+	gfs2_log_get_stats(f.log, &st);
+	assert_int_equal(st.revokes_logged, 0);
+
+	/* Others will change these blocks: their images must not come back.  Evicted buffers count too. */
+	mapping_invalidate(&gl.gl_mapping);
+	assert_int_equal(gfs2_ail_empty_gl(f.log, &gl, true), 0);
+	gfs2_log_get_stats(f.log, &st);
+	assert_int_equal(st.revokes_logged, 6);
+	assert_int_equal(gfs2_ail_empty_gl(f.log, &gl, true), 0);
+	gfs2_log_get_stats(f.log, &st);
+	assert_int_equal(st.revokes_logged, 6);
+	img = fix_read_all(&f);
+	memset(img + f.home * 512, 0, 6 * 512);
+	assert_int_equal(fix_recover(&f, img, &res), 0);
+	for (unsigned i = 0; i < 6; i++)
+		assert_int_equal(img_word(&f, img, f.home + i), 0);
+	assert_int_equal(img_word(&f, img, f.home + 10), tag_word(10));
+	free(img);
+	end();
+}
+
+/* --- ordered data --- */
+
+static void ordered(void **state)
+{
+	struct io_fault fault = { .op = IO_WRITE, .cls = IO_DATA, .error = EIO, .count = 1 };
+	struct gfs2_mapping data;
+	struct gfs2_bh *bh;
+	char *img;
+
+	begin(512, 100, 20);
+	mapping_init(&data, f.bufs, &gl, true);
+	for (unsigned i = 0; i < 2; i++) {
+		bh = buf_get(&data, f.home + 15);
+		memset(bh->b_data, 'd', 512);
+		buf_mark_dirty(bh);
+		buf_put(bh);
+		assert_int_equal(gfs2_trans_begin(f.log, 1, 0), 0);
+		change_meta(&f, &gl, f.home, i);
+		gfs2_ordered_add(f.log, &data);
+		gfs2_ordered_add(f.log, &data);
+		gfs2_trans_end(f.log);
+		if (i)
+			assert_int_equal(io_fault_add(f.e, &fault), 0);
+		flush();
+		/* The log goes on, the file's fsync tells. */
+		assert_int_equal(mapping_sync(&data), i ? -EIO : 0);
+		img = fix_read_all(&f);
+		assert_int_equal(img[(f.home + 15) * 512], 'd');
+		free(img);
+	}
+	gfs2_ordered_add(f.log, &data);
+	gfs2_ordered_del(f.log, &data);
+	gfs2_ordered_del(f.log, &data);
+	trans_meta(&f, &gl, f.home, 9);
+	flush();
+	mapping_invalidate(&data);
+	mapping_destroy(&data);
+	assert_int_equal(f.withdrawn, 0);
+	end();
+}
+
+/* --- in-place writes under way --- */
+
+static void *ail_thread(void *arg)
+{
+	assert_int_equal(log_ail_write(f.log, NULL, UINT64_MAX), 0);
+	return NULL;
+}
+
+static void wait_pass_busy(void)
+{
+	bool busy;
+
+	do {
+		rmutex_lock(&f.log->l_lock);
+		busy = f.log->l_ail_busy;
+		rmutex_unlock(&f.log->l_lock);
+		if (!busy)
+			usleep(100);
+	} while (!busy);
+}
+
+static void start_slow_pass(pthread_t *t)
+{
+	struct io_fault fault = { .op = IO_WRITE, .cls = IO_META, .delay_us = 300000, .count = 1 };
+
+	assert_int_equal(io_fault_add(f.e, &fault), 0);
+	assert_int_equal(pthread_create(t, NULL, ail_thread, NULL), 0);
+	wait_pass_busy();
+}
+
+/* Changed while its committed image is being written: the image arrives untorn, the change stays out. */
+static void change_during_write(void **state)
+{
+	pthread_t t;
+	char *img;
+
+	begin(4096, 100, 10);
+	trans_meta(&f, &gl, f.home, 1);
+	flush();
+	start_slow_pass(&t);
+	trans_meta(&f, &gl, f.home, 2);
+	pthread_join(t, NULL);
+	img = fix_read_all(&f);
+	for (unsigned i = 3; i < 512; i++)
+		assert_int_equal(((uint64_t *)(img + f.home * 4096))[i], 1000003 + i);
+	free(img);
+	/* Its obligation has ended, the new one begins with the flush. */
+	assert_int_equal(atomic_load(&gl.gl_ail_count), 0);
+	flush();
+	assert_int_equal(atomic_load(&gl.gl_ail_count), 1);
+	io_fault_clear(f.e);
+	end();
+}
+
+/* Freed while its image is on its way: the free is not durable before the image has landed. */
+static void free_during_write(void **state)
+{
+	char *data = aligned_alloc(4096, 4096), *img;
+	pthread_t t;
+
+	begin(4096, 100, 10);
+	trans_meta(&f, &gl, f.home, 1);
+	flush();
+	start_slow_pass(&t);
+	assert_int_equal(gfs2_trans_begin(f.log, 0, 1), 0);
+	gfs2_journal_wipe(f.log, f.home, 1);
+	gfs2_trans_end(f.log);
+	flush();
+	/* Durable, so the block is somebody else's now. */
+	memset(data, 'n', 4096);
+	io_fault_clear(f.e);
+	assert_int_equal(io_write(f.e, IO_DATA, data, 4096, f.home * 4096), 0);
+	pthread_join(t, NULL);
+	img = fix_read_all(&f);
+	assert_memory_equal(img + f.home * 4096, data, 4096);
+	free(img);
+	free(data);
+	end();
+}
+
+/* --- the thread --- */
+
+static void commit_interval(void **state)
+{
+	struct gfs2_log_stats st;
+
+	begin(512, 100, 10);
+	gfs2_log_set_commit_secs(f.log, 1);
+	trans_meta(&f, &gl, f.home, 1);
+	while (gfs2_log_durable_seq(f.log) < 1)
+		usleep(1000);
+	/* Idle: nothing is left to be recovered. */
+	do {
+		usleep(1000);
+		gfs2_log_get_stats(f.log, &st);
+	} while (st.ail || st.blocks_free < st.blocks_total - 2);
+	end();
+}
+
+static void wake_writes_back(void **state)
+{
+	begin(512, 100, 10);
+	trans_meta(&f, &gl, f.home, 1);
+	gfs2_log_wake(f.log);
+	while (gfs2_log_durable_seq(f.log) < 1 || atomic_load(&gl.gl_ail_count))
+		usleep(1000);
+	end();
+}
+
+/* --- errors --- */
+
+static void *wait_for_space(void *arg)
+{
+	int rc;
+
+	/* Until the log is full; ends with the error. */
+	for (unsigned i = 0; !(rc = gfs2_trans_begin(f.log, 20, 0)); i++) {
+		for (unsigned b = 0; b < 20; b++)
+			change_meta(&f, &gl2, f.home + 20 + (i * 20 + b) % 100, i);
+		gfs2_trans_end(f.log);
+	}
+	return (void *)(intptr_t)rc;
+}
+
+static void log_write_fails(void **state)
+{
+	struct io_fault fault = { .op = IO_WRITE, .cls = IO_LOG, .error = EIO };
+	pthread_t t;
+	void *ret;
+	char *before, *after;
+
+	begin(512, 100, 200);
+	trans_meta(&f, &gl, f.home, 1);
+	flush();
+	before = fix_read_all(&f);
+	fault.skip = rnd(3);
+	assert_int_equal(io_fault_add(f.e, &fault), 0);
+	assert_int_equal(pthread_create(&t, NULL, wait_for_space, NULL), 0);
+	pthread_join(t, &ret);
+	assert_int_equal((intptr_t)ret, -EIO);
+	assert_int_equal(gfs2_log_flush(f.log, FLUSH), -EIO);
+	assert_int_equal(gfs2_ail_flush(f.log), -EIO);
+	assert_int_equal(gfs2_ail_empty_gl(f.log, &gl, true), -EIO);
+	assert_int_equal(gfs2_log_flush_seq(f.log, 1, FLUSH), 0);
+	/* The thread that met it tells; it may be about to. */
+	while (!atomic_load(&f.withdrawn))
+		usleep(1000);
+	assert_int_equal(f.withdrawn, 1);
+	io_fault_clear(f.e);
+	assert_int_equal(gfs2_log_shutdown(f.log), -EIO);
+	after = fix_read_all(&f);
+	/* Nothing went in place, and the journal is still what it was: dirty, with the first flush. */
+	assert_memory_equal(after + f.home * 512, before + f.home * 512, 200 * 512);
+	assert_int_equal(head_now().lh_sequence, f.head.lh_sequence + 1);
+	free(before);
+	free(after);
+	end();
+}
+
+static void stop_in_transaction(void **state)
+{
+	begin(512, 100, 10);
+	trans_meta(&f, &gl, f.home, 1);
+	assert_int_equal(gfs2_trans_begin(f.log, 2, 1), 0);
+	change_meta(&f, &gl, f.home, 2);
+	gfs2_log_stop(f.log);
+	change_meta(&f, &gl, f.home + 1, 2);
+	gfs2_journal_wipe(f.log, f.home, 1);
+	gfs2_trans_end(f.log);
+	assert_int_equal(gfs2_trans_begin(f.log, 1, 0), -EIO);
+	assert_int_equal(gfs2_log_flush(f.log, FLUSH), -EIO);
+	assert_int_equal(f.withdrawn, 0);
+	gfs2_log_abandon(f.log);
+	assert_int_equal(head_now().lh_sequence, f.head.lh_sequence);
+	end();
+}
+
+/* A block changed as metadata without a header would make the journal unreplayable. */
+static void no_header(void **state)
+{
+	struct gfs2_bh *bh;
+
+	begin(512, 100, 10);
+	assert_int_equal(gfs2_trans_begin(f.log, 1, 0), 0);
+	bh = buf_get(&gl.gl_mapping, f.home);
+	gfs2_trans_add_meta(f.log, &gl, bh);
+	buf_put(bh);
+	gfs2_trans_end(f.log);
+	msg_set_level(-1);
+	assert_int_equal(gfs2_log_flush(f.log, FLUSH), -EIO);
+	msg_set_level(MSG_ERR);
+	assert_int_equal(f.withdrawn, 1);
+	end();
+}
+
+/* --- group commit --- */
+
+#define SYNCERS 8
+#define SYNCS 20
+
+static void *syncer(void *arg)
+{
+	struct gfs2_glock own;
+	unsigned me = (uintptr_t)arg;
+
+	glock_start(&f, &own, 5000 + me);
+	for (unsigned i = 0; i < SYNCS; i++) {
+		uint64_t seq;
+
+		assert_int_equal(gfs2_trans_begin(f.log, 1, 0), 0);
+		change_meta(&f, &own, f.home + me, i);
+		seq = gfs2_trans_batch_seq(f.log);
+		gfs2_trans_end(f.log);
+		assert_int_equal(gfs2_log_flush_seq(f.log, seq, FLUSH), 0);
+		assert_true(gfs2_log_durable_seq(f.log) >= seq);
+	}
+	assert_int_equal(gfs2_ail_empty_gl(f.log, &own, false), 0);
+	glock_end(&own);
+	return NULL;
+}
+
+static void group_commit(void **state)
+{
+	struct io_fault fault = { .op = IO_WRITE, .cls = IO_LOG, .delay_us = 500 };
+	struct gfs2_log_stats st;
+	pthread_t t[SYNCERS];
+
+	begin(512, 2000, 20);
+	assert_int_equal(io_fault_add(f.e, &fault), 0);
+	for (uintptr_t i = 0; i < SYNCERS; i++)
+		assert_int_equal(pthread_create(&t[i], NULL, syncer, (void *)i), 0);
+	for (unsigned i = 0; i < SYNCERS; i++)
+		pthread_join(t[i], NULL);
+	gfs2_log_get_stats(f.log, &st);
+	assert_true(st.batches_shared > 0);
+	assert_true(st.flushes < SYNCERS * SYNCS);
+	end();
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(layout),
+		cmocka_unit_test(wrap_around),
+		cmocka_unit_test(revokes),
+		cmocka_unit_test(free_in_batch),
+		cmocka_unit_test(pinned_again),
+		cmocka_unit_test(log_space_suffices),
+		cmocka_unit_test(empty_gl),
+		cmocka_unit_test(ordered),
+		cmocka_unit_test(change_during_write),
+		cmocka_unit_test(free_during_write),
+		cmocka_unit_test(commit_interval),
+		cmocka_unit_test(wake_writes_back),
+		cmocka_unit_test(log_write_fails),
+		cmocka_unit_test(stop_in_transaction),
+		cmocka_unit_test(no_header),
+		cmocka_unit_test(group_commit),
+	};
+
+	return cmocka_run_group_tests_name("log", tests, NULL, NULL);
+}

@@ -1,0 +1,888 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Recovery: what a crash at any moment leaves, and journals that are damaged.
+ *
+ * The main test: threads run random transactions on blocks of their own and on shared ones; blocks
+ * become metadata, journaled data, plain data written in place, free, and again something else; glocks are
+ * given up and "another node" changes their blocks.  At random requests to the device the power fails (logfix.h):
+ * the crash image is recovered and every block compared with what a model says for the last
+ * transaction that is in it.  Required: whole batches, none of those missing that were said to be durable.
+ *
+ * Deliberate breakages of src/journal/ with which this file or test_log.c was seen to fail:
+BREAKAGES
+ */
+#include "logfix.h"
+#include <sys/wait.h>
+
+#define FLUSH (GFS2_LOG_HEAD_FLUSH_NORMAL | GFS2_LFC_DO_SYNC)
+#define MAX_THREADS 4
+#define OWN 24			/* blocks of each thread */
+#define SHARED 3		/* blocks that all threads change */
+
+enum kind { FREE, META, JDATA, DATA };
+
+/* One change of one block. @batch 0: another node's, durable at once. */
+struct change {
+	uint64_t batch, trans, tag;
+	uint32_t block;		/* index into the home blocks */
+	enum kind kind;
+};
+
+struct history {
+	struct change *c;
+	unsigned nr, cap;
+};
+
+struct worker {
+	unsigned id;
+	pthread_t thread;
+	struct gfs2_glock gl;
+	struct gfs2_mapping data;	/* jdata and ordered data */
+	enum kind kind[OWN];
+	uint64_t freed_in[OWN];		/* batch that freed the block */
+	uint64_t nr_trans;
+	struct history h;		/* world_lock */
+	struct change now[64];		/* of the open transaction */
+	unsigned nr_now;
+};
+
+static struct fix f;
+static struct worker workers[MAX_THREADS];
+static unsigned nr_workers;
+static struct gfs2_glock shared_gl;
+static pthread_mutex_t shared_ex = PTHREAD_MUTEX_INITIALIZER; /* is the shared blocks' EX holder */
+static struct history shared_h;
+static uint64_t shared_count;
+/* Histories are complete up to the transactions that are closed. */
+static pthread_mutex_t world_lock = PTHREAD_MUTEX_INITIALIZER;
+static atomic_uint crashes, replays, crash_one_in;
+
+static uint64_t home(unsigned block)
+{
+	return f.home + block;
+}
+
+static unsigned own_block(const struct worker *w, unsigned i)
+{
+	return SHARED + w->id * OWN + i;
+}
+
+/* --- model --- */
+
+static void history_add(struct history *h, const struct change *c)
+{
+	if (h->nr == h->cap) {
+		h->cap = h->cap ? 2 * h->cap : 256;
+		h->c = realloc(h->c, h->cap * sizeof(*c));
+	}
+	h->c[h->nr++] = *c;
+}
+
+static void expect_contents(char *want, const struct change *c)
+{
+	struct gfs2_bh bh = { .b_data = want };
+
+	memset(want, 0, f.bsize);
+	if (c->kind == META) {
+		fill_meta(&bh, f.bsize, c->tag);
+		((struct gfs2_meta_header *)want)->mh_jid = cpu_to_be32(f.jd.jd_jid);
+	} else {
+		fill_jdata(want, f.bsize, c->tag);
+	}
+}
+
+static void check_block(const char *img, unsigned block, const struct change *c, uint64_t batch)
+{
+	char want[4096];
+	static const char *const names[] = { "free", "metadata", "jdata", "data" };
+
+	if (!c || c->kind == FREE)
+		return;
+	expect_contents(want, c);
+	if (!memcmp(want, img + home(block) * f.bsize, f.bsize))
+		return;
+	print_message("block %u (%s, changed in batch %llu) is wrong after recovery to batch %llu\n",
+		      block, names[c->kind], (unsigned long long)c->batch, (unsigned long long)batch);
+	abort();
+}
+
+static void check_history(const char *img, const struct history *h, uint64_t batch)
+{
+	const struct change *last[SHARED + MAX_THREADS * OWN] = { NULL };
+
+	for (unsigned i = 0; i < h->nr; i++)
+		if (h->c[i].batch <= batch)
+			last[h->c[i].block] = &h->c[i];
+	for (unsigned b = 0; b < ARRAY_SIZE(last); b++)
+		check_block(img, b, last[b], batch);
+}
+
+/*
+ * Which batch is the last one in @img?  Every transaction increments the local statfs values, so the
+ * master record tells the number of transactions: it must be that at the end of a batch.
+ */
+static uint64_t recovered_batch(const char *img, uint64_t durable, const uint64_t *trans_of, unsigned nr)
+{
+	const __be64 *rec = (const __be64 *)(img + f.master * f.bsize + sizeof(struct gfs2_dinode));
+	const __be64 *local = (const __be64 *)(img + f.local * f.bsize + sizeof(struct gfs2_dinode));
+	uint64_t n = be64_to_cpu(rec[2]) - MASTER_DINODES;
+
+	assert_true(rec[0] == 0 && local[0] == 0 && local[1] == 0 && local[2] == 0);
+	assert_int_equal(MASTER_FREE - be64_to_cpu(rec[1]), n);
+	for (uint64_t b = durable; b < nr; b++)
+		if (trans_of[b] == n)
+			return b;
+	print_message("%llu transactions after recovery: not the end of a batch from %llu on\n",
+		      (unsigned long long)n, (unsigned long long)durable);
+	abort();
+}
+
+/* world_lock held: number of transactions in batches up to b, for every b. */
+static uint64_t *count_transactions(unsigned *nr)
+{
+	unsigned batches = gfs2_trans_batch_seq(f.log) + 2;
+	uint64_t *n = calloc(batches, sizeof(*n));
+
+	for (unsigned w = 0; w < nr_workers; w++) {
+		const struct history *h = &workers[w].h;
+
+		for (unsigned i = 0; i < h->nr; i++)
+			if (h->c[i].batch && h->c[i].batch < batches &&
+			    (i + 1 == h->nr || h->c[i + 1].trans != h->c[i].trans))
+				n[h->c[i].batch]++;
+	}
+	for (unsigned b = 1; b < batches; b++)
+		n[b] += n[b - 1];
+	*nr = batches;
+	return n;
+}
+
+static void crash_now(void)
+{
+	char *img = aligned_alloc(4096, f.nr_blocks * f.bsize);
+	struct gfs2_recovery_result res;
+	uint64_t durable, batch, *trans_of;
+	unsigned nr;
+
+	pthread_mutex_lock(&world_lock);
+	durable = gfs2_log_durable_seq(f.log);
+	device_crash(img);
+	assert_int_equal(fix_recover(&f, img, &res), 0);
+	trans_of = count_transactions(&nr);
+	if (res.dirty) {
+		batch = recovered_batch(img, durable, trans_of, nr);
+		for (unsigned w = 0; w < nr_workers; w++)
+			check_history(img, &workers[w].h, batch);
+		check_history(img, &shared_h, batch);
+		atomic_fetch_add(&replays, 1);
+	} else {
+		assert_int_equal(durable, 0);
+	}
+	pthread_mutex_unlock(&world_lock);
+	atomic_fetch_add(&crashes, 1);
+	free(trans_of);
+	free(img);
+}
+
+static void device_event(void *arg)
+{
+	if (!rnd(atomic_load_explicit(&crash_one_in, memory_order_relaxed)))
+		crash_now();
+}
+
+/* --- the workers' transactions --- */
+
+static uint64_t new_tag(struct worker *w)
+{
+	return (w->nr_trans * 64 + w->nr_now) * MAX_THREADS + w->id;
+}
+
+static void note(struct worker *w, unsigned block, enum kind kind, uint64_t tag)
+{
+	struct change *c = &w->now[w->nr_now++];
+
+	*c = (struct change){ .trans = w->nr_trans, .block = block, .kind = kind, .tag = tag };
+}
+
+static void change_own(struct worker *w, unsigned i, enum kind kind)
+{
+	uint64_t tag = new_tag(w);
+	unsigned block = own_block(w, i);
+	struct gfs2_bh *bh;
+
+	if (kind == META) {
+		change_meta(&f, &w->gl, home(block), tag);
+	} else {
+		bh = buf_get(&w->data, home(block));
+		gfs2_trans_add_jdata(f.log, &w->gl, bh);
+		fill_jdata(bh->b_data, f.bsize, tag);
+		buf_set_uptodate(bh);
+		buf_put(bh);
+	}
+	w->kind[i] = kind;
+	note(w, block, kind, tag);
+}
+
+/* Plain data, through the cache and the ordered list, or straight to the device like direct I/O. */
+static void alloc_data(struct worker *w, unsigned i)
+{
+	uint64_t tag = new_tag(w);
+	unsigned block = own_block(w, i);
+	struct gfs2_bh *bh;
+
+	if (rnd(2)) {
+		bh = buf_get(&w->data, home(block));
+		fill_jdata(bh->b_data, f.bsize, tag);
+		buf_mark_dirty(bh);
+		buf_put(bh);
+		gfs2_ordered_add(f.log, &w->data);
+	} else {
+		char *data = aligned_alloc(4096, 4096);
+
+		fill_jdata(data, f.bsize, tag);
+		assert_int_equal(io_write(f.e, IO_DATA, data, f.bsize, home(block) * f.bsize), 0);
+		free(data);
+	}
+	w->kind[i] = DATA;
+	note(w, block, DATA, tag);
+}
+
+static void own_step(struct worker *w)
+{
+	unsigned i = rnd(OWN);
+
+	switch (w->kind[i]) {
+	case FREE:
+		/* Reference 3.4: not before the free is durable. */
+		if (gfs2_log_durable_seq(f.log) < w->freed_in[i])
+			return;
+		if (rnd(2)) {
+			alloc_data(w, i);
+		} else {
+			gfs2_trans_remove_revoke(f.log, home(own_block(w, i)), 1);
+			change_own(w, i, rnd(3) ? META : JDATA);
+		}
+		break;
+	case META:
+	case JDATA:
+		if (rnd(3)) {
+			change_own(w, i, w->kind[i]);
+			break;
+		}
+		/* fall through */
+	case DATA:
+		gfs2_journal_wipe(f.log, home(own_block(w, i)), 1);
+		w->kind[i] = FREE;
+		w->freed_in[i] = gfs2_trans_batch_seq(f.log);
+		note(w, own_block(w, i), FREE, 0);
+		break;
+	}
+}
+
+/* The shared blocks: changed by everybody, as resource groups are. */
+static void shared_step(struct worker *w)
+{
+	unsigned b = rnd(SHARED);
+	struct change c = { .batch = gfs2_trans_batch_seq(f.log), .block = b, .kind = META };
+
+	c.tag = ++shared_count;
+	change_meta(&f, &shared_gl, home(b), c.tag);
+	pthread_mutex_lock(&world_lock);
+	history_add(&shared_h, &c);
+	pthread_mutex_unlock(&world_lock);
+}
+
+static void one_transaction(struct worker *w)
+{
+	unsigned steps = 1 + rnd(8);
+	bool shared = !rnd(3);
+
+	if (shared)
+		pthread_mutex_lock(&shared_ex);
+	assert_int_equal(gfs2_trans_begin(f.log, steps + 1, steps), 0);
+	w->nr_trans++;
+	w->nr_now = 0;
+	/* Each transaction changes something, so that it is a part of its batch. */
+	change_own(w, 0, META);
+	if (shared)
+		shared_step(w);
+	while (--steps)
+		own_step(w);
+	if (w->kind[0] == FREE)
+		w->kind[0] = META;
+	pthread_mutex_lock(&world_lock);
+	for (unsigned i = 0; i < w->nr_now; i++) {
+		w->now[i].batch = gfs2_trans_batch_seq(f.log);
+		history_add(&w->h, &w->now[i]);
+	}
+	atomic_fetch_sub(&f.stat_free, 1);
+	atomic_fetch_add(&f.stat_dinodes, 1);
+	pthread_mutex_unlock(&world_lock);
+	gfs2_trans_end(f.log);
+	if (shared)
+		pthread_mutex_unlock(&shared_ex);
+}
+
+/* The glock goes to another node, which changes a block in place (and durably), and comes back. */
+static void other_node(struct worker *w)
+{
+	unsigned i = rnd(OWN);
+	struct change c = { .block = own_block(w, i), .kind = w->kind[i], .tag = w->nr_trans * 64 + 63 };
+	char *data = aligned_alloc(4096, 4096);
+
+	assert_int_equal(gfs2_ail_empty_gl(f.log, &w->gl, true), 0);
+	mapping_write(&w->data);
+	mapping_invalidate(&w->gl.gl_mapping);
+	mapping_invalidate(&w->data);
+	if (c.kind == META || c.kind == JDATA) {
+		struct io_req req;
+
+		expect_contents(data, &c);
+		io_req_init(&req, IO_WRITE, IO_META, data, f.bsize, home(c.block) * f.bsize);
+		pthread_mutex_lock(&world_lock);
+		assert_int_equal(__real_io_run(f.e, &req, 1), 0);
+		pthread_mutex_lock(&dev.lock);
+		/* The shared device has one cache: a write replaces what it had of the block. */
+		for (unsigned k = 0; k < dev.nr_pend; k++) {
+			struct pending *p = &dev.pend[k];
+
+			if (req.pos >= p->pos && req.pos < p->pos + p->len)
+				memcpy(p->data + (req.pos - p->pos), data, f.bsize);
+		}
+		memcpy(dev.media + req.pos, data, f.bsize);
+		pthread_mutex_unlock(&dev.lock);
+		history_add(&w->h, &c);
+		pthread_mutex_unlock(&world_lock);
+	}
+	free(data);
+}
+
+static void *worker_main(void *arg)
+{
+	struct worker *w = arg;
+
+	rnd_state += w->id * 7919 + 13;
+	for (unsigned n = 0; n < 150; n++) {
+		one_transaction(w);
+		switch (rnd(24)) {
+		case 0:
+			assert_int_equal(gfs2_log_flush(f.log, FLUSH), 0);
+			break;
+		case 1:
+			assert_int_equal(gfs2_ail_flush(f.log), 0);
+			break;
+		case 2:
+			assert_int_equal(gfs2_ail_empty_gl(f.log, &w->gl, rnd(2)), 0);
+			break;
+		case 3:
+			other_node(w);
+			break;
+		case 4:
+			assert_int_equal(log_ail_write(f.log, NULL, UINT64_MAX), 0);
+			break;
+		}
+	}
+	/* As when an inode leaves the cache. */
+	mapping_write(&w->data);
+	gfs2_ordered_del(f.log, &w->data);
+	return NULL;
+}
+
+static void world_start(unsigned threads, uint32_t bsize, uint32_t jblocks)
+{
+	nr_workers = threads;
+	fix_start(&f, bsize, jblocks, SHARED + MAX_THREADS * OWN, true);
+	glock_start(&f, &shared_gl, 1);
+	for (unsigned i = 0; i < threads; i++) {
+		struct worker *w = &workers[i];
+
+		memset(w, 0, sizeof(*w));
+		w->id = i;
+		glock_start(&f, &w->gl, 100 + i);
+		mapping_init(&w->data, f.bufs, w, true);
+	}
+	shared_count = 0;
+	dev.event = device_event;
+}
+
+/* Everything is in place now, and the journal clean. */
+static void world_end(void)
+{
+	struct gfs2_log_header_host h;
+	char *img;
+
+	atomic_store(&f.stat_free, 0);
+	atomic_store(&f.stat_dinodes, 0);
+	dev.event = NULL;
+	for (unsigned i = 0; i < nr_workers; i++)
+		mapping_write(&workers[i].data);
+	assert_int_equal(gfs2_log_shutdown(f.log), 0);
+	assert_int_equal(gfs2_find_jhead(f.e, f.bsize, &f.jd, &h), 0);
+	assert_int_equal(h.lh_flags, GFS2_LOG_HEAD_UNMOUNT | GFS2_LFC_SHUTDOWN);
+	img = fix_read_all(&f);
+	for (unsigned i = 0; i < nr_workers; i++) {
+		struct worker *w = &workers[i];
+
+		check_history(img, &w->h, UINT64_MAX);
+		glock_end(&w->gl);
+		mapping_invalidate(&w->data);
+		mapping_destroy(&w->data);
+		free(w->h.c);
+	}
+	check_history(img, &shared_h, UINT64_MAX);
+	glock_end(&shared_gl);
+	free(img);
+	free(shared_h.c);
+	memset(&shared_h, 0, sizeof(shared_h));
+	assert_int_equal(f.withdrawn, 0);
+	fix_end(&f);
+}
+
+static void run_world(unsigned threads, uint32_t bsize, uint32_t jblocks, uint64_t seed)
+{
+	rnd_state = seed;
+	world_start(threads, bsize, jblocks);
+	if (threads == 1) {
+		worker_main(&workers[0]);
+	} else {
+		for (unsigned i = 0; i < threads; i++)
+			assert_int_equal(pthread_create(&workers[i].thread, NULL, worker_main,
+							&workers[i]), 0);
+		for (unsigned i = 0; i < threads; i++)
+			pthread_join(workers[i].thread, NULL);
+	}
+	world_end();
+}
+
+/* TEST_SEED repeats one run; TEST_ROUNDS makes more of them. */
+static void run_worlds(unsigned threads, unsigned rounds)
+{
+	const char *seed = getenv("TEST_SEED"), *more = getenv("TEST_ROUNDS");
+	static const uint32_t journals[] = { 64, 100, 180, 400 };
+
+	rounds = seed ? 1 : more ? (unsigned)atoi(more) : rounds;
+	atomic_store(&crashes, 0);
+	atomic_store(&replays, 0);
+	for (unsigned i = 0; i < rounds; i++) {
+		uint64_t s = seed ? strtoull(seed, NULL, 0) : i + 1;
+
+		atomic_store(&crash_one_in, threads == 1 ? 8 : 25);
+		run_world(threads, 512u << s % 4, journals[s / 4 % 4], s);
+	}
+	print_message("%u crashes, %u journals replayed\n", atomic_load(&crashes), atomic_load(&replays));
+	assert_true(atomic_load(&replays) > 10 * rounds);
+}
+
+static void crash_one_thread(void **state)
+{
+	run_worlds(1, 12);
+}
+
+static void crash_many_threads(void **state)
+{
+	run_worlds(MAX_THREADS, 8);
+}
+
+/* --- single cases --- */
+
+static struct gfs2_glock gl;
+
+static void begin(uint32_t bsize, uint32_t jblocks, unsigned nr_home)
+{
+	fix_start(&f, bsize, jblocks, nr_home, false);
+	glock_start(&f, &gl, 1000);
+}
+
+static void end(void)
+{
+	gfs2_log_destroy(f.log);
+	f.log = NULL;
+	glock_end(&gl);
+	fix_end(&f);
+}
+
+static void flush(void)
+{
+	assert_int_equal(gfs2_log_flush(f.log, FLUSH), 0);
+}
+
+/* A clean journal is left alone; a dirty one on a read-only device is refused and left alone. */
+static void clean_and_readonly(void **state)
+{
+	struct gfs2_recovery_result res;
+	char *before, *after;
+
+	begin(1024, 100, 10);
+	before = fix_read_all(&f);
+	assert_int_equal(gfs2_recover_journal(f.e, 1024, &f.jd, 0, f.master, false, &res), 0);
+	assert_false(res.dirty);
+	assert_int_equal(res.head.lh_sequence, f.head.lh_sequence);
+	after = fix_read_all(&f);
+	assert_memory_equal(before, after, f.nr_blocks * 1024);
+	free(before);
+	free(after);
+
+	trans_meta(&f, &gl, f.home, 1);
+	flush();
+	before = fix_read_all(&f);
+	msg_set_level(-1);
+	assert_int_equal(gfs2_recover_journal(f.e, 1024, &f.jd, 0, f.master, true, &res), -EROFS);
+	msg_set_level(MSG_ERR);
+	assert_true(res.dirty);
+	after = fix_read_all(&f);
+	assert_memory_equal(before, after, f.nr_blocks * 1024);
+	free(before);
+	free(after);
+	end();
+}
+
+/* Recovery's own header: fields, position, and that a log can go on from there. */
+static void clean_header(void **state)
+{
+	struct gfs2_recovery_result res;
+	struct gfs2_log_header_host h, was;
+	const struct gfs2_log_header *lh;
+	char *img;
+
+	begin(2048, 100, 10);
+	atomic_store(&f.stat_dinodes, 4);
+	for (unsigned i = 0; i < 30; i++) {
+		trans_meta(&f, &gl, f.home + i % 7, i);
+		flush();
+	}
+	gfs2_log_abandon(f.log);
+	assert_int_equal(gfs2_find_jhead(f.e, 2048, &f.jd, &was), 0);
+	assert_int_equal(gfs2_recover_journal(f.e, 2048, &f.jd, 5, f.master, false, &res), 0);
+	assert_true(res.dirty);
+	assert_int_equal(res.blocks_found, res.blocks_replayed);
+	assert_int_equal(gfs2_find_jhead(f.e, 2048, &f.jd, &h), 0);
+	assert_memory_equal(&h, &res.head, sizeof(h));
+	assert_int_equal(h.lh_flags, 0x21);
+	assert_int_equal(h.lh_sequence, was.lh_sequence + 1);
+	assert_int_equal(h.lh_blkno, (was.lh_blkno + 1) % 100);
+	assert_int_equal(h.lh_tail, 0);
+	img = fix_read_all(&f);
+	lh = (const void *)(img + gfs2_journal_map(&f.jd, h.lh_blkno) * 2048);
+	assert_int_equal(be32_to_cpu(lh->lh_header.mh_jid), 5);
+	assert_true(lh->lh_statfs_addr == 0 && lh->lh_quota_addr == 0 && lh->lh_local_dinodes == 0);
+	for (unsigned i = 23; i < 30; i++)
+		assert_int_equal(img_word(&f, img, f.home + i % 7), tag_word(i));
+	assert_int_equal(be64_to_cpu(*(__be64 *)(img + f.master * 2048 + 232 + 16)), MASTER_DINODES + 4);
+	free(img);
+
+	gfs2_log_destroy(f.log);
+	f.head = res.head;
+	atomic_store(&f.stat_dinodes, 0);
+	fix_open_log(&f);
+	trans_meta(&f, &gl, f.home, 77);
+	assert_int_equal(gfs2_log_shutdown(f.log), 0);
+	assert_int_equal(gfs2_find_jhead(f.e, 2048, &f.jd, &h), 0);
+	assert_int_equal(h.lh_flags, 0x101);
+	end();
+}
+
+/* A version 1 header, as old programs write it, is as good. */
+static void version1_header(void **state)
+{
+	struct gfs2_recovery_result res;
+	char *img;
+
+	begin(512, 64, 10);
+	trans_meta(&f, &gl, f.home, 1);
+	flush();
+	img = fix_read_all(&f);
+	memset(img + gfs2_journal_map(&f.jd, (f.head.lh_blkno + 3) % 64) * 512 + 48, 0, 512 - 48);
+	assert_int_equal(fix_recover(&f, img, &res), 0);
+	assert_int_equal(res.blocks_replayed, 1);
+	assert_int_equal(img_word(&f, img, f.home), tag_word(1));
+	free(img);
+	end();
+}
+
+/* --- damage --- */
+
+/* Recover @img; it must be refused without a change outside of the journal. */
+static void must_refuse(char *img, const char *what)
+{
+	struct gfs2_recovery_result res;
+	size_t size = f.nr_blocks * f.bsize;
+	char *before = malloc(size);
+
+	memcpy(before, img, size);
+	if (fix_recover(&f, img, &res) != -EIO)
+		fail_msg("%s was not refused", what);
+	if (memcmp(before, img, size))
+		fail_msg("%s: the volume was changed", what);
+	free(before);
+}
+
+static char *jblock(char *img, uint32_t pos)
+{
+	return img + gfs2_journal_map(&f.jd, (f.head.lh_blkno + 1 + pos) % f.jd.jd_blocks) * f.bsize;
+}
+
+static void set32(char *p, unsigned off, uint32_t v)
+{
+	*(__be32 *)(p + off) = cpu_to_be32(v);
+}
+
+static void set64(char *p, unsigned off, uint64_t v)
+{
+	*(__be64 *)(p + off) = cpu_to_be64(v);
+}
+
+/* Journal: 0 METADATA, 1-5 images, 6 REVOKE (60 entries), 7 LB, 8 header. */
+static char *sample_journal(void)
+{
+	begin(512, 64, 100);
+	assert_int_equal(gfs2_trans_begin(f.log, 5, 60), 0);
+	for (unsigned i = 0; i < 5; i++)
+		change_meta(&f, &gl, f.home + i, i);
+	rmutex_lock(&f.log->l_lock);
+	for (unsigned i = 20; i < 80; i++)
+		log_revoke_add(f.log, blktab_get(&f.log->l_tab, f.home + i));
+	rmutex_unlock(&f.log->l_lock);
+	gfs2_trans_end(f.log);
+	flush();
+	return fix_read_all(&f);
+}
+
+static void rewrite_header(char *img, uint32_t tail)
+{
+	uint32_t blkno = (f.head.lh_blkno + 9) % 64;
+	struct gfs2_log_header_args a = { .sequence = f.head.lh_sequence + 1, .flags = 2, .tail = tail,
+					  .blkno = blkno };
+
+	gfs2_log_header_encode(jblock(img, 8), 512, &a);
+}
+
+static void targeted_damage(void **state)
+{
+	char *good = sample_journal(), *img;
+	size_t size = f.nr_blocks * 512;
+	unsigned n = 0;
+
+	msg_set_level(-1);
+	img = malloc(ALIGN_UP(size, 4096));
+	for (;; n++) {
+		memcpy(img, good, size);
+		switch (n) {
+		case 0: set32(jblock(img, 0), 28, 0); break;		/* ld_length */
+		case 1: set32(jblock(img, 0), 28, 0xffffffff); break;
+		case 2: set32(jblock(img, 0), 28, 9); break;		/* swallows the head */
+		case 3: set32(jblock(img, 0), 28, 2); break;		/* walks into an image */
+		case 4: set32(jblock(img, 0), 32, 6); break;		/* ld_data1 */
+		case 5: set32(jblock(img, 0), 32, 0xffffffff); break;
+		case 6: set32(jblock(img, 0), 24, 299); break;		/* ld_type */
+		case 7: set64(jblock(img, 0), 72, 0); break;		/* homes */
+		case 8: set64(jblock(img, 0), 72, 128); break;
+		case 9: set64(jblock(img, 0), 80, f.nr_blocks); break;
+		case 10: set64(jblock(img, 0), 80, UINT64_MAX); break;
+		case 11: set64(jblock(img, 0), 80, f.x[1].dblock + 2); break;
+		case 12: set32(jblock(img, 5), 0, 0); break;		/* last image */
+		case 13: set32(jblock(img, 6), 32, 117); break;		/* revokes */
+		case 14: set32(jblock(img, 6), 32, 0x80000000); break;
+		case 15: set32(jblock(img, 7), 4, 9); break;		/* LB */
+		case 16: set64(jblock(img, 7), 24, 0); break;
+		case 17: set64(jblock(img, 7), 24, f.nr_blocks); break;
+		case 18: set32(jblock(img, 0), 0, 0); break;		/* magic */
+		case 19: rewrite_header(img, 64); break;		/* tail */
+		case 20: rewrite_header(img, 0xffffffff); break;
+		case 21: rewrite_header(img, (f.head.lh_blkno + 2) % 64); break;
+		default: goto out;
+		}
+		char what[32];
+
+		snprintf(what, sizeof(what), "damage %u", n);
+		must_refuse(img, what);
+	}
+out:
+	/* No header at all. */
+	memcpy(img, good, size);
+	for (uint32_t i = 0; i < 64; i++)
+		memset(jblock(img, i), 0, 512);
+	must_refuse(img, "an empty journal");
+	msg_set_level(MSG_ERR);
+	free(img);
+	free(good);
+	end();
+}
+
+/* Random bytes anywhere in the active region: whatever comes out, no crash and nothing outside of the device. */
+static void random_damage(void **state)
+{
+	char *good = sample_journal(), *img;
+	size_t size = f.nr_blocks * 512;
+	struct gfs2_recovery_result res;
+	unsigned refused = 0;
+
+	msg_set_level(-1);
+	img = malloc(ALIGN_UP(size, 4096));
+	for (unsigned i = 0; i < 300; i++) {
+		memcpy(img, good, size);
+		for (unsigned k = 0; k < 1 + i % 4; k++)
+			jblock(img, rnd(9))[rnd(rnd(2) ? 120 : 512)] = rnd(256);
+		int rc = fix_recover(&f, img, &res);
+
+		assert_true(rc == 0 || rc == -EIO);
+		refused += rc != 0;
+	}
+	assert_true(refused > 10);
+	msg_set_level(MSG_ERR);
+	free(img);
+	free(good);
+	end();
+}
+
+/* The revoke rule where the active region wraps: before and after, image and revoke on either side. */
+static void revoke_across_wrap(void **state)
+{
+	struct gfs2_recovery_result res;
+
+	for (unsigned shift = 0; shift < 70; shift++) {
+		char *img;
+
+		begin(512, 64, 10);
+		for (unsigned i = 0; i < shift; i++) {
+			trans_meta(&f, &gl, f.home + 9, i);
+			flush();
+			assert_int_equal(gfs2_ail_flush(f.log), 0);
+		}
+		trans_meta(&f, &gl, f.home, 1);		/* revoked */
+		trans_meta(&f, &gl, f.home + 1, 2);	/* revoked, then new again */
+		trans_meta(&f, &gl, f.home + 2, 3);
+		flush();
+		assert_int_equal(gfs2_trans_begin(f.log, 0, 2), 0);
+		gfs2_journal_wipe(f.log, f.home, 2);
+		gfs2_trans_end(f.log);
+		flush();
+		trans_meta(&f, &gl, f.home + 1, 4);
+		flush();
+		img = fix_read_all(&f);
+		memset(img + f.home * 512, 0, 3 * 512);
+		assert_int_equal(fix_recover(&f, img, &res), 0);
+		assert_int_equal(img_word(&f, img, f.home), 0);
+		assert_int_equal(img_word(&f, img, f.home + 1), tag_word(4));
+		assert_int_equal(img_word(&f, img, f.home + 2), tag_word(3));
+		assert_int_equal(res.blocks_found, 4);
+		assert_int_equal(res.blocks_replayed, 2);
+		free(img);
+		end();
+	}
+}
+
+/* --- fsck.gfs2 as a second opinion --- */
+
+/* The journal of a volume of mkfs.gfs2 is the one run of log headers. */
+static void find_mkfs_journal(struct gfs2_journal_extent *x, struct gfs2_jdesc *jd)
+{
+	char *block = aligned_alloc(4096, 4096);
+	uint64_t nr = io_engine_size(f.e) / f.bsize;
+
+	*x = (struct gfs2_journal_extent){ 0 };
+	for (uint64_t b = 0; b < nr; b++) {
+		const struct gfs2_log_header *lh = (const void *)block;
+		struct gfs2_log_header_host h;
+
+		assert_int_equal(io_read(f.e, IO_META, block, f.bsize, b * f.bsize), 0);
+		if (gfs2_log_header_decode(block, f.bsize, &h))
+			continue;
+		if (!x->blocks)
+			x->dblock = b;
+		x->blocks++;
+		jd->jd_no_addr = be64_to_cpu(lh->lh_jinode);
+	}
+	jd->jd_blocks = x->blocks;
+	jd->jd_nr_extents = 1;
+	jd->jd_extents = x;
+}
+
+static int fsck(const char *how, const char *path)
+{
+	char cmd[256];
+	int rc;
+
+	snprintf(cmd, sizeof(cmd), "fsck.gfs2 %s %s >/dev/null 2>&1", how, path);
+	rc = system(cmd);
+	return WIFEXITED(rc) ? WEXITSTATUS(rc) : -1;
+}
+
+/* Change the root directory's times only in the log; fsck.gfs2 must find and replay it. */
+static void fsck_replays_ours(void **state)
+{
+	char path[] = "/tmp/test_journal.XXXXXX", cmd[256];
+	struct gfs2_dinode *di;
+	struct gfs2_sb *sb = aligned_alloc(4096, 4096);
+	struct gfs2_bh *bh;
+	uint64_t root;
+
+	if (system("command -v mkfs.gfs2 >/dev/null 2>&1 && command -v fsck.gfs2 >/dev/null 2>&1")) {
+		print_message("SKIPPED: mkfs.gfs2 or fsck.gfs2 is not installed\n");
+		free(sb);
+		skip();
+	}
+	memset(&f, 0, sizeof(f));
+	f.bsize = 4096;
+	f.commit_secs = 3600;
+	close(mkstemp(path));
+	snprintf(cmd, sizeof(cmd),
+		 "truncate -s 64M %s && mkfs.gfs2 -q -O -p lock_nolock -j 1 -J 8 %s >/dev/null", path, path);
+	assert_int_equal(system(cmd), 0);
+	assert_int_equal(io_engine_open(path, false, &f.e), 0);
+	find_mkfs_journal(f.x, &f.jd);
+	assert_int_equal(f.jd.jd_blocks, 2048);
+	assert_int_equal(io_read(f.e, IO_META, sb, 4096, 65536), 0);
+	root = be64_to_cpu(sb->sb_root_dir.no_addr);
+	assert_int_equal(buf_cache_create(f.e, 4096, 1 << 20, &f.bufs), 0);
+	assert_int_equal(gfs2_find_jhead(f.e, 4096, &f.jd, &f.head), 0);
+	fix_open_log(&f);
+	glock_start(&f, &gl, root);
+	for (unsigned i = 1; i <= 700; i++) {
+		assert_int_equal(buf_read(&gl.gl_mapping, root, &bh), 0);
+		assert_int_equal(gfs2_trans_begin(f.log, 1, 0), 0);
+		gfs2_trans_add_meta(f.log, &gl, bh);
+		di = (struct gfs2_dinode *)bh->b_data;
+		di->di_mtime = cpu_to_be64(1000000 + i);
+		gfs2_trans_end(f.log);
+		buf_put(bh);
+		/* Two laps, the last flush is in the log only. */
+		flush();
+		if (i < 700 && i % 100 == 0)
+			assert_int_equal(gfs2_ail_flush(f.log), 0);
+	}
+	gfs2_log_abandon(f.log);
+	gfs2_log_destroy(f.log);
+	glock_end(&gl);
+	buf_cache_destroy(f.bufs);
+
+	assert_int_equal(io_read(f.e, IO_META, sb, 4096, root * 4096), 0);
+	assert_int_not_equal(be64_to_cpu(((struct gfs2_dinode *)sb)->di_mtime), 1000700);
+	assert_int_equal(fsck("-y", path) & ~1, 0);
+	assert_int_equal(io_read(f.e, IO_META, sb, 4096, root * 4096), 0);
+	assert_int_equal(be64_to_cpu(((struct gfs2_dinode *)sb)->di_mtime), 1000700);
+	assert_int_equal(fsck("-n", path), 0);
+	/* And its clean header is one for us. */
+	assert_int_equal(gfs2_find_jhead(f.e, 4096, &f.jd, &f.head), 0);
+	assert_int_equal(f.head.lh_flags, GFS2_LOG_HEAD_UNMOUNT);
+	assert_int_equal(f.head.lh_crc, 0);
+	io_engine_close(f.e);
+	unlink(path);
+	free(sb);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(clean_and_readonly),
+		cmocka_unit_test(clean_header),
+		cmocka_unit_test(version1_header),
+		cmocka_unit_test(targeted_damage),
+		cmocka_unit_test(random_damage),
+		cmocka_unit_test(revoke_across_wrap),
+		cmocka_unit_test(fsck_replays_ours),
+		cmocka_unit_test(crash_one_thread),
+		cmocka_unit_test(crash_many_threads),
+	};
+
+	return cmocka_run_group_tests_name("recovery", tests, NULL, NULL);
+}

@@ -1,0 +1,397 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""tools/bench: how fast is I/O through the daemon, beside its peers on the same store?
+
+usage: tools/bench [--store memory|disk|PATH] [--json FILE] [--rounds N] [--seconds N] [NAME...]
+
+  --store    where image and files lie: memory (/dev/shm), disk (/var/tmp) or a directory;
+             more than once for several (default: memory and disk)
+  --json     write the rows {name, store, value, unit, peer, peer_value, ratio, rounds} there
+  --rounds   how often each is measured (default 5); the median counts
+  --seconds  how long one measurement takes (default 2)
+  NAME       only these rows; a prefix will do
+
+Peers: raw (the same program on a file of the same store, without a file system of ours between)
+and passthrough_ll (libfuse's example from the package libfuse3-dev, handing every request to
+a file of the same store).  Within a round all are measured one after the other, so that what
+disturbs the machine disturbs all of them.  A peer that cannot do something has no value.
+
+  GFS2_FUSE  the daemon to measure (default: built for the occasion, -O2)
+"""
+import json
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+EXAMPLE = "/usr/share/doc/libfuse3-dev/examples/passthrough_ll.c"
+MIB = 1 << 20
+FILE_MIB = 512          # the file that direct I/O goes to
+BUFFERED_MIB = 256      # what a buffered sequential write writes
+IMAGE_MIB = 3072
+CREATE_FILES = 3000
+STEP_SECONDS = 120
+
+# name, unit, fio's options; a rate is in requests or MB a second, a latency in microseconds
+DIRECT = [
+    ("direct_randwrite_4k_qd32", "IOPS", ["--rw=randwrite", "--bs=4k", "--iodepth=32"]),
+    ("direct_randread_4k_qd32", "IOPS", ["--rw=randread", "--bs=4k", "--iodepth=32"]),
+    ("direct_write_1m_qd4", "MB/s", ["--rw=write", "--bs=1m", "--iodepth=4"]),
+    ("direct_read_1m_qd4", "MB/s", ["--rw=read", "--bs=1m", "--iodepth=4"]),
+    ("direct_write_4k_sync_latency", "us", ["--rw=randwrite", "--bs=4k", "--ioengine=psync"]),
+]
+OTHER = [("buffered_write", "MB/s"), ("create_small_files", "files/s")]
+
+
+class Failure(Exception):
+    """What was to be measured cannot be, and why."""
+
+
+def run(argv, **more):
+    done = subprocess.run([str(word) for word in argv], stdin=subprocess.DEVNULL,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                          timeout=more.pop("timeout", STEP_SECONDS), check=False, **more)
+    if done.returncode:
+        text = (done.stderr or done.stdout).strip().splitlines()
+        raise Failure(f"{argv[0]}: " + (text[-1] if text else f"exit {done.returncode}"))
+    return done.stdout
+
+
+def mounted(directory):
+    with open("/proc/self/mounts") as mounts:
+        return any(line.split()[1] == directory for line in mounts)
+
+
+def fio(filename, options, seconds):
+    """One measurement: the row's value in its own unit is picked by the caller."""
+    argv = ["fio", "--name=bench", "--filename=" + filename, "--direct=1", "--ioengine=io_uring",
+            f"--size={FILE_MIB}m", "--time_based", f"--runtime={seconds}", "--norandommap",
+            "--randrepeat=0", "--output-format=json", *options]
+    job = json.loads(run(argv))["jobs"][0]
+    if job["error"]:
+        raise Failure(os.strerror(job["error"]))
+    side = job["write"] if job["write"]["total_ios"] else job["read"]
+    return {"IOPS": side["iops"], "MB/s": side["bw_bytes"] / 1e6,
+            "us": side["clat_ns"]["percentile"]["50.000000"] / 1e3 if "percentile" in side["clat_ns"] else None}
+
+
+def allocate(path, mib):
+    """A file whose every block is there and written."""
+    run(["dd", "if=/dev/zero", "of=" + path, "bs=1M", f"count={mib}", "conv=fsync"], timeout=600)
+
+
+def buffered_write(directory):
+    """MB/s of a plain sequential write of a new file, with the fsync at its end."""
+    path = os.path.join(directory, "buffered")
+    data = os.urandom(MIB)
+    started = time.perf_counter()
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    for _ in range(BUFFERED_MIB):
+        os.write(fd, data)
+    os.fsync(fd)
+    os.close(fd)
+    took = time.perf_counter() - started
+    os.unlink(path)
+    return BUFFERED_MIB * MIB / 1e6 / took
+
+
+def create_small_files(directory):
+    """Files a second, as tar unpacks them: made, written, given mode and time, in directories of 100."""
+    top = os.path.join(directory, "tree")
+    data = os.urandom(3000)
+    started = time.perf_counter()
+    os.mkdir(top)
+    for number in range(CREATE_FILES):
+        where = os.path.join(top, str(number // 100))
+        if number % 100 == 0:
+            os.mkdir(where)
+        path = os.path.join(where, f"file{number}")
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        os.write(fd, data)
+        os.utime(fd, (1700000000, 1700000000))
+        os.fchmod(fd, 0o644)
+        os.close(fd)
+    took = time.perf_counter() - started
+    shutil.rmtree(top)
+    return CREATE_FILES / took
+
+
+class Raw:
+    """A directory of the store itself."""
+    name = "raw"
+
+    def __init__(self, work):
+        self.dir = os.path.join(work, "raw")
+        os.mkdir(self.dir)
+        allocate(os.path.join(self.dir, "file"), FILE_MIB)
+
+    def close(self):
+        pass
+
+
+class Passthrough:
+    """libfuse's passthrough_ll on a directory of the store."""
+    name = "passthrough_ll"
+
+    def __init__(self, work):
+        if not os.path.exists(EXAMPLE):
+            raise Failure(f"no source of passthrough_ll: {EXAMPLE} (was the documentation left out?)")
+        program = os.path.join(work, "passthrough_ll")
+        flags = run(["pkg-config", "--cflags", "--libs", "fuse3"]).split()
+        run(["gcc", "-O2", "-o", program, EXAMPLE, *flags])
+        source = os.path.join(work, "passthrough")
+        self.dir = os.path.join(work, "passthrough_mnt")
+        os.mkdir(source)
+        os.mkdir(self.dir)
+        allocate(os.path.join(source, "file"), FILE_MIB)
+        self.daemon = subprocess.Popen([program, "-f", "-o", f"source={source},cache=auto", self.dir],
+                                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        ready(self.daemon, self.dir)
+
+    def close(self):
+        end_mount(self.daemon, self.dir)
+
+
+class Ours:
+    """The daemon on an image in the store."""
+    name = "gfs2-fuse"
+
+    def __init__(self, work, program, glockctl):
+        self.glockctl = glockctl
+        image = os.path.join(work, "image")
+        self.dir = os.path.join(work, "mnt")
+        os.mkdir(self.dir)
+        # The image's own blocks are allocated too, as a device's are.
+        run(["fallocate", "-l", f"{IMAGE_MIB}M", image], timeout=600)
+        run(["mkfs.gfs2", "-O", "-q", "-p", "lock_nolock", "-j", "1", image])
+        self.log = os.path.join(work, "daemon.log")
+        with open(self.log, "wb") as out:
+            self.daemon = subprocess.Popen([program, "-f", image, self.dir], stdout=out, stderr=out)
+        ready(self.daemon, self.dir, self.log)
+        try:
+            allocate(os.path.join(self.dir, "file"), FILE_MIB)
+        except BaseException:
+            self.close()
+            raise
+
+    def counters(self):
+        """Whatever the daemon counts, to say where the time goes; {} if it does not tell."""
+        try:
+            text = run([self.glockctl, "-m", self.dir, "get", "stats"])
+        except (Failure, OSError):
+            return {}
+        return dict(line.strip().split(None, 1) for line in text.replace("=", " ").splitlines()
+                    if len(line.split()) > 1 or "=" in line)
+
+    def close(self):
+        end_mount(self.daemon, self.dir)
+
+
+def ready(daemon, directory, log=None):
+    """Wait until the daemon has mounted and answers; end it if it does not."""
+    end = time.monotonic() + STEP_SECONDS
+    while not mounted(directory):
+        if daemon.poll() is not None or time.monotonic() > end:
+            daemon.kill()
+            daemon.wait()
+            text = open(log, errors="replace").read().strip() if log else ""
+            raise Failure(f"did not mount {directory}: {text}")
+        time.sleep(0.01)
+    os.statvfs(directory)
+
+
+def end_mount(daemon, directory):
+    if mounted(directory):
+        subprocess.run(["umount", directory], check=False)
+    try:
+        daemon.wait(STEP_SECONDS)
+    except subprocess.TimeoutExpired:
+        daemon.kill()
+        daemon.wait()
+    if mounted(directory):
+        subprocess.run(["umount", "-l", directory], check=False)
+
+
+def measure(target, name, unit, seconds):
+    for row, _, options in DIRECT:
+        if row == name:
+            return fio(os.path.join(target.dir, "file"), options, seconds)[unit]
+    try:
+        return {"buffered_write": buffered_write, "create_small_files": create_small_files}[name](target.dir)
+    except OSError as error:
+        raise Failure(str(error)) from None
+
+
+def store_directory(store):
+    where = {"memory": "/dev/shm", "disk": "/var/tmp"}.get(store, store)
+    if not os.path.isdir(where):
+        raise Failure(f"--store {store}: not a directory")
+    if shutil.disk_usage(where).free < 6 * 1024 * MIB:
+        raise Failure(f"--store {store}: less than 6 GiB free in {where}")
+    return where
+
+
+class Bench:
+    def __init__(self, options, program, glockctl):
+        self.options, self.program, self.glockctl = options, program, glockctl
+        self.rows = []
+
+    def store(self, store, names):
+        work = tempfile.mkdtemp(prefix="gfs2-fuse-bench.", dir=store_directory(store))
+        targets = []
+        try:
+            targets.append(Ours(work, self.program, self.glockctl))
+            for kind in (Raw, Passthrough):
+                try:
+                    targets.append(kind(work))
+                except Failure as reason:
+                    say(f"{store}: without {kind.name}: {reason}")
+            before = targets[0].counters()
+            values = self.rounds(store, targets, names)
+            self.report(store, names, values)
+            self.time_spent(store, before, targets[0].counters())
+        finally:
+            for target in reversed(targets):
+                target.close()
+            shutil.rmtree(work, ignore_errors=True)
+
+    def rounds(self, store, targets, names):
+        """{(name, target): [values]}; None once a target has shown that it cannot."""
+        values = {}
+        for number in range(self.options["rounds"]):
+            say(f"{store}: round {number + 1} of {self.options['rounds']}")
+            for name, unit in names:
+                for target in targets:
+                    key = (name, target.name)
+                    if values.get(key, []) is None:
+                        continue
+                    try:
+                        values.setdefault(key, []).append(
+                            measure(target, name, unit, self.options["seconds"]))
+                    except Failure as reason:
+                        say(f"{store}: {name}: {target.name}: {reason}")
+                        values[key] = None
+        return values
+
+    def report(self, store, names, values):
+        print(f"\n{'store ' + store:32} {'gfs2-fuse':>12} {'peer':>30} {'ratio':>7}")
+        for name, unit in names:
+            ours = median(values.get((name, "gfs2-fuse")))
+            for peer in ("raw", "passthrough_ll"):
+                theirs = median(values.get((name, peer)))
+                # A latency is better when it is lower: the ratio is always ours to theirs.
+                ratio = round(ours / theirs, 3) if ours and theirs else None
+                self.rows.append({"name": name, "store": store, "value": ours, "unit": unit,
+                                  "peer": peer, "peer_value": theirs, "ratio": ratio,
+                                  "rounds": self.options["rounds"]})
+                print(f"{name:32} {shown(ours, unit):>12} {peer + ' ' + shown(theirs, unit):>30} "
+                      f"{'-' if ratio is None else f'{ratio:.2f}':>7}", flush=True)
+
+    @staticmethod
+    def time_spent(store, before, after):
+        grown = []
+        for name in sorted(after):
+            try:
+                delta = float(after[name]) - float(before.get(name, 0))
+            except ValueError:
+                continue
+            if delta:
+                grown.append(f"  {name:40} {delta:,.0f}")
+        if grown:
+            print(f"what the daemon counted meanwhile (store {store}):", *grown, sep="\n")
+
+
+def median(values):
+    return round(statistics.median(values), 2) if values else None
+
+
+def shown(value, unit):
+    return "-" if value is None else f"{value:,.1f} {unit}" if unit == "us" else f"{value:,.0f} {unit}"
+
+
+def say(text):
+    print(text, file=sys.stderr, flush=True)
+
+
+def build(into):
+    """gfs2-fuse and glockctl, optimized."""
+    given = os.environ.get("GFS2_FUSE")
+    if given:
+        return given, os.environ.get("GLOCKCTL", shutil.which("glockctl") or "glockctl")
+    say("building")
+    run(["meson", "setup", "-Dbuildtype=debugoptimized", "-Dtests=disabled", into, ROOT], timeout=300)
+    run(["ninja", "-C", into], timeout=600)
+    found = {}
+    for where, _, files in os.walk(into):
+        for name in ("gfs2-fuse", "glockctl"):
+            if name in files and os.access(os.path.join(where, name), os.X_OK):
+                found[name] = os.path.join(where, name)
+    return found["gfs2-fuse"], found["glockctl"]
+
+
+def arguments(words):
+    options = {"stores": [], "json": None, "rounds": 5, "seconds": 2}
+    names = []
+    words = list(words)
+    while words:
+        word = words.pop(0)
+        if not word.startswith("-"):
+            names.append(word)
+            continue
+        flag, _, value = word.partition("=")
+        if flag not in ("--store", "--json", "--rounds", "--seconds"):
+            sys.exit(f"unknown option {word}; tools/bench --help tells which there are")
+        if not value:
+            if not words:
+                sys.exit(f"{flag} wants a value")
+            value = words.pop(0)
+        if flag == "--store":
+            options["stores"].append(value)
+        elif flag == "--json":
+            options["json"] = value
+        elif not value.isdigit() or not int(value):
+            sys.exit(f"{flag} wants a number above 0, not {value}")
+        else:
+            options[flag[2:]] = int(value)
+    rows = [(name, unit) for name, unit, _ in DIRECT] + OTHER
+    for name in names:
+        if not any(row.startswith(name) for row, _ in rows):
+            sys.exit(f"no row is called {name}; there are: " + " ".join(row for row, _ in rows))
+    chosen = [row for row in rows if not names or any(row[0].startswith(name) for name in names)]
+    return options, chosen
+
+
+def main():
+    if "-h" in sys.argv[1:] or "--help" in sys.argv[1:]:
+        print(__doc__.strip())
+        return 0
+    options, names = arguments(sys.argv[1:])
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    scratch = tempfile.mkdtemp(prefix="gfs2-fuse-bench-build.", dir="/var/tmp")
+    try:
+        for store in options["stores"]:
+            store_directory(store)
+        bench = Bench(options, *build(os.path.join(scratch, "build")))
+        for store in options["stores"] or ["memory", "disk"]:
+            bench.store(store, names)
+        if options["json"]:
+            with open(options["json"], "w") as out:
+                json.dump(bench.rows, out, indent=1)
+                out.write("\n")
+    except Failure as reason:
+        say(f"bench: {reason}")
+        return 1
+    except KeyboardInterrupt:
+        return 1
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
