@@ -121,6 +121,19 @@ static int lock_volume(struct io_engine *e, const char *device)
 	return 0;
 }
 
+/*
+ * A read-only mount replays a dirty journal first, as the kernel's does, if the volume can be written at all; after that
+ * the engine refuses writes.
+ */
+static int open_volume(const struct options *o, struct io_engine **e)
+{
+	int error = io_engine_open(o->device, false, e);
+
+	if (o->args.ar_ro && (error == -EROFS || error == -EACCES || error == -EPERM))
+		error = io_engine_open(o->device, true, e);
+	return error;
+}
+
 static int inject_fault(struct io_engine *e, const char *text)
 {
 	struct io_fault f;
@@ -171,7 +184,7 @@ static int run(const struct options *o, int report_fd)
 	struct gfs2_sbd *sdp;
 	int error, unmounted;
 
-	error = io_engine_open(o->device, o->args.ar_ro, &e);
+	error = open_volume(o, &e);
 	if (error) {
 		fs_err("%s: %s", o->device,
 		       error == -ENOTBLK ? "neither a block device nor a regular file"
@@ -189,6 +202,8 @@ static int run(const struct options *o, int report_fd)
 			fs_err("%s cannot be mounted: %s", o->device, strerror(-error));
 	}
 	if (!error) {
+		if (o->args.ar_ro)
+			io_engine_set_readonly(e);
 		error = serve(sdp, o, report_fd);
 		unmounted = gfs2_unmount(sdp);
 		if (!error)

@@ -3,7 +3,7 @@
  * The control socket's server: who may connect, lines in, lines out (see control.h; protocol: include/gfs2-fuse/control.h).
  *
  * Guarantees
- *  1. Only the daemon's user and root get in: directory, mode of the socket, and SO_PEERCRED.
+ *  1. Only the daemon's user and root get in: the socket's mode and directory (control_socket.c), and SO_PEERCRED.
  *  2. A client that is slow, silent or dead occupies its own thread and nothing else.  Answers are collected in memory
  *     while locks are held and sent afterwards.  Who does not read for CTL_STALL_MS is disconnected.
  *  3. Whatever a client sends is answered; a line that is too long ends the connection.
@@ -13,12 +13,10 @@
  * gfs2_control_stop(), after joining its thread.
  */
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <stdarg.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -420,107 +418,13 @@ static void *listen_main(void *arg)
 	return NULL;
 }
 
-/* --- the socket file --- */
-
-/* The directory for sockets of this user, made if missing.  It must be ours alone to write. */
-static int control_dir(char *dir, size_t size)
-{
-	const char *run = getenv("XDG_RUNTIME_DIR");
-	struct stat st;
-
-	if (geteuid() == 0 || !run || run[0] != '/')
-		snprintf(dir, size, "%s", GFS2_CTL_DIR);
-	else if ((size_t)snprintf(dir, size, "%s/gfs2-fuse", run) >= size)
-		return -ENAMETOOLONG;
-	if (mkdir(dir, 0755) && errno != EEXIST) {
-		fs_err("control socket: cannot make %s: %s", dir, strerror(errno));
-		return -errno;
-	}
-	if (lstat(dir, &st))
-		return -errno;
-	if (!S_ISDIR(st.st_mode) || st.st_uid != geteuid() || st.st_mode & 022) {
-		fs_err("control socket: %s is not a directory that only uid %u can write", dir,
-		       (unsigned)geteuid());
-		return -EPERM;
-	}
-	return 0;
-}
-
-/* DIR/NAME.sock, NAME being the mount point in one word; shortened if it would not fit a socket address. */
-static int default_path(const char *mountpoint, char *path, size_t size)
-{
-	char dir[128], name[256];
-	size_t n = 0;
-	int error = control_dir(dir, sizeof(dir));
-	const char *s;
-
-	if (error)
-		return error;
-	for (s = mountpoint + (*mountpoint == '/'); *s && n < sizeof(name) - 1; s++)
-		name[n++] = *s == '/' ? '-' : (unsigned char)*s <= ' ' ? '_' : *s;
-	name[n] = 0;
-	if ((size_t)snprintf(path, size, "%s/%s.sock", dir, n ? name : "root") < size)
-		return 0;
-	if ((size_t)snprintf(path, size, "%s/%.40s-%08x.sock", dir, name,
-			     gfs2_crc32(0, mountpoint, strlen(mountpoint))) < size)
-		return 0;
-	return -ENAMETOOLONG;
-}
-
-static bool socket_answers(const struct sockaddr_un *addr)
-{
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	bool answers;
-
-	if (fd < 0)
-		return false;
-	/* EAGAIN: somebody listens, its queue is full */
-	answers = !connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) || errno == EAGAIN;
-	close(fd);
-	return answers;
-}
-
-static int make_socket(struct gfs2_control *c)
-{
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
-	struct stat st;
-
-	memcpy(addr.sun_path, c->path, strlen(c->path));
-	if (!lstat(c->path, &st)) {
-		if (!S_ISSOCK(st.st_mode))
-			return -EEXIST;
-		if (socket_answers(&addr))
-			return -EADDRINUSE;
-		if (unlink(c->path))
-			return -errno;
-	}
-	c->listen_fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (c->listen_fd < 0)
-		return -errno;
-	/* The file gets the mode of the socket: it is never open to others, not even for a moment. */
-	if (fchmod(c->listen_fd, 0600) ||
-	    bind(c->listen_fd, (struct sockaddr *)&addr, sizeof(addr)) || chmod(c->path, 0600) ||
-	    lstat(c->path, &st) || listen(c->listen_fd, 16))
-		return -errno;
-	c->sock_dev = st.st_dev;
-	c->sock_ino = st.st_ino;
-	return 0;
-}
-
-static void remove_socket(struct gfs2_control *c)
-{
-	struct stat st;
-
-	if (c->sock_ino && !lstat(c->path, &st) && st.st_dev == c->sock_dev &&
-	    st.st_ino == c->sock_ino)
-		unlink(c->path);
-}
+/* --- start and stop --- */
 
 static void control_free(struct gfs2_control *c)
 {
 	unsigned i;
 
-	remove_socket(c);
+	ctl_socket_remove(c);
 	if (c->listen_fd >= 0)
 		close(c->listen_fd);
 	if (c->stop_fd >= 0)
@@ -543,7 +447,7 @@ int gfs2_control_start(struct gfs2_sbd *sdp, const char *mountpoint, const char 
 
 	*out = NULL;
 	if (!path_or_null)
-		error = default_path(mountpoint, path, sizeof(path));
+		error = ctl_socket_path(mountpoint, path, sizeof(path));
 	else if ((size_t)snprintf(path, sizeof(path), "%s", path_or_null) >= sizeof(path))
 		error = -ENAMETOOLONG;
 	if (error) {
@@ -564,8 +468,10 @@ int gfs2_control_start(struct gfs2_sbd *sdp, const char *mountpoint, const char 
 		error = -ENOMEM;
 	else if (c->stop_fd < 0)
 		error = -errno;
+	if (!error && !path_or_null)
+		ctl_socket_sweep(path);
 	if (!error)
-		error = make_socket(c);
+		error = ctl_socket_make(c);
 	if (!error)
 		error = -pthread_create(&c->listener, NULL, listen_main, c);
 	if (error) {

@@ -69,6 +69,16 @@ int ctl_flush(struct ctl_call *call);
 /* Has the client closed, or is the mount coming to its end? */
 bool ctl_gone(struct ctl_conn *conn);
 
+/* --- control_socket.c --- */
+/* The default path: DIR/NAME.sock, NAME being the mount point in one word, shortened if it would not fit a socket address. Makes
+ * the directory. -errno with a message. */
+int ctl_socket_path(const char *mountpoint, char *path, size_t size);
+/* Remove what killed daemons have left in the directory of @path, the default one. */
+void ctl_socket_sweep(const char *path);
+/* Listen on c->path: fills listen_fd, sock_dev, sock_ino. -EADDRINUSE if somebody answers there, -EEXIST if it is no socket. */
+int ctl_socket_make(struct gfs2_control *c);
+void ctl_socket_remove(struct gfs2_control *c);
+
 /* JSON string with quotes; bytes that are not UTF-8 become lone surrogates U+DC80..U+DCFF, as Python does. */
 void ctl_json_string(FILE *out, const char *s);
 

@@ -124,10 +124,18 @@ static void slot_write(struct event_slot *s, const struct gfs2_event *e)
 	atomic_store_explicit(&s->seq, 2 * e->seq, memory_order_release);
 }
 
-void gfs2_event_emit(struct gfs2_event *e)
+uint64_t gfs2_event_time(void)
 {
 	struct timespec ts;
 
+	if (unlikely(!ev_slots))
+		return 0;
+	clock_gettime(CLOCK_REALTIME, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000u + ts.tv_nsec;
+}
+
+static void emit_at(struct gfs2_event *e, uint64_t t_ns)
+{
 	if (unlikely(!ev_slots))
 		return;
 	if (!e->req) {
@@ -137,12 +145,15 @@ void gfs2_event_emit(struct gfs2_event *e)
 		e->pid = ctx->pid;
 	}
 	e->seq = atomic_fetch_add(&ev_next, 1);
-	/* After the number: times then follow the numbers as closely as they can without a lock. */
-	clock_gettime(CLOCK_REALTIME, &ts);
-	e->t_ns = (uint64_t)ts.tv_sec * 1000000000u + ts.tv_nsec;
+	e->t_ns = t_ns;
 	slot_write(&ev_slots[e->seq & (ev_size - 1)], e);
 	if (unlikely(atomic_load(&ev_waiters)))
 		wake_readers();
+}
+
+void gfs2_event_emit(struct gfs2_event *e)
+{
+	emit_at(e, gfs2_event_time());
 }
 
 static void set_reason(struct gfs2_event *e, const char *reason)
@@ -154,8 +165,8 @@ static void set_reason(struct gfs2_event *e, const char *reason)
 	e->fields |= EVF_REASON;
 }
 
-void ev_glock(enum gfs2_event_type t, const struct gfs2_glock *gl, int from, int to,
-	      const char *reason)
+void ev_glock_at(enum gfs2_event_type t, const struct gfs2_glock *gl, int from, int to,
+		 const char *reason, uint64_t t_ns)
 {
 	struct gfs2_event e = {
 		.type = t,
@@ -173,7 +184,13 @@ void ev_glock(enum gfs2_event_type t, const struct gfs2_glock *gl, int from, int
 		e.fields |= EVF_TO;
 	}
 	set_reason(&e, reason);
-	gfs2_event_emit(&e);
+	emit_at(&e, t_ns);
+}
+
+void ev_glock(enum gfs2_event_type t, const struct gfs2_glock *gl, int from, int to,
+	      const char *reason)
+{
+	ev_glock_at(t, gl, from, to, reason, gfs2_event_time());
 }
 
 void ev_dio(enum gfs2_event_type t, uint64_t ino, uint64_t off, uint64_t len, int64_t rc,

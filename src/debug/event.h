@@ -49,6 +49,10 @@ const char *gfs2_event_name(enum gfs2_event_type t);
 /* pid and req are taken from current_ctx() unless req != 0 in @e. seq and t_ns are filled in. */
 void gfs2_event_emit(struct gfs2_event *e);
 void ev_glock(enum gfs2_event_type t, const struct gfs2_glock *gl, int from, int to, const char *reason);
+/* On hot paths: one look at the clock for several events, or before a lock is taken.  0 without a ring. */
+uint64_t gfs2_event_time(void);
+void ev_glock_at(enum gfs2_event_type t, const struct gfs2_glock *gl, int from, int to, const char *reason,
+		 uint64_t t_ns);
 void ev_dio(enum gfs2_event_type t, uint64_t ino, uint64_t off, uint64_t len, int64_t rc,
 	    const char *reason);
 

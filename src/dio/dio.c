@@ -288,6 +288,13 @@ static bool dio_fast_start(struct gfs2_dio *dio, enum lm_state state)
 
 	if (gfs2_withdrawn(ip->i_sbd))
 		return false;
+	/*
+	 * A look before the leap: without the glock the map proves nothing, but when it has a hole or a gap the lock
+	 * need not be touched (and no transition shows in a trace that the worker will then make anyway).
+	 */
+	dio_prepare(dio);
+	if (dio_walk(dio, false, &error) != WALK_ALL)
+		return false;
 	gfs2_holder_init(ip->i_gl, state, 0, &dio->gh, dio->write ? "gfs2_dio_write" : "gfs2_dio_read");
 	if (!gfs2_glock_nq_fast(&dio->gh)) {
 		gfs2_holder_uninit(&dio->gh);

@@ -70,7 +70,8 @@ int gfs2_dinode_in(struct gfs2_inode *ip, const struct gfs2_bh *bh)
 		return gfs2_consist(ip->i_sbd, ip->i_no_addr, rule);
 	if (ip->i_no_formal_ino && ip->i_no_formal_ino != formal)
 		return -ESTALE;
-	ip->i_no_formal_ino = formal;
+	if (!ip->i_no_formal_ino)
+		__atomic_store_n(&ip->i_no_formal_ino, formal, __ATOMIC_RELAXED);
 	ip->i_mode = be32_to_cpu(di->di_mode);
 	ip->i_uid = be32_to_cpu(di->di_uid);
 	ip->i_gid = be32_to_cpu(di->di_gid);

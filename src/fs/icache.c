@@ -236,7 +236,7 @@ static int wait_settled(struct gfs2_icache *ic, struct gfs2_inode *ip, uint64_t 
 	ip->i_waiters++;
 	while (ip->i_new || ip->i_dead)
 		rcond_wait(&ic->wait, &ic->lock);
-	if (ip->i_deleted && formal && ip->i_no_formal_ino == formal)
+	if (ip->i_deleted && formal && gfs2_formal_ino(ip) == formal)
 		error = -ESTALE;
 	if (!--ip->i_waiters && ip->i_unhashed) {
 		rmutex_unlock(&ic->lock);
@@ -261,7 +261,9 @@ int gfs2_inode_lookup(struct gfs2_sbd *sdp, uint64_t no_addr, uint64_t formal,
 			goto out_unlock;
 	}
 	if (ip) {
-		if (formal && ip->i_no_formal_ino && ip->i_no_formal_ino != formal) {
+		uint64_t known = gfs2_formal_ino(ip);
+
+		if (formal && known && known != formal) {
 			error = -ESTALE;
 			goto out_unlock;
 		}

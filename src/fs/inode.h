@@ -20,6 +20,7 @@
 
 struct gfs2_inode {
 	struct gfs2_sbd *i_sbd;
+	/* Set once, by the creator or by whoever reads the dinode first; 0: not known yet. See gfs2_formal_ino(). */
 	uint64_t i_no_addr, i_no_formal_ino;
 	struct gfs2_glock *i_gl;
 	struct gfs2_glock *i_iopen_gl;
@@ -75,6 +76,11 @@ struct gfs2_inode {
 	atomic_bool i_kcached;
 };
 
+/* Without a holder.  relaxed: a number that is not seen yet is as good as one that is not known yet. */
+static inline uint64_t gfs2_formal_ino(struct gfs2_inode *ip)
+{
+	return __atomic_load_n(&ip->i_no_formal_ino, __ATOMIC_RELAXED);
+}
 #define S_ISJDATA(ip) ((ip)->i_diskflags & GFS2_DIF_JDATA)
 static inline bool gfs2_is_stuffed(const struct gfs2_inode *ip) { return ip->i_height == 0; }
 static inline bool gfs2_is_dir(const struct gfs2_inode *ip) { return S_ISDIR(ip->i_mode); }

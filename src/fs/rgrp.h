@@ -9,7 +9,8 @@
  *  - rg_free, rg_dinodes, rg_igeneration, rg_crc, local statfs and the value block follow every change in the same transaction.
  *
  * Locking: an rgrp's bitmaps and counters belong to its glock (EX to change).  One request never waits for a second rgrp
- * glock with a smaller address than one it holds.  The index of rgrps, preferences and hints: RANK_RGRP_INDEX.
+ * glock with a smaller address than one it holds (rgrp.c keeps the order, by thread: reserve/lock and release/free of one
+ * operation happen on one thread).  The index of rgrps does not change while mounted; hints are atomics.
  *
  * Policy: start at the goal's rgrp; new directories of the root are spread; large requests take long free runs (a file
  * that grows by big writes comes out in long extents); several writers keep out of each other's way (per-inode

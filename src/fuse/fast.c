@@ -7,11 +7,11 @@
 #include "fuse/server.h"
 #include "util/ctx.h"
 
-static void fast_ctx(struct server *s, const struct fuse_in_header *in)
+static void fast_ctx(const struct fuse_in_header *in)
 {
 	struct gfs2_ctx *c = current_ctx();
 
-	c->req = atomic_fetch_add_explicit(&s->next_req, 1, memory_order_relaxed);
+	c->req = in->unique;
 	c->pid = (pid_t)in->pid;
 	c->uid = in->uid;
 	c->gid = in->gid;
@@ -94,13 +94,9 @@ static bool fast_read(struct rx_buf *b, struct io_ring *ring)
 bool fast_request(struct rx_buf *b, struct io_ring *ring)
 {
 	const struct fuse_in_header *in = (const void *)rx_request(b);
-	struct server *s = b->server;
-	bool taken;
 
 	if (in->opcode != FUSE_WRITE && in->opcode != FUSE_READ)
 		return false;
-	fast_ctx(s, in);
-	taken = in->opcode == FUSE_WRITE ? fast_write(b, ring) : fast_read(b, ring);
-	atomic_fetch_add_explicit(taken ? &s->fast_hits : &s->fast_misses, 1, memory_order_relaxed);
-	return taken;
+	fast_ctx(in);
+	return in->opcode == FUSE_WRITE ? fast_write(b, ring) : fast_read(b, ring);
 }

@@ -68,7 +68,6 @@ static struct rx_buf *rx_buf_extra(struct rx *rx)
 		return NULL;
 	}
 	b->rx = rx;
-	b->server = rx->s;
 	b->index = -1;
 	list_init(&b->list);
 	return b;
@@ -125,9 +124,9 @@ static void request_run(struct work *w)
 	struct fuse_buf fb = { .size = rw->size };
 
 	fb.mem = rw->b ? rx_request(rw->b) : rw->copy;
-	current_rx_buf = rw->b;
+	/* The request's number for events and holders; the fast path used the same. */
+	current_ctx()->req = ((const struct fuse_in_header *)fb.mem)->unique;
 	fuse_session_process_buf(rw->s->se, &fb);
-	current_rx_buf = NULL;
 	*current_ctx() = (struct gfs2_ctx){ 0 };
 	if (rw->b)
 		rx_buf_release(rw->b);
@@ -382,7 +381,6 @@ int rx_create(struct server *s, struct rx **out)
 		struct rx_buf *b = &rx->bufs[i];
 
 		b->rx = rx;
-		b->server = s;
 		b->mem = rx->slab + (size_t)i * RX_MEM_SIZE;
 		b->index = (int)i;
 		b->dio.buf_index = (int)i;

@@ -17,7 +17,7 @@ struct server *op_begin(fuse_req_t req)
 	const struct fuse_ctx *fc = fuse_req_ctx(req);
 	struct gfs2_ctx *c = current_ctx();
 
-	c->req = atomic_fetch_add_explicit(&s->next_req, 1, memory_order_relaxed);
+	/* c->req was set by the receive loop */
 	c->pid = fc->pid;
 	c->uid = fc->uid;
 	c->gid = fc->gid;

@@ -23,8 +23,6 @@ struct pool {
 	bool stopping;
 };
 
-_Thread_local struct rx_buf *current_rx_buf;
-
 static _Thread_local struct io_ring *thread_ring;
 static _Thread_local char *thread_buffer;
 

@@ -98,7 +98,6 @@ int server_mount(struct gfs2_sbd *sdp, const struct server_config *cfg, struct s
 	s->wake_fd = -1;
 	s->timeout = NOLOCK_TIMEOUT;
 	s->mountpoint = strdup(cfg->mountpoint);
-	atomic_init(&s->next_req, 1);
 	s->nr_rx = cfg->rx_threads;
 	if (!s->nr_rx) {
 		long cpus = sysconf(_SC_NPROCESSORS_ONLN);

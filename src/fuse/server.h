@@ -50,7 +50,6 @@ struct rx_buf {
 	struct io_handler read_h;	/* completion of the read from /dev/fuse */
 	struct io_handler reply_h;	/* completion of the reply */
 	struct rx *rx;
-	struct server *server;
 	struct list_head list;		/* rx->free, under rx->lock */
 	char *mem;
 	int index;			/* registered buffer, -1: extra one */
@@ -88,8 +87,6 @@ struct server {
 	atomic_bool stopping;	/* release by server_run, acquire by the receive threads */
 	unsigned kernel_minor;
 	double timeout;		/* entries and attributes, seconds */
-	atomic_uint_least64_t next_req; /* relaxed: only uniqueness matters */
-	atomic_uint_least64_t fast_hits, fast_misses;
 };
 
 extern const struct fuse_lowlevel_ops gfs2_fuse_ops;
@@ -120,8 +117,5 @@ void pool_drain_destroy(struct pool *p);
 struct io_ring *pool_ring(struct gfs2_sbd *sdp);
 char *pool_buffer(void);
 unsigned pool_threads(struct pool *p);
-
-/* The receive buffer whose request the current worker handles, NULL for copied requests. */
-extern _Thread_local struct rx_buf *current_rx_buf;
 
 #endif

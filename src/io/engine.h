@@ -22,6 +22,7 @@ enum { ST_OPS, ST_BYTES = 3, ST_ERRORS = 6, ST_INJECTED, ST_NR };
 struct io_engine {
 	int e_fd;
 	bool e_ro, e_direct;
+	bool e_memory;			/* the store is memory: see memory_transfer() in ring.c */
 	uint32_t e_align;
 	uint64_t e_size;
 	uint64_t e_id;			/* never used twice: a thread's ring is found by it */
@@ -51,6 +52,7 @@ struct io_ring {
 	unsigned r_inflight;		/* io_reqs */
 	unsigned r_max_inflight;	/* what the completion queue has room for */
 	bool r_fixed_file, r_worker;
+	struct list_head r_memory;	/* requests whose transfer is done, to be completed by io_ring_wait() */
 	struct cqe_copy *r_stash;	/* completions taken out of the queue to make room */
 	unsigned r_nr_stash, r_max_stash;
 	atomic_uint_least64_t r_stats[ST_NR]; /* written by the ring's thread only */

@@ -12,8 +12,10 @@
 
 #include <fcntl.h>
 #include <linux/fs.h>
+#include <linux/magic.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
+#include <sys/vfs.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -43,8 +45,12 @@ static int blockdev_facts(struct io_engine *e)
 /* What the file's store says about direct I/O, if it says anything. */
 static void file_facts(struct io_engine *e, const struct stat *st)
 {
+	struct statfs sfs;
+
 	e->e_size = st->st_size;
 	e->e_align = MIN_ALIGN;
+	e->e_memory = !fstatfs(e->e_fd, &sfs) &&
+		      (sfs.f_type == TMPFS_MAGIC || sfs.f_type == RAMFS_MAGIC);
 #ifdef STATX_DIOALIGN
 	struct statx sx;
 
@@ -194,6 +200,11 @@ void io_engine_close(struct io_engine *e)
 		close(e->e_fd);
 	}
 	free(e);
+}
+
+void io_engine_set_readonly(struct io_engine *e)
+{
+	e->e_ro = true;
 }
 
 int io_engine_fd(const struct io_engine *e)

@@ -27,6 +27,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/uio.h>
+#include "util/list.h"
 
 struct io_engine;
 struct io_ring;
@@ -59,6 +60,8 @@ struct io_req {
 	uint64_t total;
 	struct iovec *cont_iov;	/* what is left of iov, when it is not iov itself; owned */
 	struct __kernel_timespec delay;
+	struct list_head memory_list; /* waits for io_ring_wait(): the transfer is done, this is its result: */
+	int32_t memory_res;
 	int inject;		/* -errno to end with instead of going on */
 	uint32_t short_bytes;	/* the next transfer is cut to that much (a fault rule) */
 	uint8_t phase, retries;
@@ -75,6 +78,8 @@ void io_req_init(struct io_req *req, enum io_op op, enum io_class cls, void *buf
  */
 int io_engine_open(const char *path, bool ro, struct io_engine **out);
 void io_engine_close(struct io_engine *e);
+/* From now on writes get -EROFS. Before other threads use the engine. */
+void io_engine_set_readonly(struct io_engine *e);
 int io_engine_fd(const struct io_engine *e);
 uint64_t io_engine_size(const struct io_engine *e);	/* bytes */
 uint32_t io_align(const struct io_engine *e);		/* logical block size: 512..4096, 1 if buffered */

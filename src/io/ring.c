@@ -6,6 +6,7 @@
  *
  *   PH_DELAY  a timer, because a fault rule delays the request        -> PH_IO, or its end
  *   PH_IO     the transfer, or what earlier transfers left of it      -> PH_IO, PH_FLUSH, or its end
+ *   (a store that is memory has no SQE in PH_IO and PH_FLUSH: memory_transfer())
  *   PH_FLUSH  a flush: the request itself, or instead of RWF_DSYNC    -> its end
  *   PH_END    a no-op that carries the result of a request that was refused: done() always runs from
  *             io_ring_wait(), never from within io_ring_submit_req()
@@ -19,6 +20,8 @@
 
 #include <limits.h>
 #include <sched.h>
+#include <sys/uio.h>
+#include <unistd.h>
 
 #include "util/util.h"
 
@@ -71,6 +74,7 @@ int ring_create(struct io_engine *e, unsigned entries, bool defer, bool worker,
 	r->r_thread = pthread_self();
 	r->r_worker = worker;
 	list_init(&r->r_engine_list);
+	list_init(&r->r_memory);
 	error = ring_setup(r, entries, defer);
 	if (error) {
 		fs_err("cannot set up io_uring: %s", strerror(-error));
@@ -212,6 +216,13 @@ static unsigned dispatch(struct io_ring *r)
 	struct cqe_copy batch[32];
 	unsigned nr, total = 0;
 
+	while (!list_empty(&r->r_memory)) {
+		struct io_req *req = list_first_entry(&r->r_memory, struct io_req, memory_list);
+
+		list_del_init(&req->memory_list);
+		req_complete(&req->h, r, req->memory_res, 0);
+		total++;
+	}
 	while (r->r_nr_stash) {
 		struct cqe_copy *stash = r->r_stash;
 
@@ -242,7 +253,7 @@ static bool must_enter(struct io_ring *r)
 
 int io_ring_wait(struct io_ring *r, unsigned nr)
 {
-	unsigned got = r->r_nr_stash ? dispatch(r) : 0;
+	unsigned got = r->r_nr_stash || !list_empty(&r->r_memory) ? dispatch(r) : 0;
 
 	gfs2_assert_debug(pthread_equal(r->r_thread, pthread_self()) || !r->r_inflight);
 	do {
@@ -260,7 +271,7 @@ int io_ring_wait(struct io_ring *r, unsigned nr)
 			make_room(r, ret);
 		else if (ret < 0)
 			return ret;
-	} while (got < nr || r->r_nr_stash);
+	} while (got < nr || r->r_nr_stash || !list_empty(&r->r_memory));
 	return 0;
 }
 
@@ -366,14 +377,47 @@ static int prep_transfer(struct io_req *req, struct io_uring_sqe *sqe, int fd)
 	return 0;
 }
 
+/*
+ * A store that is memory (tmpfs) cannot be asked without blocking, so io_uring would hand every transfer to a kernel
+ * thread of its own: two task switches for one memcpy.  There is no device to wait for, so the ring's thread
+ * copies, and io_ring_wait() completes the request as if it had come from the queue.
+ */
+static void memory_transfer(struct io_req *req)
+{
+	struct io_engine *e = req->ring->r_engine;
+	uint64_t pos = req->pos + req->done_bytes;
+	uint64_t max = req->short_bytes ? req->short_bytes : MAX_TRANSFER;
+	struct iovec *iov;
+	unsigned nr;
+	ssize_t n;
+
+	if (req->phase == PH_FLUSH) {
+		n = fdatasync(e->e_fd);
+	} else if (req_vector(req, max, &iov, &nr)) {
+		n = -1;
+		errno = ENOMEM;
+	} else if (req->op == IO_READ) {
+		n = preadv(e->e_fd, iov, (int)nr, (off_t)pos);
+	} else {
+		n = pwritev(e->e_fd, iov, (int)nr, (off_t)pos);
+	}
+	req->memory_res = n < 0 ? -errno : (int32_t)n;
+	list_add_tail(&req->memory_list, &req->ring->r_memory);
+}
+
 /* Queue the SQE of the request's phase. */
 static void req_issue(struct io_req *req)
 {
 	struct io_ring *r = req->ring;
 	struct io_engine *e = r->r_engine;
-	struct io_uring_sqe *sqe = io_ring_sqe(r);
+	struct io_uring_sqe *sqe;
 	int fd = r->r_fixed_file ? 0 : e->e_fd;
 
+	if (e->e_memory && (req->phase == PH_IO || req->phase == PH_FLUSH)) {
+		memory_transfer(req);
+		return;
+	}
+	sqe = io_ring_sqe(r);
 	switch (req->phase) {
 	case PH_DELAY:
 		io_uring_prep_timeout(sqe, &req->delay, 0, 0);

@@ -436,6 +436,8 @@ bool gfs2_glock_nq_fast(struct gfs2_holder *gh)
 {
 	const unsigned long demote = FLAG(GLF_DEMOTE) | FLAG(GLF_PENDING_DEMOTE);
 	struct gfs2_glock *gl = gh->gh_gl;
+	/* Events come in the order of the lock, so they are written under it; the clock is the slow part. */
+	uint64_t t_ns = gfs2_event_time();
 	bool ok;
 
 	if (!try_gl_lock(gl))
@@ -450,8 +452,8 @@ bool gfs2_glock_nq_fast(struct gfs2_holder *gh)
 		gh->gh_error = 0;
 		list_add_tail(&gh->gh_list, &gl->gl_holders);
 		set_iflags(gh, HIF_HOLDER);
-		ev_glock(EV_GLOCK_QUEUE, gl, -1, gh->gh_state, gh->gh_where);
-		ev_glock(EV_GLOCK_PROMOTE, gl, -1, gh->gh_state, "fast");
+		ev_glock_at(EV_GLOCK_QUEUE, gl, -1, gh->gh_state, gh->gh_where, t_ns);
+		ev_glock_at(EV_GLOCK_PROMOTE, gl, -1, gh->gh_state, "fast", t_ns);
 	}
 	rmutex_unlock(&gl->gl_lock);
 	return ok;
@@ -484,14 +486,14 @@ static bool dq_waiting(struct gfs2_glock *gl, struct gfs2_holder *gh)
 	return gl->gl_phase == GLP_WAIT && gl->gl_cancel_sent && !sent;
 }
 
-static void dequeue_and_unlock(struct gfs2_holder *gh)
+static void dequeue_and_unlock(struct gfs2_holder *gh, uint64_t t_ns)
 {
 	struct gfs2_glock *gl = gh->gh_gl;
 	const struct lm_lockops *lm = gl->gl_table->t_lm;
 	unsigned iflags = atomic_load_explicit(&gh->gh_iflags, memory_order_relaxed);
 	bool cancel = false;
 
-	ev_glock(EV_GLOCK_DEQUEUE, gl, -1, gh->gh_state, NULL);
+	ev_glock_at(EV_GLOCK_DEQUEUE, gl, -1, gh->gh_state, NULL, t_ns);
 	if (iflags & HIF_WAIT) {
 		/* After the call somebody who sleeps for it must find a consistent holder, so this comes last. */
 		cancel = dq_waiting(gl, gh);
@@ -516,6 +518,7 @@ static void dequeue_and_unlock(struct gfs2_holder *gh)
 void gfs2_glock_dq(struct gfs2_holder *gh)
 {
 	struct gfs2_glock *gl = gh->gh_gl;
+	uint64_t t_ns = gfs2_event_time();
 
 	rmutex_lock(&gl->gl_lock);
 	if (list_empty(&gh->gh_list)) {
@@ -524,7 +527,7 @@ void gfs2_glock_dq(struct gfs2_holder *gh)
 	}
 	/* gh_granted is still to come: see gfs2_glock_cancel(). */
 	gfs2_assert_debug(!gh->gh_granted || !(atomic_load(&gh->gh_iflags) & (HIF_WAIT | HIF_FINISH)));
-	dequeue_and_unlock(gh);
+	dequeue_and_unlock(gh, t_ns);
 }
 
 bool gfs2_glock_cancel(struct gfs2_holder *gh)
@@ -538,7 +541,7 @@ bool gfs2_glock_cancel(struct gfs2_holder *gh)
 		rmutex_unlock(&gl->gl_lock);
 		return false;
 	}
-	dequeue_and_unlock(gh);
+	dequeue_and_unlock(gh, gfs2_event_time());
 	return true;
 }
 

@@ -249,7 +249,9 @@ bool gfs2_glock_cancel(struct gfs2_holder *gh);
 void gfs2_glock_dq_uninit(struct gfs2_holder *gh);
 static inline bool gfs2_holder_queued(const struct gfs2_holder *gh)
 {
-	return gh->gh_gl && !list_empty(&gh->gh_list);
+	/* Not gh_list: the neighbours in the queue change it under a gl_lock that the caller does not have. */
+	return gh->gh_gl && atomic_load_explicit(&((struct gfs2_holder *)gh)->gh_iflags,
+						 memory_order_acquire);
 }
 /* Several at once, sorted by (number, type), duplicates not allowed; all or none. */
 int gfs2_glock_nq_m(unsigned nr, struct gfs2_holder *ghs);

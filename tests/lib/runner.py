@@ -13,7 +13,7 @@ usage: tools/check [--full] [--no-skip] [--list] [NAME...]
 A test is an executable file tests/GROUP/NN-name. Comment lines at its top declare it:
 
   # test: what it shows, in one line
-  # timeout: seconds              default 60
+  # timeout: seconds              default 180
   # full: only                    runs with --full only
   # variants: plain asan          the builds it runs against; default plain
   # alone: yes                    nothing else runs at the same time
@@ -73,7 +73,7 @@ class Test:
         self.group, self.short, self.variant, self.path = group, name, variant, path
         head = head or {}
         self.about = head.get("test", "")
-        self.timeout = float(head.get("timeout", 60))
+        self.timeout = float(head.get("timeout", 180))
         self.full_only = head.get("full") == "only"
         self.alone = head.get("alone", "yes" if group == "uml" else "no") == "yes"
         self.namespace = head.get("namespace", "no" if group == "uml" else "yes") == "yes"

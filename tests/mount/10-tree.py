@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
 # test: a tree of several thousand files of all kinds is the same after unpacking and remounting, and gives all blocks back when deleted
-# timeout: 60
+# timeout: 180
 # variants: plain asan
 import os
 import subprocess

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
 # test: names, links, renames and removals behave as POSIX says, errors included
-# timeout: 60
+# timeout: 180
 # variants: plain asan
 import os
 import stat

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
 # test: directory cookies stay valid while names come and go; every name that stays is listed exactly once
-# timeout: 60
+# timeout: 180
 # variants: plain asan
 import os
 import stat

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
 # test: random writes, truncates, appends and reads, buffered and direct, against a model in memory, with remounts
-# timeout: 100
+# timeout: 240
 # variants: plain asan
 import os
 import sys

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
 # test: sparse files from bytes to far beyond a gigabyte: metadata trees of every height, truncated and given back
-# timeout: 60
+# timeout: 180
 # variants: plain asan
 import os
 import sys

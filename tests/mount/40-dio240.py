@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
 # test: direct writes aligned to the sector but not to the block, into holes, by several threads with readers: libaio, io_uring, synchronous
-# timeout: 90
+# timeout: 240
 # variants: plain asan
 import os
 import sys

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
 # test: direct I/O into data, holes, past the end, inside the dinode; alignment, O_DSYNC, full lengths for every way to write
-# timeout: 60
+# timeout: 180
 # variants: plain asan
 import fcntl
 import os

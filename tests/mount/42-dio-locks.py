@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
 # test: the lock transitions of direct writes, as the trace shows them: DF for mapped ranges, drain and DF to EX at a hole
-# timeout: 60
+# timeout: 180
 import os
 import sys
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
 # test: one receive thread does not strand itself: a delayed direct write, a demand for EX and a second request all finish
-# timeout: 90
+# timeout: 240
 # variants: plain asan
 import os
 import sys

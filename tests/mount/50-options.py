@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
 # test: options, help and version; what is shown of a mount; background and foreground; a second mount is refused; --wait
-# timeout: 60
+# timeout: 180
 # variants: plain asan
 import fcntl
 import os

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
 # test: a volume that is no GFS2, is damaged, or asks for what is not supported: a clear error, and not a byte written
-# timeout: 60
+# timeout: 180
 # variants: plain asan
 import os
 import struct

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
 # test: umount, fusermount3 -u and SIGTERM all end in clean journals; what was written is there; an unmount while busy is refused
-# timeout: 60
+# timeout: 180
 # variants: plain asan
 import os
 import sys

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
 # test: a read-only mount writes nothing, of a clean volume and of one whose journal needs replay; it reads all there is
-# timeout: 60
+# timeout: 180
 # variants: plain asan
 import os
 import subprocess

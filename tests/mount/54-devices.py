@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
 # test: block devices through losetup, both formats, and an installed daemon through mount(8): -t fuse.gfs2-fuse and an fstab line
-# timeout: 60
+# timeout: 180
 import os
 import sys
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
 # test: shared writable and private mappings: what is written through them is seen by reads and is there after a remount
-# timeout: 40
+# timeout: 120
 # variants: plain asan
 import os
 import sys

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
 # test: glockctl: dump, map, trace, get, set, demote; its exit statuses; the socket's mode, and garbage sent to it
-# timeout: 60
+# timeout: 180
 # variants: plain asan
 import os
 import socket

@@ -232,6 +232,41 @@ static void test_truncate_up(void **state)
 	free(buf);
 }
 
+/* What is cut off inside a block is zero on the store: others may grow the file without looking. */
+static void test_tail(void **state)
+{
+	struct gfs2_inode *ip;
+	struct mounted m;
+	char data[10000], back[1024];
+	struct extent e;
+	struct gfs2_holder gh;
+
+	memset(data, 't', sizeof(data));
+	vol_make(1024, 64, 1, "");
+	for (int jdata = 0; jdata < 2; jdata++) {
+		m = do_mount();
+		ip = make_file(m.sdp, jdata ? "j" : "f");
+		if (jdata) {
+			lock(ip, LM_ST_EXCLUSIVE, &gh);
+			assert_int_equal(gfs2_trans_begin(m.sdp->sd_log, 1, 0), 0);
+			ip->i_diskflags |= GFS2_DIF_JDATA;
+			assert_int_equal(gfs2_dinode_log(ip), 0);
+			gfs2_trans_end(m.sdp->sd_log);
+			gfs2_glock_dq_uninit(&gh);
+		}
+		write_at(ip, data, 0, sizeof(data));
+		assert_int_equal(gfs2_setattr_size(ip, 5000), 0);
+		lock(ip, LM_ST_SHARED, &gh);
+		assert_int_equal(gfs2_map_extent(ip, 4, 1, &e), 0);
+		gfs2_glock_dq_uninit(&gh);
+		gfs2_inode_put(ip);
+		do_unmount(&m);
+		vol_read(back, sizeof(back), e.pblock * 1024);
+		for (unsigned i = 0; i < sizeof(back); i++)
+			assert_int_equal(back[i], i < 5000 - 4 * 1024 ? 't' : 0);
+	}
+}
+
 /* Files and directories without names and without users: their blocks come back. */
 static void test_delete(void **state)
 {
@@ -610,6 +645,97 @@ static void test_races(void **state)
 	do_unmount(&m);
 }
 
+/* Counts, hashing and identity; the dinodes are never looked at. */
+static void test_cache(void **state)
+{
+	enum { NR = 3000, FIRST = 10000 };
+	struct gfs2_inode *ip, *again;
+	struct mounted m;
+
+	vol_make(512, 64, 1, "");
+	m = do_mount();
+	for (uint64_t i = 0; i < NR; i++) {
+		assert_int_equal(gfs2_inode_lookup(m.sdp, FIRST + i, i + 1, &ip), 0);
+		assert_int_equal(ip->i_no_addr, FIRST + i);
+		gfs2_inode_lookup_inc(ip);
+		gfs2_inode_lookup_inc(ip);
+		gfs2_inode_put(ip);
+	}
+	for (uint64_t i = 0; i < NR; i++) {
+		ip = gfs2_inode_find(m.sdp, FIRST + i);
+		assert_non_null(ip);
+		assert_int_equal(gfs2_inode_lookup(m.sdp, FIRST + i, i + 1, &again), 0);
+		assert_ptr_equal(ip, again);
+		gfs2_inode_put(again);
+		/* Somebody else in the same block. */
+		assert_int_equal(gfs2_inode_lookup(m.sdp, FIRST + i, i + 2, &again), -ESTALE);
+		assert_int_equal(gfs2_inode_lookup(m.sdp, FIRST + i, 0, &again), 0);
+		gfs2_inode_put(gfs2_inode_hold(again));
+		gfs2_inode_put(again);
+		gfs2_inode_forget(ip, 1);
+		if (i & 1)
+			gfs2_inode_forget(ip, 1);
+		gfs2_inode_put(ip);
+	}
+	for (uint64_t i = 0; i < NR; i++) {
+		ip = gfs2_inode_find(m.sdp, FIRST + i);
+		if (i & 1) {
+			assert_null(ip);
+			continue;
+		}
+		assert_non_null(ip);
+		gfs2_inode_open_inc(ip, false);
+		assert_false(gfs2_inode_cached_opens(ip));
+		gfs2_inode_open_inc(ip, true);
+		assert_true(gfs2_inode_cached_opens(ip));
+		gfs2_inode_open_dec(ip, false);
+		gfs2_inode_open_dec(ip, true);
+		assert_false(gfs2_inode_cached_opens(ip));
+		gfs2_inode_put(ip);
+	}
+	gfs2_icache_forget_all(m.sdp);
+	for (uint64_t i = 0; i < NR; i++)
+		assert_null(gfs2_inode_find(m.sdp, FIRST + i));
+	gfs2_inode_put(NULL);
+	do_unmount(&m);
+}
+
+static void *dio_thread(void *arg)
+{
+	for (int i = 0; i < 3; i++)
+		inode_dio_end(arg);
+	return NULL;
+}
+
+/* Who wants the lock in another state waits for direct I/O in flight. */
+static void test_dio_wait(void **state)
+{
+	struct gfs2_inode *ip;
+	struct gfs2_holder gh;
+	struct mounted m;
+	pthread_t thread;
+
+	vol_make(512, 64, 1, "");
+	m = do_mount();
+	ip = make_file(m.sdp, "f");
+	for (int i = 0; i < 200; i++) {
+		for (int n = 0; n < 3; n++)
+			inode_dio_begin(ip);
+		assert_int_equal(pthread_create(&thread, NULL, dio_thread, ip), 0);
+		if (i & 1) {
+			gfs2_glock_cb(ip->i_gl, LM_ST_UNLOCKED, true);
+			lock(ip, LM_ST_EXCLUSIVE, &gh);
+			gfs2_glock_dq_uninit(&gh);
+		} else {
+			inode_dio_wait(ip);
+		}
+		assert_int_equal(atomic_load(&ip->i_dio_count), 0);
+		pthread_join(thread, NULL);
+	}
+	gfs2_inode_put(ip);
+	do_unmount(&m);
+}
+
 /* A truncate that a crash interrupted: the flag is set by hand, the next exclusive lock finishes it. */
 static void test_resume(void **state)
 {
@@ -698,11 +824,14 @@ static int run(void)
 		cmocka_unit_test(test_map),
 		cmocka_unit_test(test_heights),
 		cmocka_unit_test(test_truncate_up),
+		cmocka_unit_test(test_tail),
 		cmocka_unit_test(test_delete),
 		cmocka_unit_test(test_delete_xattrs),
 		cmocka_unit_test(test_delete_dir),
 		cmocka_unit_test(test_interrupted),
 		cmocka_unit_test(test_races),
+		cmocka_unit_test(test_cache),
+		cmocka_unit_test(test_dio_wait),
 		cmocka_unit_test(test_resume),
 		cmocka_unit_test(test_bad_pointer),
 	};

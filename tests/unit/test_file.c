@@ -262,7 +262,7 @@ static void crash_child(void)
 {
 	struct mounted m = do_mount();
 	struct gfs2_inode *a = make_file(m.sdp, "a"), *b = make_file(m.sdp, "b");
-	struct gfs2_inode *j = make_file(m.sdp, "j");
+	struct gfs2_inode *j = make_file(m.sdp, "j"), *o = make_file(m.sdp, "o");
 
 	set_jdata(j);
 	memset(src_buf, 'a', 300000);
@@ -276,8 +276,16 @@ static void crash_child(void)
 	memset(src_buf, 'b', 5000);
 	write_at(a, src_buf, 10000, 5000);
 	gfs2_setattr_size(j, 100000);
+	/* Nobody asks for this one: but with its size go its data. */
+	memset(src_buf, 'o', 100000);
+	write_at(o, src_buf, 0, 3000);
+	write_at(o, src_buf, 3000, 97000);
+	memset(src_buf, 'b', 5000);
 	gfs2_fsync(a, true);
 	gfs2_fsync(j, false);
+	/* Data alone. */
+	write_at(a, src_buf, 30000, 5000);
+	gfs2_fsync(a, true);
 	write_at(a, src_buf, 300000, 5000);
 	/* What a process leaves behind when it is killed: nothing is written any more. */
 	_exit(0);
@@ -317,8 +325,11 @@ static void test_sync(void **state)
 	m = do_mount();
 	expect("a", 300000, 0, 10000, 'a', m.sdp);
 	expect("a", 300000, 10000, 5000, 'b', m.sdp);
-	expect("a", 300000, 15000, 285000, 'a', m.sdp);
+	expect("a", 300000, 15000, 15000, 'a', m.sdp);
+	expect("a", 300000, 30000, 5000, 'b', m.sdp);
+	expect("a", 300000, 35000, 265000, 'a', m.sdp);
 	expect("j", 100000, 0, 100000, 'a', m.sdp);
+	expect("o", 100000, 0, 100000, 'o', m.sdp);
 	ip = open_file(m.sdp, "b");
 	lock(ip, LM_ST_SHARED, &gh);
 	assert_int_equal(gfs2_file_read(ip, io_buf, 0, 100, &skip), 5);
@@ -351,6 +362,10 @@ static void test_nospace(void **state)
 		gfs2_statfs_get(m.sdp, &st);
 		assert_true(st.free * bsize < 64 << 10);
 		expect("fill", pos, pos - 1000, 1000, 'f', m.sdp);
+		/* What is there can be overwritten, the rest of that write cannot be had. */
+		ret = write_at(ip, src_buf, pos - 20000, 300000);
+		assert_true(ret >= 20000 && ret < 300000);
+		assert_true(ip->i_size == pos - 20000 + (uint64_t)ret);
 		assert_int_equal(gfs2_setattr_size(ip, pos / 2), 0);
 		assert_int_equal(write_at(ip, src_buf, pos / 2, 100000), 100000);
 		gfs2_inode_put(ip);
@@ -448,9 +463,67 @@ static void test_attr(void **state)
 	do_unmount(&m);
 }
 
+/* The timer publishes for all. */
+static void test_publish_all(void **state)
+{
+	struct gfs2_inode *ip[150];
+	struct timespec t = current_time();
+	struct mounted m;
+	char name[16];
+
+	vol_make(512, 64, 1, "");
+	m = do_mount();
+	t.tv_sec += 100;
+	for (unsigned i = 0; i < ARRAY_SIZE(ip); i++) {
+		snprintf(name, sizeof(name), "f%u", i);
+		ip[i] = make_file(m.sdp, name);
+		gfs2_pending_mtime_set(ip[i], current_time());
+		gfs2_pending_mtime_set(ip[i], t);
+	}
+	gfs2_pending_mtime_publish_all(m.sdp);
+	for (unsigned i = 0; i < ARRAY_SIZE(ip); i++) {
+		assert_false(ip[i]->i_pending_mtime);
+		assert_int_equal(ip[i]->i_mtime.tv_sec, t.tv_sec);
+		gfs2_inode_put(ip[i]);
+	}
+	gfs2_pending_mtime_publish_all(m.sdp);
+	do_unmount(&m);
+}
+
+/* After a withdraw: errors, no hang, and memory that cannot be written is given back. */
+static void test_withdrawn(void **state)
+{
+	struct mounted m;
+	struct gfs2_inode *ip, *gone;
+
+	vol_make(4096, 64, 1, "");
+	m = do_mount();
+	ip = make_file(m.sdp, "f");
+	gone = make_file(m.sdp, "gone");
+	memset(src_buf, 'w', 100000);
+	assert_int_equal(write_at(ip, src_buf, 0, 100000), 100000);
+	assert_int_equal(write_at(gone, src_buf, 0, 100000), 100000);
+	assert_int_equal(gfs2_unlink(m.sdp->sd_root, "gone"), 0);
+	gfs2_pending_mtime_set(ip, current_time());
+	msg_set_level((enum msg_level)-1);
+	gfs2_withdraw(m.sdp, "on purpose");
+	assert_int_equal(gfs2_fsync(ip, false), -EIO);
+	assert_int_equal(gfs2_setattr_size(ip, 0), -EIO);
+	gfs2_inode_put(ip);
+	gfs2_inode_put(gone);
+	assert_int_equal(gfs2_unmount(m.sdp), -EIO);
+	msg_set_level(MSG_INFO);
+	io_engine_close(m.e);
+	/* The next mount finds a volume that is whole. */
+	m = do_mount();
+	do_unmount(&m);
+}
+
 static int run(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_publish_all),
+		cmocka_unit_test(test_withdrawn),
 		cmocka_unit_test(test_random),
 		cmocka_unit_test(test_sync),
 		cmocka_unit_test(test_nospace),

@@ -1222,7 +1222,7 @@ static void test_dump(void **state)
 	gfs2_glock_dq_uninit(&a);
 	await(phase_of(gl) == GLP_WAIT);
 	await(atomic_load(&gl->gl_ref) == 3); /* ours, the state's, the transition's */
-	check_dump(gl, "G:  s:SH n:2/3346 f:lDpIon t:UN d:UN/123 a:4 v:2 r:3 m:50 p:0\n I: object\n");
+	check_dump(gl, "G:  s:SH n:2/3346 f:lDpILon t:UN d:UN/123 a:4 v:2 r:3 m:50 p:0\n I: object\n");
 	answer(gl, 1, UN, UN);
 	glock_clear_object(gl, &table);
 	gfs2_glock_put(gl);

@@ -448,7 +448,7 @@ static void ordered(void **state)
 
 static void *ail_thread(void *arg)
 {
-	assert_int_equal(log_ail_write(f.log, NULL, UINT64_MAX), 0);
+	CHECK(log_ail_write(f.log, NULL, UINT64_MAX) == 0);
 	return NULL;
 }
 
@@ -653,14 +653,14 @@ static void *syncer(void *arg)
 	for (unsigned i = 0; i < SYNCS; i++) {
 		uint64_t seq;
 
-		assert_int_equal(gfs2_trans_begin(f.log, 1, 0), 0);
+		CHECK(gfs2_trans_begin(f.log, 1, 0) == 0);
 		change_meta(&f, &own, f.home + me, i);
 		seq = gfs2_trans_batch_seq(f.log);
 		gfs2_trans_end(f.log);
-		assert_int_equal(gfs2_log_flush_seq(f.log, seq, FLUSH), 0);
-		assert_true(gfs2_log_durable_seq(f.log) >= seq);
+		CHECK(gfs2_log_flush_seq(f.log, seq, FLUSH) == 0);
+		CHECK(gfs2_log_durable_seq(f.log) >= seq);
 	}
-	assert_int_equal(gfs2_ail_empty_gl(f.log, &own, false), 0);
+	CHECK(gfs2_ail_empty_gl(f.log, &own, false) == 0);
 	glock_end(&own);
 	return NULL;
 }

@@ -685,31 +685,55 @@ static void test_forbidden(void **state)
 	vol_fsck();
 }
 
-/* Locks of several rgrps in whatever order, the same one twice: no deadlock, all released. */
-static void test_lock_order(void **state)
+/* Locks of several rgrps in whatever order, the same one twice: all held, all released. */
+static void *lock_in_any_order(void *arg)
 {
-	struct gfs2_rgrps *rgs;
+	struct gfs2_rgrps *rgs = sdp->sd_rgrps;
+	uint32_t seed = (uint32_t)(uintptr_t)arg;
 
-	vol_make(4096, 256, 1, "-r 32");
-	vol_mount();
-	rgs = sdp->sd_rgrps;
-	assert_true(rgs->nr >= 4);
-	for (int round = 0; round < 50; round++) {
+	for (int round = 0; round < 2000; round++) {
 		unsigned idx[6];
 
 		for (unsigned i = 0; i < ARRAY_SIZE(idx); i++) {
-			idx[i] = rnd(rgs->nr);
-			assert_int_equal(rgrp_lock(&rgs->rg[idx[i]]), 0);
+			seed = seed * 1664525 + 1013904223;
+			idx[i] = (seed >> 16) % rgs->nr;
+			if (rgrp_lock(&rgs->rg[idx[i]]))
+				return "rgrp_lock";
 			for (unsigned j = 0; j <= i; j++) {
-				assert_true(rgrp_is_mine(&rgs->rg[idx[j]]));
+				if (!rgrp_is_mine(&rgs->rg[idx[j]]))
+					return "not mine";
 				gfs2_assert_held(rgs->rg[idx[j]].rd_gl, true);
 			}
 		}
 		for (unsigned i = 0; i < ARRAY_SIZE(idx); i++)
 			rgrp_unlock(&rgs->rg[idx[i]]);
 		for (unsigned i = 0; i < rgs->nr; i++)
-			assert_false(rgrp_is_mine(&rgs->rg[i]));
+			if (rgrp_is_mine(&rgs->rg[i]))
+				return "still mine";
 	}
+	return NULL;
+}
+
+static void test_lock_order(void **state)
+{
+	pthread_t threads[3];
+
+	vol_make(4096, 256, 1, "-r 32");
+	vol_mount();
+	assert_true(sdp->sd_rgrps->nr >= 4);
+	/* A deadlock ends the program. */
+	alarm(60);
+	for (uintptr_t i = 0; i < ARRAY_SIZE(threads); i++)
+		assert_int_equal(pthread_create(&threads[i], NULL, lock_in_any_order, (void *)(i + 1)),
+				 0);
+	for (unsigned i = 0; i < ARRAY_SIZE(threads); i++) {
+		void *failure;
+
+		pthread_join(threads[i], &failure);
+		if (failure)
+			fail_msg("thread %u: %s", i, (char *)failure);
+	}
+	alarm(0);
 	vol_unmount();
 	vol_fsck();
 }

@@ -15,6 +15,7 @@
 #include <cmocka.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -104,11 +105,19 @@ static int vol_missing(void)
 	return 77;
 }
 
+static pid_t vol_child;
+
+/* Asked to end: the child ends, the parent tidies up. */
+static void vol_stop(int sig)
+{
+	kill(vol_child, SIGKILL);
+}
+
 static int vol_main(int (*tests)(void))
 {
+	const struct sigaction stop = { .sa_handler = vol_stop, .sa_flags = SA_RESTART };
 	char cmd[128];
 	int status;
-	pid_t pid;
 
 	snprintf(vol_dir, sizeof(vol_dir), "/var/tmp/gfs2-unit-XXXXXX");
 	if (!mkdtemp(vol_dir)) {
@@ -117,14 +126,16 @@ static int vol_main(int (*tests)(void))
 	}
 	status = vol_missing();
 	if (!status) {
-		pid = fork();
-		if (!pid) {
+		vol_child = fork();
+		if (!vol_child) {
 			gfs2_event_init(10);
 			status = tests();
 			gfs2_event_exit();
 			exit(status);
 		}
-		if (waitpid(pid, &status, 0) != pid)
+		sigaction(SIGTERM, &stop, NULL);
+		sigaction(SIGINT, &stop, NULL);
+		if (waitpid(vol_child, &status, 0) != vol_child)
 			status = 1;
 		else
 			status = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);

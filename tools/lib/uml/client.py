@@ -400,7 +400,7 @@ class Cluster:
 
     def __exit__(self, kind, _value, _tb):
         if kind is not None and issubclass(kind, Exception) and os.path.isdir(self.dir):
-            print(self.logs(), file=sys.stderr)
+            print(self.log_tail(25), file=sys.stderr)
         self.down(force=kind is not None)
 
     def bin(self, name):
@@ -446,7 +446,7 @@ class Cluster:
 
         kernel: the nodes on which the kernel's gfs2 mounts the volume; on the others the daemon
         does. images: image files, the first of them is the volume; without any a volume of the
-        given size is made and removed at down. share, share_rw: directories that are the host's
+        given size is made and removed at down; None for no volume at all. share, share_rw: directories that are the host's
         own in the nodes (the source tree and the build directory always are, read-only).
         """
         need_root()
@@ -458,7 +458,8 @@ class Cluster:
         parse_size(mem, 'memory')
         parse_size(size)
         linux = find_linux(nodes)
-        for image in images:
+        mount = mount and images is not None
+        for image in images or ():
             if not os.path.exists(image):
                 raise ClusterError('%s: no such image' % image)
         fuse = mount and len(set(kernel)) < nodes
@@ -466,10 +467,10 @@ class Cluster:
         daemon = find_daemon(builddir) if fuse else None
         if not daemon and builddir and os.access(builddir + '/src/gfs2-fuse', os.X_OK):
             daemon = builddir + '/src/gfs2-fuse'
-        shares = [[d, False] for d in self.share_dirs(builddir, daemon)]
+        shares = [[d, False] for d in [self.dir + '/bin'] + self.share_dirs(builddir, daemon)]
         shares += [[os.path.realpath(d), False] for d in share]
         shares += [[os.path.realpath(d), True] for d in share_rw]
-        for path, _ in shares:
+        for path, _ in shares[1:]:
             if not os.path.isdir(path):
                 raise ClusterError('%s: no such directory' % path)
         config = {'name': self.name, 'nodes': nodes, 'kernel': sorted(set(kernel)), 'mount': mount,
@@ -524,13 +525,13 @@ class Cluster:
         os.mkdir(self.dir + '/logs')
         shutil.copytree(HERE, self.dir + '/bin', ignore=shutil.ignore_patterns('__pycache__'))
         try:
-            if not images:
+            if images is not None and not images:
                 made = tempfile.mkdtemp(prefix='gfs2-fuse-cluster-%s-' % self.name, dir='/var/tmp')
                 config['made'].append(made)
                 self.save(config)
                 images = [made + '/volume.img']
                 make_volume(images[0], size, config['nodes'])
-            config['disks'] = [{'image': os.path.realpath(i), 'readonly': False} for i in images]
+            config['disks'] = [{'image': os.path.realpath(i), 'readonly': False} for i in images or ()]
             self.save(config)
         except BaseException:
             clean_up(self.dir, config, False)

@@ -602,7 +602,8 @@ class Monitor:
         self.wait(client, [node.number], ('off', 'killed'))
 
     def do_attach(self, client, request):
-        free = [n for n in range(len(LETTERS)) if n not in self.disks]
+        # Disk 0 counts as there even without an image: User-Mode Linux wants to boot from it.
+        free = [n for n in range(1, len(LETTERS)) if n not in self.disks]
         if not free:
             raise Refused('no more than %d images' % len(LETTERS))
         disk = Disk(request['image'], request.get('readonly', False))
