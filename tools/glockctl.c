@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * glockctl: look into a gfs2-fuse mount and its locks (docs/man/glockctl.8; protocol: gfs2-fuse/control.h).
+ * glockctl: look into a gfs2-fuse mount and its locks (docs/man/glockctl.8; protocol:
+ * gfs2-fuse/control.h).
  *
- * It finds the mount's socket, turns paths into inode numbers, sends one command, and prints the answer.
- * Exit status: 0 done, 1 refused or failed, 2 usage.
+ * It finds the mount's socket, turns paths into inode numbers, sends one command, and prints the
+ * answer. Exit status: 0 done, 1 refused or failed, 2 usage.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -105,7 +106,10 @@ static char *read_line(struct conn *c)
 	return c->buf;
 }
 
-/* The string value of @key in a flat JSON object, as bytes (see the daemon's writer); false: not there. */
+/*
+ * The string value of @key in a flat JSON object, as bytes (see the daemon's writer); false: not
+ * there.
+ */
 static bool json_get(const char *json, const char *key, char *out, size_t size)
 {
 	char pat[64];
@@ -120,7 +124,9 @@ static bool json_get(const char *json, const char *key, char *out, size_t size)
 		unsigned code;
 
 		if (*s == '\\' && s[1] == 'u' && sscanf(s + 2, "%4x", &code) == 1) {
-			/* only control characters and single bytes (U+DC80..U+DCFF) are written so */
+			/*
+			 * only control characters and single bytes (U+DC80..U+DCFF) are written so
+			 */
 			out[n++] = (char)(code & 0xff);
 			s += 5;
 		} else {

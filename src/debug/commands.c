@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The commands of the control socket (protocol: include/gfs2-fuse/control.h; for people: docs/man/glockctl.8).
+ * The commands of the control socket (protocol: include/gfs2-fuse/control.h; for people:
+ * docs/man/glockctl.8).
  *
- * They look at the file system as any other thread does, with holders, and change nothing but tunables, fault rules
- * and, on demand, the state of a glock.
+ * They look at the file system as any other thread does, with holders, and change nothing but
+ * tunables, fault rules and, on demand, the state of a glock.
  */
 #include <math.h>
 #include <pthread.h>
@@ -191,7 +192,10 @@ static void map_finish(struct map_walk *w)
 					  "%-6s ... %u more\n", w->where, w->nr - MAP_MAX_RUNS);
 }
 
-/* What the tree says, pointer by pointer, without the map in memory: the block @blkno, @height levels above the data. */
+/*
+ * What the tree says, pointer by pointer, without the map in memory: the block @blkno, @height
+ * levels above the data.
+ */
 static int map_tree(struct map_walk *w, uint64_t blkno, unsigned height, uint64_t lblock)
 {
 	struct gfs2_sbd *sdp = w->ip->i_sbd;

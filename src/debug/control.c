@@ -1,16 +1,19 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The control socket's server: who may connect, lines in, lines out (see control.h; protocol: include/gfs2-fuse/control.h).
+ * The control socket's server: who may connect, lines in, lines out (see control.h; protocol:
+ * include/gfs2-fuse/control.h).
  *
  * Guarantees
- *  1. Only the daemon's user and root get in: the socket's mode and directory (control_socket.c), and SO_PEERCRED.
- *  2. A client that is slow, silent or dead occupies its own thread and nothing else.  Answers are collected in memory
- *     while locks are held and sent afterwards.  Who does not read for CTL_STALL_MS is disconnected.
+ *  1. Only the daemon's user and root get in: the socket's mode and directory (control_socket.c),
+ *     and SO_PEERCRED.
+ *  2. A client that is slow, silent or dead occupies its own thread and nothing else.  Answers are
+ *     collected in memory while locks are held and sent afterwards.  Who does not read for
+ *     CTL_STALL_MS is disconnected.
  *  3. Whatever a client sends is answered; a line that is too long ends the connection.
  *  4. gfs2_control_stop() ends every thread: all waits include the stop eventfd.
  *
- * States of a connection: greeting -> (line -> command -> answer)* -> closed.  Its struct is freed by the listener, or by
- * gfs2_control_stop(), after joining its thread.
+ * States of a connection: greeting -> (line -> command -> answer)* -> closed.  Its struct is freed
+ * by the listener, or by gfs2_control_stop(), after joining its thread.
  */
 #include <errno.h>
 #include <poll.h>
@@ -369,7 +372,10 @@ static void accept_one(struct gfs2_control *c)
 	if (fd < 0) {
 		struct pollfd p = { .fd = c->stop_fd, .events = POLLIN };
 
-		/* Out of descriptors, most likely: the connection stays queued, try again a little later. */
+		/*
+		 * Out of descriptors, most likely: the connection stays queued, try again a little
+		 * later.
+		 */
 		poll(&p, 1, 100);
 		return;
 	}

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Between the server (control.c: sockets, threads, lines) and the commands (commands.c: what they mean).
+ * Between the server (control.c: sockets, threads, lines) and the commands (commands.c: what they
+ * mean).
  */
 #ifndef GFS2FUSE_CONTROL_I_H
 #define GFS2FUSE_CONTROL_I_H
@@ -40,8 +41,9 @@ struct ctl_conn {
 };
 
 /*
- * What a command gets.  It prints its answer to @out, a memory stream: nothing of it reaches the client before the command
- * has let go of every lock.  Each line is sent with the blank that marks output.  @why: reason for an error or usage.
+ * What a command gets.  It prints its answer to @out, a memory stream: nothing of it reaches the
+ * client before the command has let go of every lock.  Each line is sent with the blank that marks
+ * output.  @why: reason for an error or usage.
  */
 struct ctl_call {
 	struct gfs2_control *ctl;
@@ -64,22 +66,32 @@ int ctl_fail(struct ctl_call *call, int error, const char *fmt, ...)
 int ctl_tunables_get(struct ctl_call *call);
 int ctl_tunables_set(struct ctl_call *call);
 
-/* Send what is in call->out so far and empty it (trace). 0 or CTL_GONE. The caller holds no lock. */
+/*
+ * Send what is in call->out so far and empty it (trace). 0 or CTL_GONE. The caller holds no lock.
+ */
 int ctl_flush(struct ctl_call *call);
 /* Has the client closed, or is the mount coming to its end? */
 bool ctl_gone(struct ctl_conn *conn);
 
 /* --- control_socket.c --- */
-/* The default path: DIR/NAME.sock, NAME being the mount point in one word, shortened if it would not fit a socket address. Makes
- * the directory. -errno with a message. */
+/*
+ * The default path: DIR/NAME.sock, NAME being the mount point in one word, shortened if it would
+ * not fit a socket address. Makes the directory. -errno with a message.
+ */
 int ctl_socket_path(const char *mountpoint, char *path, size_t size);
 /* Remove what killed daemons have left in the directory of @path, the default one. */
 void ctl_socket_sweep(const char *path);
-/* Listen on c->path: fills listen_fd, sock_dev, sock_ino. -EADDRINUSE if somebody answers there, -EEXIST if it is no socket. */
+/*
+ * Listen on c->path: fills listen_fd, sock_dev, sock_ino. -EADDRINUSE if somebody answers there,
+ * -EEXIST if it is no socket.
+ */
 int ctl_socket_make(struct gfs2_control *c);
 void ctl_socket_remove(struct gfs2_control *c);
 
-/* JSON string with quotes; bytes that are not UTF-8 become lone surrogates U+DC80..U+DCFF, as Python does. */
+/*
+ * JSON string with quotes; bytes that are not UTF-8 become lone surrogates U+DC80..U+DCFF, as
+ * Python does.
+ */
 void ctl_json_string(FILE *out, const char *s);
 
 #endif

@@ -2,8 +2,8 @@
 /*
  * Where the control socket is: its directory, its name, its file (see control_i.h).
  *
- * A socket appears under its name only when it listens, so a socket file that refuses connections is dead, whoever finds
- * it, and may be removed.  Nobody but its user can ever open it.
+ * A socket appears under its name only when it listens, so a socket file that refuses connections
+ * is dead, whoever finds it, and may be removed.  Nobody but its user can ever open it.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -129,7 +129,9 @@ int ctl_socket_make(struct gfs2_control *c)
 		return -errno;
 	/* The process id is ours: what is there was left by an earlier owner of it. */
 	unlink(addr.sun_path);
-	/* The file gets the mode of the socket: it is never open to others, not even for a moment. */
+	/*
+	 * The file gets the mode of the socket: it is never open to others, not even for a moment.
+	 */
 	if (fchmod(c->listen_fd, 0600) ||
 	    bind(c->listen_fd, (struct sockaddr *)&addr, sizeof(addr)))
 		return -errno;

@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What the control socket's `get` and `set` know (see commands.c; names: mount options of the same meaning).
+ * What the control socket's `get` and `set` know (see commands.c; names: mount options of the same
+ * meaning).
  *
- * Each tunable is looked at on its own by those who use it, so they are changed one by one without stopping anything.
+ * Each tunable is looked at on its own by those who use it, so they are changed one by one without
+ * stopping anything.
  */
 #include "debug/control_i.h"
 #include "debug/event.h"

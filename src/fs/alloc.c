@@ -4,12 +4,14 @@
  * (kernel: bmap.c:__gfs2_iomap_alloc, gfs2_unstuff_dinode; reference gfs2-ondisk.md 4.2, 4.3).
  *
  * Guarantees
- *  1. All of one call is in the caller's transaction: bitmaps, new indirect blocks, pointers, dinode.
- *  2. A tree that must become higher gets a chain of new indirect blocks under pointer 0, as many as levels, even if it was empty.
+ *  1. All of one call is in the caller's transaction: bitmaps, new indirect blocks, pointers,
+ *     dinode.
+ *  2. A tree that must become higher gets a chain of new indirect blocks under pointer 0, as many
+ *     as levels, even if it was empty.
  *  3. The extent map knows the new blocks when a call returns.
  *
- * Needs from callers: EX, an open transaction with gfs2_alloc_trans_blocks() blocks and a reservation for
- * gfs2_alloc_meta_blocks() and the data.
+ * Needs from callers: EX, an open transaction with gfs2_alloc_trans_blocks() blocks and a
+ * reservation for gfs2_alloc_meta_blocks() and the data.
  */
 #include "fs/bmap.h"
 #include "util/util.h"
@@ -62,7 +64,9 @@ static int new_indirect(struct gfs2_inode *ip, struct gfs2_alloc *ap, struct gfs
 	return 0;
 }
 
-/* One more level: all that the dinode points at moves to a new indirect block under its pointer 0. */
+/*
+ * One more level: all that the dinode points at moves to a new indirect block under its pointer 0.
+ */
 static int grow_height(struct gfs2_inode *ip, struct gfs2_alloc *ap, struct gfs2_bh *dibh)
 {
 	struct gfs2_sbd *sdp = ip->i_sbd;
@@ -94,8 +98,9 @@ static void find_path(const struct gfs2_inode *ip, uint64_t lblock, unsigned *id
 }
 
 /*
- * Walk to the last level, making the indirect blocks that are missing.  *@bh: in: the dinode, already in the transaction; out: the last
- * indirect block (or the dinode), the reference of the other is dropped.
+ * Walk to the last level, making the indirect blocks that are missing.  *@bh: in: the dinode,
+ * already in the transaction; out: the last indirect block (or the dinode), the reference of the
+ * other is dropped.
  */
 static int fill_path(struct gfs2_inode *ip, struct gfs2_alloc *ap, const unsigned *idx,
 		     struct gfs2_bh **bhp)

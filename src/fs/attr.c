@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Attributes: stat, and setting mode, owner, times and size (kernel: inode.c:gfs2_getattr, gfs2_setattr; fs/attr.c).
+ * Attributes: stat, and setting mode, owner, times and size (kernel: inode.c:gfs2_getattr,
+ * gfs2_setattr; fs/attr.c).
  *
- * Permission to change was checked by the kernel (default_permissions).  What it cannot know of, the immutable and append-only
- * flags, is checked here.
+ * Permission to change was checked by the kernel (default_permissions).  What it cannot know of,
+ * the immutable and append-only flags, is checked here.
  */
 #include <linux/fuse.h>
 #include <sys/sysmacros.h>

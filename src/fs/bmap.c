@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * File block -> device block: reading the metadata tree (kernel: bmap.c; reference gfs2-ondisk.md 4.3).
+ * File block -> device block: reading the metadata tree (kernel: bmap.c; reference gfs2-ondisk.md
+ * 4.3).
  *
  * Guarantees
- *  1. What gfs2_map_extent returns is legal: it starts where it was asked for, is not empty, and its device blocks lie in the data
- *     area of an rgrp.  Anything else in the tree is a consistency error.
- *  2. A walk remembers all it has seen on its way: the runs that follow in the last indirect block, and whole empty subtrees as one
- *     hole.
+ *  1. What gfs2_map_extent returns is legal: it starts where it was asked for, is not empty, and
+ *     its device blocks lie in the data area of an rgrp.  Anything else in the tree is a
+ *     consistency error.
+ *  2. A walk remembers all it has seen on its way: the runs that follow in the last indirect
+ *     block, and whole empty subtrees as one hole.
  *
  * Needs from callers: any holder on the inode's glock.
  */

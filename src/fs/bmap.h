@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The metadata tree: file block -> device block, allocation, unstuffing, truncation (kernel: bmap.c; reference section 4).
+ * The metadata tree: file block -> device block, allocation, unstuffing, truncation (kernel:
+ * bmap.c; reference section 4).
  */
 #ifndef GFS2FUSE_BMAP_H
 #define GFS2FUSE_BMAP_H
@@ -9,42 +10,66 @@
 #include "fs/rgrp.h"
 
 /*
- * What is at @lblock: a run of at most @max blocks, mapped or hole.  From the extent map, else from the tree (then remembered).  Any
- * holder on the inode, not stuffed.  Result satisfies: lblock as asked, 1 <= len <= max, mapped blocks lie inside an rgrp.
- * A pointer outside every rgrp is a consistency error (-EIO).
+ * What is at @lblock: a run of at most @max blocks, mapped or hole.  From the extent map, else
+ * from the tree (then remembered).  Any holder on the inode, not stuffed.  Result satisfies:
+ * lblock as asked, 1 <= len <= max, mapped blocks lie inside an rgrp. A pointer outside every
+ * rgrp is a consistency error (-EIO).
  */
 int gfs2_map_extent(struct gfs2_inode *ip, uint64_t lblock, uint64_t max, struct extent *out);
 
-/* Blocks of metadata that allocating @len blocks at @lblock may need, worst case (height growth included). */
+/*
+ * Blocks of metadata that allocating @len blocks at @lblock may need, worst case (height growth
+ * included).
+ */
 unsigned gfs2_alloc_meta_blocks(struct gfs2_inode *ip, uint64_t lblock, uint64_t len);
 /*
- * In a transaction with ap reserved, EX, not stuffed: allocate data blocks for the hole at @lblock, up to *@len blocks (never
- * across an indirect block); new pointers, dinode, i_blocks, i_goal are logged; the extent map is updated.  *@pblock, *@len: what
- * was allocated.  The caller sees to the contents (ordered data) before gfs2_trans_end.
+ * In a transaction with ap reserved, EX, not stuffed: allocate data blocks for the hole at
+ * @lblock, up to *@len blocks (never across an indirect block); new pointers, dinode, i_blocks,
+ * i_goal are logged; the extent map is updated.  *@pblock, *@len: what was allocated.  The caller
+ * sees to the contents (ordered data) before gfs2_trans_end.
  */
 int gfs2_alloc_extent(struct gfs2_inode *ip, struct gfs2_alloc *ap, uint64_t lblock, uint64_t *pblock,
 		      unsigned *len);
-/* In a transaction with 1 block reserved (if size > 0), EX: move stuffed data to a block (directories: hash table, JD block). */
+/*
+ * In a transaction with 1 block reserved (if size > 0), EX: move stuffed data to a block
+ * (directories: hash table, JD block).
+ */
 int gfs2_unstuff(struct gfs2_inode *ip, struct gfs2_alloc *ap);
 
-/* EX held, no transaction: cut to @size (own transactions; crash-safe with GFS2_DIF_TRUNC_IN_PROG; reference 4.5), or grow. */
+/*
+ * EX held, no transaction: cut to @size (own transactions; crash-safe with
+ * GFS2_DIF_TRUNC_IN_PROG; reference 4.5), or grow.
+ */
 int gfs2_truncate(struct gfs2_inode *ip, uint64_t size);
 /* EX held: finish a truncate that a crash interrupted (go_held). */
 int gfs2_truncate_resume(struct gfs2_inode *ip);
-/* EX held, own transactions: free all data/indirect blocks of [lstart, end of file): deletion and truncate. @jdata/dir blocks are wiped with revokes. */
+/*
+ * EX held, own transactions: free all data/indirect blocks of [lstart, end of file): deletion and
+ * truncate. @jdata/dir blocks are wiped with revokes.
+ */
 int gfs2_punch_from(struct gfs2_inode *ip, uint64_t lstart);
 
-/* In a transaction started by gfs2_alloc_extent's rules, how many blocks it may log: the dinode, @meta indirect blocks, bitmaps for
- * @blocks (data and metadata) and statfs. */
+/*
+ * How many blocks a transaction may log that allocates: the dinode, @meta indirect blocks, bitmaps for
+ * @blocks (data and metadata) and statfs.
+ */
 unsigned gfs2_alloc_trans_blocks(const struct gfs2_alloc *ap, unsigned meta, unsigned blocks);
 
-/* EX, no transaction: zero the rest of the block that contains byte @size, if it is allocated (own transaction for journaled data,
- * else ordered).  Not stuffed. */
+/*
+ * EX, no transaction, not stuffed: zero the rest of the block that contains byte @size, if it is allocated
+ * (ordered data; own transaction for journaled data).
+ */
 int gfs2_zero_tail(struct gfs2_inode *ip, uint64_t size);
-/* EX, no transaction, deletion: all of the tree and, in the last transaction, the dinode itself (2 -> 0). */
+/*
+ * EX, no transaction, deletion: all of the tree and, in the last transaction, the dinode itself
+ * (2 -> 0).
+ */
 int gfs2_free_tree_and_dinode(struct gfs2_inode *ip);
 
-/* Raw reads of file contents of internal files (rindex, journals' maps, statfs): any holder; short at EOF. */
+/*
+ * Raw reads of file contents of internal files (rindex, journals' maps, statfs): any holder;
+ * short at EOF.
+ */
 int gfs2_internal_read(struct gfs2_inode *ip, void *buf, uint64_t pos, uint32_t size);
 /* All extents of a file without holes (journals); -EIO if it has holes. */
 int gfs2_map_journal_extents(struct gfs2_inode *ip, struct gfs2_jdesc *jd);

@@ -2,11 +2,12 @@
 /*
  * Creation of all types (kernel: inode.c:gfs2_create_inode; reference gfs2-ondisk.md 4.1, 7, 8.13).
  *
- * The kernel commits the new dinode and its directory entry in separate transactions; here both are in one, so no crash
- * leaves an orphan.  What has to wait comes before the transaction, in this order:
- *   parent EX -> rgrp EX (reservation) -> IOPEN and EX of the block that the allocator is going to hand out.
- * The last one is only tried: whoever still has the glock of a free block is a late user of the inode that lived there before, and
- * might be waiting for our rgrp.
+ * The kernel commits the new dinode and its directory entry in separate transactions; here both are
+ * in one, so no crash leaves an orphan.  What has to wait comes before the transaction, in this
+ * order:
+ *   parent EX -> rgrp EX (reservation) -> IOPEN and EX of the block that the allocator is going to
+ *   hand out. The last one is only tried: whoever still has the glock of a free block is a late
+ *   user of the inode that lived there before, and might be waiting for our rgrp.
  */
 #include "fs/namei_i.h"
 
@@ -35,8 +36,8 @@ static void create_undo(struct create_ctx *c)
 }
 
 /*
- * Reserve blocks and lock the new inode.  0, or -errno with nothing held; c->ip may be left for the caller to put once no
- * glock is held.
+ * Reserve blocks and lock the new inode.  0, or -errno with nothing held; c->ip may be left for the
+ * caller to put once no glock is held.
  */
 static int create_prepare(struct create_ctx *c)
 {
@@ -160,7 +161,9 @@ out:
 	return error;
 }
 
-/* The name exists: for an open without O_EXCL that is as good. Parent held; +1 reference on c->ip. */
+/*
+ * The name exists: for an open without O_EXCL that is as good. Parent held; +1 reference on c->ip.
+ */
 static int create_existing(struct create_ctx *c)
 {
 	unsigned type;
@@ -173,7 +176,10 @@ static int create_existing(struct create_ctx *c)
 		return -EEXIST;
 	if (type == DT_DIR)
 		return -EISDIR;
-	/* A symbolic link or a device that somebody made just now: the caller has to look the name up again. */
+	/*
+	 * A symbolic link or a device that somebody made just now: the caller has to look the name
+	 * up again.
+	 */
 	if (type != DT_REG)
 		return -ESTALE;
 	return namei_find(c->dip, &c->q, &c->ip, NULL);

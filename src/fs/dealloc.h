@@ -2,9 +2,10 @@
 /*
  * Freeing blocks of one inode piece by piece; shared by truncate.c and evict.c.
  *
- * A piece is a set of blocks together with the pointers to them.  gfs2_dealloc_add() collects, gfs2_dealloc_commit() locks the rgrps
- * concerned in ascending order, opens a transaction, zeroes the pointers, frees the blocks and logs the dinode.  So at every
- * moment the pointers on disk and the bitmaps agree, and neither memory nor log space grow with the file.
+ * A piece is a set of blocks together with the pointers to them.  gfs2_dealloc_add() collects,
+ * gfs2_dealloc_commit() locks the rgrps concerned in ascending order, opens a transaction, zeroes
+ * the pointers, frees the blocks and logs the dinode.  So at every moment the pointers on disk
+ * and the bitmaps agree, and neither memory nor log space grow with the file.
  *
  * Needs from callers: EX on the inode, no transaction, no rgrp locked.
  */
@@ -35,7 +36,7 @@ struct gfs2_dealloc {
 	uint32_t blocks, meta_blocks;
 	/* What one piece should not exceed by much: blocks logged, revokes. */
 	unsigned log_limit, revoke_limit;
-	/* Called inside each transaction before the dinode is logged; @last: nothing is left to free.  May change the
+	/* Called inside each transaction before the dinode is logged; @last: all is free.  May change the
 	 * dinode in core and its block @dibh, which is in the transaction. */
 	void (*finish)(struct gfs2_dealloc *d, struct gfs2_bh *dibh, bool last);
 	uint64_t new_size;	/* truncate.c */
@@ -48,8 +49,8 @@ struct gfs2_dealloc {
 struct gfs2_dealloc *gfs2_dealloc_new(struct gfs2_inode *ip);
 void gfs2_dealloc_free(struct gfs2_dealloc *d);
 /*
- * One block, found through the 8-byte pointer at @off of @bh (NULL: the pointer is cleared by ->finish).  The pointers of one @bh come in
- * ascending order.  -EIO when the block is in no rgrp.
+ * One block, found through the 8-byte pointer at @off of @bh (NULL: the pointer is cleared by
+ * ->finish).  The pointers of one @bh come in ascending order.  -EIO when the block is in no rgrp.
  */
 int gfs2_dealloc_add(struct gfs2_dealloc *d, struct gfs2_bh *bh, uint32_t off, uint64_t blkno,
 		     bool meta);

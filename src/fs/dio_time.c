@@ -2,11 +2,12 @@
 /*
  * Times of direct writes that are not in the dinode yet (dio_mtime=deferred; design section 5).
  *
- * A direct write under DF may not change the dinode.  It leaves its time here; whoever changes the dinode under EX next folds
- * it in, and fsync, close, the timer and the last reference publish it.  stat on this node shows it at once.
+ * A direct write under DF may not change the dinode.  It leaves its time here; whoever changes
+ * the dinode under EX next folds it in, and fsync, close, the timer and the last reference
+ * publish it.  stat on this node shows it at once.
  *
- * Guarantees: a pending time is published once, and published times do not go backwards: a change of the dinode
- * that came later (its ctime says so, no program can set that) wins.
+ * Guarantees: a pending time is published once, and published times do not go backwards: a change
+ * of the dinode that came later (its ctime says so, no program can set that) wins.
  */
 #include "fs/icache.h"
 #include "util/util.h"
@@ -110,8 +111,9 @@ int gfs2_pending_mtime_publish(struct gfs2_inode *ip)
 }
 
 /*
- * Addresses first, inodes then: the list holds no references, and the cache's lock comes before the list's.  One pass over what is
- * pending now: an inode that is written all the time must not keep us here.
+ * Addresses first, inodes then: the list holds no references, and the cache's lock comes before
+ * the list's.  One pass over what is pending now: an inode that is written all the time must not
+ * keep us here.
  */
 void gfs2_pending_mtime_publish_all(struct gfs2_sbd *sdp)
 {

@@ -2,14 +2,15 @@
 /*
  * Directories: search, insert, remove (kernel: dir.c; reference gfs2-ondisk.md section 5).
  *
- * A directory is linear (entries in the dinode block) or hashed (leaves found through a table, dir_hash.c).  All blocks of it,
- * the table too, are metadata under its glock.
+ * A directory is linear (entries in the dinode block) or hashed (leaves found through a table,
+ * dir_hash.c).  All blocks of it, the table too, are metadata under its glock.
  *
  * Guarantees
- *  - Whatever the blocks contain, nothing outside of them is read and every walk ends; what breaks a rule of the
- *    format is gfs2_consist and -EIO.
- *  - gfs2_diradd_alloc_required() plays the insertion through on paper: it asks for new blocks only if there is no room, and for as
- *    many as the splits of this very leaf will take, so that one transaction is always enough.
+ *  - Whatever the blocks contain, nothing outside of them is read and every walk ends; what breaks
+ *    a rule of the format is gfs2_consist and -EIO.
+ *  - gfs2_diradd_alloc_required() plays the insertion through on paper: it asks for new blocks only
+ *    if there is no room, and for as many as the splits of this very leaf will take, so that one
+ *    transaction is always enough.
  *  - Entries, leaf counts, i_entries, times and nlink change in the caller's transaction together.
  */
 #include "fs/dirent.h"
@@ -130,7 +131,8 @@ static void sim_split(struct dir_sim *sim, unsigned bit, uint32_t hash)
 }
 
 /*
- * Blocks that making room for @q in a leaf of depth @depth takes, as dir_grow() will do it; @leaves already needed.
+ * Blocks that making room for @q in a leaf of depth @depth takes, as dir_grow() will do it; @leaves
+ * already needed.
  */
 static void sim_run(const struct gfs2_inode *dip, struct dir_sim *sim, const struct gfs2_qname *q,
 		    unsigned depth, unsigned di_depth, unsigned leaves, unsigned *blocks,
@@ -318,7 +320,10 @@ int gfs2_dir_add(struct gfs2_inode *dip, const struct gfs2_qname *q, const struc
 		 struct gfs2_alloc *ap)
 {
 	struct gfs2_inum_host inum = { child->i_no_formal_ino, child->i_no_addr };
-	/* A hint for readers: the child's xattr block follows its dinode (kernel: gfs2_inode_ra_len). */
+	/*
+	 * A hint for readers: the child's xattr block follows its dinode (kernel:
+	 * gfs2_inode_ra_len).
+	 */
 	bool rahead = child->i_eattr && child->i_eattr == child->i_no_addr + 1;
 	struct gfs2_sbd *sdp = dip->i_sbd;
 	struct gfs2_dirent *d;

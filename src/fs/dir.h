@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Directories: linear and hashed, lookup, insert, delete, listing (kernel: dir.c; reference section 5).
- * All need the directory's glock: SH to read, EX to change; changes run inside the caller's transaction.
+ * Directories: linear and hashed, lookup, insert, delete, listing (kernel: dir.c; reference section
+ * 5). All need the directory's glock: SH to read, EX to change; changes run inside the caller's
+ * transaction.
  */
 #ifndef GFS2FUSE_DIR_H
 #define GFS2FUSE_DIR_H
@@ -29,13 +30,16 @@ static inline struct gfs2_qname gfs2_qname(const char *name)
 int gfs2_dir_search(struct gfs2_inode *dip, const struct gfs2_qname *q,
 		    struct gfs2_inum_host *inum, unsigned *type);
 /*
- * EX, before the transaction: what inserting @q will take.  *@blocks new blocks (0: there is room), *@trans metadata blocks of the
- * directory that are logged (dinode, leaves, table; not the rgrp's, not statfs).
+ * EX, before the transaction: what inserting @q will take.  *@blocks new blocks (0: there is room),
+ * *@trans metadata blocks of the directory that are logged (dinode, leaves, table; not the rgrp's,
+ * not statfs).
  */
 int gfs2_diradd_alloc_required(struct gfs2_inode *dip, const struct gfs2_qname *q, unsigned *blocks,
 			       unsigned *trans);
-/* In a transaction: insert (the name must not exist); @ap may be NULL if nothing was required. i_entries, times, nlink (for a
- * directory child) of @dip change and are logged. */
+/*
+ * In a transaction: insert (the name must not exist); @ap may be NULL if nothing was required.
+ * i_entries, times, nlink (for a directory child) of @dip change and are logged.
+ */
 int gfs2_dir_add(struct gfs2_inode *dip, const struct gfs2_qname *q, const struct gfs2_inode *child,
 		 struct gfs2_alloc *ap);
 /* In a transaction: remove; nlink of @dip drops if @child_is_dir. */
@@ -48,11 +52,12 @@ void gfs2_dir_init(struct gfs2_sbd *sdp, void *block, const struct gfs2_inum_hos
 		   const struct gfs2_inum_host *parent);
 
 /*
- * Listing in cookie order (hash >> 1; reference 5.8).  Starts with the entries whose cookie is greater than @after
- * (0: from the start).  @fn returns false to stop.  `.` and `..` are included where they hash to.
- * Cookies handed out are 64 bit (63 used), never 0, strictly increasing within a listing and stable while an entry lives: (hash >> 1) + 1 in the
- * high part; the low part tells colliding names apart by a second checksum (dir_read.c).
- * A directory without links (removed, still open) lists as empty.  -EIO, -ENOMEM, -ENOTDIR.
+ * Listing in cookie order (hash >> 1; reference 5.8).  Starts with the entries whose cookie is
+ * greater than @after (0: from the start).  @fn returns false to stop.  `.` and `..` are included
+ * where they hash to. Cookies handed out are 64 bit (63 used), never 0, strictly increasing within
+ * a listing and stable while an entry lives: (hash >> 1) + 1 in the high part; the low part tells
+ * colliding names apart by a second checksum (dir_read.c). A directory without links (removed,
+ * still open) lists as empty.  -EIO, -ENOMEM, -ENOTDIR.
  */
 struct gfs2_dir_entry {
 	uint64_t cookie;

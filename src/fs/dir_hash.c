@@ -11,10 +11,12 @@
  *
  * Guarantees
  *  - The table in memory and on disk change together, inside one transaction, under EX.
- *  - A chain that runs in a circle, a leaf whose depth does not fit its slots, a table of the wrong size: gfs2_consist, -EIO.
+ *  - A chain that runs in a circle, a leaf whose depth does not fit its slots, a table of the wrong
+ *    size: gfs2_consist, -EIO.
  *
- * The table in memory is published with a compare-and-swap, because several holders of SH may read it at the same time; the loser
- * frees its copy.  It is replaced only under EX and dropped only when nobody holds the glock.
+ * The table in memory is published with a compare-and-swap, because several holders of SH may read
+ * it at the same time; the loser frees its copy.  It is replaced only under EX and dropped only
+ * when nobody holds the glock.
  */
 #include "fs/dirent.h"
 
@@ -38,7 +40,8 @@ unsigned dir_table_blocks(const struct gfs2_sbd *sdp, unsigned depth, bool indir
 }
 
 /*
- * Call for the hash table's bytes [pos, pos+len) in the dinode or JD blocks: copy from disk to @table, or from @table to disk and log.
+ * Call for the hash table's bytes [pos, pos+len) in the dinode or JD blocks: copy from disk to
+ * @table, or from @table to disk and log.
  */
 static int table_transfer(struct gfs2_inode *dip, char *table, uint32_t pos, uint32_t len,
 			  bool write)
@@ -243,7 +246,10 @@ static int leaf_new(struct gfs2_inode *dip, struct gfs2_alloc *ap, unsigned dept
 	return 0;
 }
 
-/* Linear -> hashed: all entries into one leaf of depth 0, the table with bs / 16 slots into the dinode. */
+/*
+ * Linear -> hashed: all entries into one leaf of depth 0, the table with bs / 16 slots into the
+ * dinode.
+ */
 static int dir_convert(struct gfs2_inode *dip, struct gfs2_alloc *ap)
 {
 	struct gfs2_sbd *sdp = dip->i_sbd;
@@ -350,8 +356,8 @@ static int dir_double(struct gfs2_inode *dip, struct gfs2_alloc *ap)
 }
 
 /*
- * The leaf @bh (head of its chain, no others in it) covers slots [first, first+len): a new leaf takes the lower half of them and the
- * entries that hash there.  Both are packed anew.
+ * The leaf @bh (head of its chain, no others in it) covers slots [first, first+len): a new leaf
+ * takes the lower half of them and the entries that hash there.  Both are packed anew.
  */
 static int dir_split(struct gfs2_inode *dip, struct gfs2_bh *bh, uint32_t first, uint32_t len,
 		     struct gfs2_alloc *ap)
@@ -467,9 +473,9 @@ out:
 #define DEALLOC_BATCH 128
 
 /*
- * Free up to DEALLOC_BATCH leaves from the head @leaf of slots [first, first+len); *@next: the leaf that is now the head, 0 when the
- * chain is gone.  @last: with the whole chain the directory becomes a regular file, so that nobody walks an empty table again
- * after a crash.
+ * Free up to DEALLOC_BATCH leaves from the head @leaf of slots [first, first+len); *@next: the leaf
+ * that is now the head, 0 when the chain is gone.  @last: with the whole chain the directory
+ * becomes a regular file, so that nobody walks an empty table again after a crash.
  */
 static int dealloc_chain(struct gfs2_inode *dip, uint64_t leaf, uint32_t first, uint32_t len,
 			 bool last, uint64_t *next)

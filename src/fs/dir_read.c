@@ -2,13 +2,15 @@
 /*
  * Listing a directory (kernel: dir.c:dir_e_read, do_filldir_main; reference gfs2-ondisk.md 5.8).
  *
- * One hash range (the leaf chain behind a run of table slots) at a time is collected, sorted and handed out, so memory is bounded by the
- * longest chain, and the order depends on names only: inserts, splits and doublings between two calls neither repeat nor hide an entry
- * that lives throughout.
+ * One hash range (the leaf chain behind a run of table slots) at a time is collected, sorted and
+ * handed out, so memory is bounded by the longest chain, and the order depends on names only:
+ * inserts, splits and doublings between two calls neither repeat nor hide an entry that lives
+ * throughout.
  *
- * Cookies: bits 31..62 are (hash >> 1) + 1, as the kernel's order wants it.  Bits 0..30 tell apart names that collide there: they are
- * taken from a second, independent checksum of the name, so that they too do not depend on the other names.  Only names equal
- * in both (61 bits) are numbered by position, and only those could move while a listing is under way.
+ * Cookies: bits 31..62 are (hash >> 1) + 1, as the kernel's order wants it.  Bits 0..30 tell apart
+ * names that collide there: they are taken from a second, independent checksum of the name, so that
+ * they too do not depend on the other names.  Only names equal in both (61 bits) are numbered by
+ * position, and only those could move while a listing is under way.
  */
 #include "fs/dirent.h"
 
@@ -22,7 +24,10 @@ struct dir_item {
 	const struct gfs2_dirent *d;
 };
 
-/* All entries of one hash range; the buffers stay referenced, under the caller's holder their contents do not change. */
+/*
+ * All entries of one hash range; the buffers stay referenced, under the caller's holder their
+ * contents do not change.
+ */
 struct dir_batch {
 	struct dir_item *items;
 	unsigned nr, space;
@@ -247,7 +252,10 @@ int gfs2_dir_read(struct gfs2_inode *dip, uint64_t after,
 	gfs2_assert_held(dip->i_gl, false);
 	if (!gfs2_is_dir(dip))
 		return -ENOTDIR;
-	/* A removed directory that is still open has nothing in it, although "." and ".." are still there on disk. */
+	/*
+	 * A removed directory that is still open has nothing in it, although "." and ".." are still
+	 * there on disk.
+	 */
 	if (!dip->i_nlink)
 		return 0;
 	if (dir_is_exhash(dip))

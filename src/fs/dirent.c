@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Directory entries inside one block (see dirent.h; kernel: dir.c:gfs2_dirent_scan, dirent_del, gfs2_init_dirent).
+ * Directory entries inside one block (see dirent.h; kernel: dir.c:gfs2_dirent_scan, dirent_del,
+ * gfs2_init_dirent).
  *
- * Unlike the kernel an insertion brings scattered free space together before it gives up, so a leaf is split only when it is
- * really full.  Nothing outside remembers a record's offset: cookies depend on names only.
+ * Unlike the kernel an insertion brings scattered free space together before it gives up, so a leaf
+ * is split only when it is really full.  Nothing outside remembers a record's offset: cookies
+ * depend on names only.
  */
 #include "fs/dirent.h"
 
@@ -14,7 +16,9 @@ void dirent_walk_init(struct dirent_walk *w, const struct dirent_area *area)
 	*w = (struct dirent_walk){ .area = *area, .off = area->start };
 }
 
-/* The rule that the record at @off breaks, or NULL.  @room: bytes from @off to the end of the area. */
+/*
+ * The rule that the record at @off breaks, or NULL.  @room: bytes from @off to the end of the area.
+ */
 static const char *dirent_check(const struct gfs2_dirent *d, uint32_t room, bool first)
 {
 	uint32_t rec_len, name_len;

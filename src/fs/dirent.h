@@ -2,12 +2,13 @@
 /*
  * Directory entries inside one block, and what dir.c, dir_hash.c and dir_read.c share.
  *
- * A *dirent area* is the part [start, end) of a block that entries fill: after the dinode in a linear directory, after
- * the leaf header in a leaf.  Everything here works on memory only; the caller has the block's glock and, to change it, has added
- * the block to its transaction.
+ * A *dirent area* is the part [start, end) of a block that entries fill: after the dinode in a
+ * linear directory, after the leaf header in a leaf.  Everything here works on memory only; the
+ * caller has the block's glock and, to change it, has added the block to its transaction.
  *
- * Guarantee: a record is only returned when it lies inside the area, whatever the bytes are, and a walk ends after at most
- * (end - start) / 40 records.  What is wrong with a bad area is told as text (the rule that is broken), never acted upon.
+ * Guarantee: a record is only returned when it lies inside the area, whatever the bytes are, and a
+ * walk ends after at most (end - start) / 40 records.  What is wrong with a bad area is told as
+ * text (the rule that is broken), never acted upon.
  */
 #ifndef GFS2FUSE_DIRENT_H
 #define GFS2FUSE_DIRENT_H
@@ -34,7 +35,10 @@ struct dirent_walk {
 };
 
 void dirent_walk_init(struct dirent_walk *w, const struct dirent_area *area);
-/* The next record (sentinels too), NULL at the end or, with w->rule set, at a record that breaks the rules of reference 5.1. */
+/*
+ * The next record (sentinels too), NULL at the end or, with w->rule set, at a record that breaks
+ * the rules of reference 5.1.
+ */
 struct gfs2_dirent *dirent_next(struct dirent_walk *w);
 
 static inline bool dirent_is_sentinel(const struct gfs2_dirent *d)
@@ -64,24 +68,31 @@ static inline uint32_t dirent_hash(const struct gfs2_dirent *d)
 struct gfs2_dirent *dirent_find(struct dirent_walk *w, const struct dirent_area *area,
 				const struct gfs2_qname *q);
 
-/* Bytes of the area that live entries need, *@live their number.  Damaged: w->rule in @rule, result meaningless. */
+/*
+ * Bytes of the area that live entries need, *@live their number.  Damaged: w->rule in @rule, result
+ * meaningless.
+ */
 uint32_t dirent_used(const struct dirent_area *area, unsigned *live, const char **rule);
 
 /*
- * Make a record for @q and return it (hash, lengths and name filled in, all else zero); NULL if it does not fit or, with @rule set, the
- * area is damaged.  Free space that is scattered is brought together first, so it fits exactly if
- * dirent_used() + dirent_size() <= end - start.
+ * Make a record for @q and return it (hash, lengths and name filled in, all else zero); NULL if it
+ * does not fit or, with @rule set, the area is damaged.  Free space that is scattered is brought
+ * together first, so it fits exactly if dirent_used() + dirent_size() <= end - start.
  */
 struct gfs2_dirent *dirent_insert(const struct dirent_area *area, const struct gfs2_qname *q,
 				  const char **rule);
-/* Remove w->cur, as found by dirent_find(): the record before it takes its space, the first one becomes a sentinel. */
+/*
+ * Remove w->cur, as found by dirent_find(): the record before it takes its space, the first one
+ * becomes a sentinel.
+ */
 void dirent_remove(struct dirent_walk *w);
 
 /* One sentinel that fills the area. */
 void dirent_init_empty(const struct dirent_area *area);
 /*
- * Append to the empty area @to the live entries of @from with lo <= hash < hi (hi is 64 bit so that it can be 2^32), without gaps.  The areas are in
- * different blocks, and @to is large enough.  Returns how many; @rule as above.
+ * Append to the empty area @to the live entries of @from with lo <= hash < hi (hi is 64 bit so that
+ * it can be 2^32), without gaps.  The areas are in different blocks, and @to is large enough.
+ * Returns how many; @rule as above.
  */
 unsigned dirent_copy(const struct dirent_area *from, const struct dirent_area *to, uint64_t lo,
 		     uint64_t hi, const char **rule);
@@ -108,8 +119,9 @@ static inline struct gfs2_leaf *dir_leaf(const struct gfs2_bh *bh)
 }
 
 /*
- * The hash table (dir_hash.c): 1 << i_depth leaf addresses, big-endian, in memory until dropped by gfs2_dir_hash_inval().
- * Stays valid as long as the caller's holder.  -EIO when i_size or a block of it is wrong.
+ * The hash table (dir_hash.c): 1 << i_depth leaf addresses, big-endian, in memory until dropped by
+ * gfs2_dir_hash_inval(). Stays valid as long as the caller's holder.  -EIO when i_size or a block
+ * of it is wrong.
  */
 int dir_hash_get(struct gfs2_inode *dip, const __be64 **table);
 static inline uint32_t dir_hash_index(const struct gfs2_inode *dip, uint32_t hash)
@@ -118,8 +130,8 @@ static inline uint32_t dir_hash_index(const struct gfs2_inode *dip, uint32_t has
 }
 
 /*
- * The leaves of one hash range, head first.  chain_next(): 1 and c->bh (owned by the walk until the next step), 0 at the
- * end, -EIO (chain in a loop, not a leaf).  chain_end() in every case.
+ * The leaves of one hash range, head first.  chain_next(): 1 and c->bh (owned by the walk until the
+ * next step), 0 at the end, -EIO (chain in a loop, not a leaf).  chain_end() in every case.
  */
 struct dir_chain {
 	struct gfs2_inode *dip;
@@ -133,14 +145,23 @@ void dir_chain_begin_at(struct dir_chain *c, struct gfs2_inode *dip, uint64_t le
 int dir_chain_next(struct dir_chain *c);
 void dir_chain_end(struct dir_chain *c);
 
-/* Depth of the head leaf @bh, checked against the directory: *@len slots point at it, the first is *@first. */
+/*
+ * Depth of the head leaf @bh, checked against the directory: *@len slots point at it, the first is
+ * *@first.
+ */
 int dir_leaf_range(struct gfs2_inode *dip, const struct gfs2_bh *bh, uint32_t index,
 		   uint32_t *first, uint32_t *len);
 
-/* Blocks that a hash table of depth @depth has as file data, 0 when it fits into the dinode; with @indirect also those above them. */
+/*
+ * Blocks that a hash table of depth @depth has as file data, 0 when it fits into the dinode; with
+ * @indirect also those above them.
+ */
 unsigned dir_table_blocks(const struct gfs2_sbd *sdp, unsigned depth, bool indirect);
 
-/* In a transaction: make room for a name that hashes to @hash: convert, split, double or chain once. */
+/*
+ * In a transaction: make room for a name that hashes to @hash: convert, split, double or chain
+ * once.
+ */
 int dir_grow(struct gfs2_inode *dip, uint32_t hash, struct gfs2_alloc *ap);
 
 #endif

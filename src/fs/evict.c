@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The end of an inode that has no name any more (kernel: super.c:gfs2_evict_inode, evict_should_delete, xattr.c:gfs2_ea_dealloc;
- * reference gfs2-ondisk.md 3.6, 4.8, 6, gfs2-locking-dio.md 4.3).
+ * The end of an inode that has no name any more (kernel: super.c:gfs2_evict_inode,
+ * evict_should_delete, xattr.c:gfs2_ea_dealloc; reference gfs2-ondisk.md 3.6, 4.8, 6,
+ * gfs2-locking-dio.md 4.3).
  *
  * Guarantees
- *  1. An inode is freed only if, under its EX lock, its block is UNLINKED in the bitmap, its nlink on disk is 0, and no other node has
- *     it in core (IOPEN in EX).
- *  2. Every transaction on the way leaves a consistent volume: a crash leaves an unlinked inode with fewer blocks, which the next
- *     mount frees.
+ *  1. An inode is freed only if, under its EX lock, its block is UNLINKED in the bitmap, its
+ *     nlink on disk is 0, and no other node has it in core (IOPEN in EX).
+ *  2. Every transaction on the way leaves a consistent volume: a crash leaves an unlinked inode
+ *     with fewer blocks, which the next mount frees.
  *
  * Order: leaves of a hashed directory, xattrs, then the tree together with the dinode.
  */
@@ -19,7 +20,8 @@
 /* --- extended attributes --- */
 
 /* The rule of 6.2 that the record at @off breaks, or NULL. */
-static const char *ea_broken_rule(const struct gfs2_sbd *sdp, const struct gfs2_bh *bh, uint32_t off)
+static const char *ea_broken_rule(const struct gfs2_sbd *sdp, const struct gfs2_bh *bh,
+				  uint32_t off)
 {
 	const struct gfs2_ea_header *ea = (const void *)(bh->b_data + off);
 	uint32_t rec_len, ptrs_end;
@@ -68,7 +70,10 @@ static int ea_collect_data(struct gfs2_dealloc *d, struct gfs2_bh *bh)
 	return 0;
 }
 
-/* Collect one EA block and what it points to; the pointer to it is at @off of @parent (NULL: in the dinode). */
+/*
+ * Collect one EA block and what it points to; the pointer to it is at @off of @parent (NULL: in
+ * the dinode).
+ */
 static int ea_collect_block(struct gfs2_dealloc *d, struct gfs2_bh *parent, uint32_t off,
 			    uint64_t blkno)
 {
@@ -157,7 +162,10 @@ static bool must_instantiate(struct gfs2_glock *gl)
 	return needed;
 }
 
-/* EX held with GL_SKIP: nothing of the dinode's block may be believed before the bitmap says that it is one. */
+/*
+ * EX held with GL_SKIP: nothing of the dinode's block may be believed before the bitmap says that
+ * it is one.
+ */
 static int should_delete(struct gfs2_inode *ip)
 {
 	struct gfs2_inode_lvb *lvb = (void *)ip->i_gl->gl_lvb;
@@ -177,7 +185,10 @@ static int should_delete(struct gfs2_inode *ip)
 	return ip->i_nlink == 0;
 }
 
-/* Later lookups of this very inode, by a node that still remembers it, must fail (kernel: gfs2_inode_remember_delete). */
+/*
+ * Later lookups of this very inode, by a node that still remembers it, must fail (kernel:
+ * gfs2_inode_remember_delete).
+ */
 static void remember_delete(struct gfs2_inode *ip)
 {
 	struct gfs2_inode_lvb *lvb = (void *)ip->i_gl->gl_lvb;
@@ -188,12 +199,16 @@ static void remember_delete(struct gfs2_inode *ip)
 	lvb->ri_generation_deleted = cpu_to_be64(ip->i_no_formal_ino);
 }
 
-/* IOPEN from SH to EX.  GLR_TRYFAILED: another node has the inode in core, and the last of them will delete it. */
+/*
+ * IOPEN from SH to EX.  GLR_TRYFAILED: another node has the inode in core, and the last of them
+ * will delete it.
+ */
 static int upgrade_iopen(struct gfs2_inode *ip, struct gfs2_holder *gh)
 {
 	if (gfs2_holder_queued(&ip->i_iopen_gh))
 		gfs2_glock_dq_uninit(&ip->i_iopen_gh);
-	return gfs2_glock_nq_init(ip->i_iopen_gl, LM_ST_EXCLUSIVE, LM_FLAG_TRY_1CB | GL_NOCACHE, gh);
+	return gfs2_glock_nq_init(ip->i_iopen_gl, LM_ST_EXCLUSIVE, LM_FLAG_TRY_1CB | GL_NOCACHE,
+				  gh);
 }
 
 static int delete_all(struct gfs2_inode *ip)
@@ -249,7 +264,10 @@ int gfs2_reclaim_unlinked(struct gfs2_sbd *sdp, uint64_t blkno)
 	error = gfs2_inode_lookup(sdp, blkno, 0, &ip);
 	if (error)
 		return error;
-	/* Reading the dinode is all that has to be done: the last reference to an inode with nlink 0 deletes it. */
+	/*
+	 * Reading the dinode is all that has to be done: the last reference to an inode with
+	 * nlink 0 deletes it.
+	 */
 	error = gfs2_glock_nq_init(ip->i_gl, LM_ST_SHARED, 0, &gh);
 	if (!error) {
 		if (ip->i_nlink)

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The in-memory extent map of one inode: what is known of file offset -> device block, as a sorted array of runs (mapped or hole).
- * Units: file system blocks.  Guarded by its own mutex; valid while the inode's glock is held by this node (go_inval empties it).
- * Pure data structure: knows nothing of disks.  Neighbouring runs that continue each other are merged.
+ * The in-memory extent map of one inode: what is known of file offset -> device block, as a
+ * sorted array of runs (mapped or hole). Units: file system blocks.  Guarded by its own mutex;
+ * valid while the inode's glock is held by this node (go_inval empties it). Pure data structure:
+ * knows nothing of disks.  Neighbouring runs that continue each other are merged.
  */
 #ifndef GFS2FUSE_EXTMAP_H
 #define GFS2FUSE_EXTMAP_H

@@ -2,10 +2,12 @@
 /*
  * Reading file contents, and making them durable (kernel: file.c:gfs2_file_read_iter, gfs2_fsync).
  *
- * Reads go straight from the device into the caller's buffer; clean file data are not kept here (the kernel's page cache has them).
- * A cached buffer, dirty data or a journaled block not yet in place, is newer than the device and wins.
+ * Reads go straight from the device into the caller's buffer; clean file data are not kept here
+ * (the kernel's page cache has them). A cached buffer, dirty data or a journaled block not yet in
+ * place, is newer than the device and wins.
  *
- * Needs from callers: gfs2_file_read any holder, which keeps writers of this and other nodes away; the rest as in file.h.
+ * Needs from callers: gfs2_file_read any holder, which keeps writers of this and other nodes
+ * away; the rest as in file.h.
  */
 #include "fs/file.h"
 #include "util/util.h"
@@ -151,8 +153,9 @@ int gfs2_file_sync(struct gfs2_inode *ip, bool datasync)
 	seq = atomic_load_explicit(datasync ? &ip->i_datasync_seq : &ip->i_log_seq,
 				   memory_order_acquire);
 	/*
-	 * The flush of a batch that is still open begins after the data have been written, so its device flush covers them.  Of
-	 * any other it is not known, and direct writes have had none at all.
+	 * The flush of a batch that is still open begins after the data have been written, so its
+	 * device flush covers them.  Of any other it is not known, and direct writes have had
+	 * none at all.
 	 */
 	open_batch = gfs2_trans_batch_seq(log) == seq;
 	error2 = gfs2_log_flush_seq(log, seq, GFS2_LOG_HEAD_FLUSH_NORMAL);

@@ -8,25 +8,32 @@
 #include "fs/bmap.h"
 
 /*
- * Read up to @size bytes at @pos into @buf (@buf aligned to io_align, room for ALIGN_UP(size + 2 * bsize)), short only at EOF; holes are zeros.
- * The data start at @buf + *@skip (the read begins at a block boundary, so that the device can write straight into @buf).
- * Caller holds SH, DF or EX.  Dirty data buffers are newer than the device and win.
- * Returns bytes, or -errno.
+ * Read up to @size bytes at @pos into @buf (@buf aligned to io_align, room for ALIGN_UP(size + 2
+ * * bsize)), short only at EOF; holes are zeros. The data start at @buf + *@skip (the read begins
+ * at a block boundary, so that the device can write straight into @buf). Caller holds SH, DF or
+ * EX.  Dirty data buffers are newer than the device and win. Returns bytes, or -errno.
  */
 int64_t gfs2_file_read(struct gfs2_inode *ip, void *buf, uint64_t pos, uint32_t size, uint32_t *skip);
 
 /*
- * Write @size bytes at @pos, extending, allocating and unstuffing as needed.  Caller holds EX, no transaction.  Sets mtime/ctime; clears
- * suid/sgid if @kill_priv.  The data are in dirty buffers (or the dinode, or the journal) at return.
- * Returns bytes written (short only on -ENOSPC after progress) or -errno: -EFBIG, -ENOSPC, -EIO.
+ * Write @size bytes at @pos, extending, allocating and unstuffing as needed.  Caller holds EX, no
+ * transaction.  Sets mtime/ctime; clears suid/sgid if @kill_priv.  The data are in dirty buffers
+ * (or the dinode, or the journal) at return. Returns bytes written (short only on -ENOSPC after
+ * progress) or -errno: -EFBIG, -ENOSPC, -EIO.
  */
 int64_t gfs2_file_write(struct gfs2_inode *ip, const void *buf, uint64_t pos, uint32_t size,
 			bool kill_priv);
 
-/* Whole daemon-side of O_SYNC/O_DSYNC: data of the inode and the transactions that reach them are durable. Any holder or none. */
+/*
+ * Whole daemon-side of O_SYNC/O_DSYNC: data of the inode and the transactions that reach them are
+ * durable. Any holder or none.
+ */
 int gfs2_file_sync(struct gfs2_inode *ip, bool datasync);
 
-/* Under EX or DF with a cached EX: write back and drop the data buffers before direct I/O (reference 5.9-4). */
+/*
+ * Under EX or DF with a cached EX: write back and drop the data buffers before direct I/O
+ * (reference 5.9-4).
+ */
 int gfs2_file_flush_inval(struct gfs2_inode *ip);
 
 /* EX: if mode has suid, or sgid+exec, clear them; true if changed (the caller logs the dinode). */

@@ -1,15 +1,17 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Buffered writes (kernel: file.c:gfs2_file_buffered_write, bmap.c:gfs2_iomap_begin_write, gfs2_iomap_end).
+ * Buffered writes (kernel: file.c:gfs2_file_buffered_write, bmap.c:gfs2_iomap_begin_write,
+ * gfs2_iomap_end).
  *
- * A write is cut into chunks, each with at most one transaction: new blocks, size and times together.  The data of
- * ordinary files go into dirty buffers, and the file onto the list of ordered data: before the transaction that makes them reachable
- * commits they are on the device, and data that were only overwritten get there within the commit interval (sync(2)
- * does not reach a FUSE daemon).  Data of journaled files are logged themselves.
+ * A write is cut into chunks, each with at most one transaction: new blocks, size and times
+ * together.  The data of ordinary files go into dirty buffers, and the file onto the list of
+ * ordered data: before the transaction that makes them reachable commits they are on the device,
+ * and data that were only overwritten get there within the commit interval (sync(2) does not
+ * reach a FUSE daemon).  Data of journaled files are logged themselves.
  *
  * Guarantees
- *  1. What was never written reads as zero: new blocks are filled up with zeros, and what a crash or another program left behind
- *     EOF in the last block is zeroed before the file grows over it.
+ *  1. What was never written reads as zero: new blocks are filled up with zeros, and what a crash
+ *     or another program left behind EOF in the last block is zeroed before the file grows over it.
  *  2. A block is only read from the device if some of its old contents stay.
  *  3. Nobody is left with a size that includes blocks that could not be allocated.
  *  4. The amount of dirty data is bounded: a writer that goes beyond its share writes back first.
@@ -59,8 +61,9 @@ static bool same_time(const struct timespec *a, const struct timespec *b)
 }
 
 /*
- * The data are in dirty buffers: does the dinode need no transaction?  Not if its size and times stay as they are and the transaction
- * that set them is still in the open batch, whose flush then also writes these data within the commit interval.
+ * The data are in dirty buffers: does the dinode need no transaction?  Not if its size and times
+ * stay as they are and the transaction that set them is still in the open batch, whose flush then
+ * also writes these data within the commit interval.
  */
 static bool dinode_current(const struct write_op *op)
 {
@@ -140,8 +143,8 @@ static int unstuff(struct gfs2_inode *ip)
 /* --- copying into buffers --- */
 
 /*
- * The buffer of file block @lblock = device block @pblock, ready to be written to.  @fresh: what the device has there must not
- * be seen (just allocated, or wholly behind the old EOF).
+ * The buffer of file block @lblock = device block @pblock, ready to be written to.  @fresh: what
+ * the device has there must not be seen (just allocated, or wholly behind the old EOF).
  */
 static int get_buffer(struct write_op *op, uint64_t lblock, uint64_t pblock, bool fresh,
 		      struct gfs2_bh **out)
@@ -192,7 +195,8 @@ static int copy_block(struct write_op *op, uint64_t lblock, uint64_t pblock, boo
 	return 0;
 }
 
-static int copy_run(struct write_op *op, uint64_t lblock, uint64_t pblock, uint64_t len, bool is_new)
+static int copy_run(struct write_op *op, uint64_t lblock, uint64_t pblock, uint64_t len,
+		    bool is_new)
 {
 	int error = 0;
 
@@ -246,7 +250,10 @@ static unsigned trans_blocks(const struct write_op *op, const struct gfs2_alloc 
 	       (op->jdata ? (unsigned)(op_end(op) - op_first(op)) : 0);
 }
 
-/* Read the partly written blocks at both ends before the transaction, so that nobody waits in it for the device. */
+/*
+ * Read the partly written blocks at both ends before the transaction, so that nobody waits in it
+ * for the device.
+ */
 static int preread(struct write_op *op)
 {
 	uint64_t ends[2] = { op_first(op), op_end(op) - 1 };
@@ -291,7 +298,10 @@ static int copy_mapped(struct write_op *op)
 	return error;
 }
 
-/* No allocation: the data, and a transaction if the dinode changes or the data are journaled (then around both). */
+/*
+ * No allocation: the data, and a transaction if the dinode changes or the data are journaled
+ * (then around both).
+ */
 static int write_mapped(struct write_op *op)
 {
 	struct gfs2_inode *ip = op->ip;
@@ -379,7 +389,8 @@ static int alloc_trans(struct write_op *op, struct gfs2_alloc *ap, unsigned meta
 }
 
 /*
- * The chunk was too much for the log (@error 0) or the volume: how much of it to try next?  False: no less makes sense.
+ * The chunk was too much for the log (@error 0) or the volume: how much of it to try next?
+ * False: no less makes sense.
  */
 static bool try_less(struct write_op *op, int error)
 {
@@ -388,7 +399,8 @@ static bool try_less(struct write_op *op, int error)
 	if (!error)
 		shorten(op, first + (end - first) / 2);
 	else if (end > op->hole_first + 1)
-		shorten(op, op->hole_first + 1); /* fewer indirect blocks: perhaps one block can still be had */
+		/* fewer indirect blocks: perhaps one block can still be had */
+		shorten(op, op->hole_first + 1);
 	else if (op->hole_first > first)
 		shorten(op, op->hole_first);
 	else
@@ -449,8 +461,7 @@ static int write_chunk(struct write_op *op)
 	}
 	if (op->jdata)
 		max = min_t(uint64_t, max,
-			    (uint64_t)max_t(unsigned, gfs2_log_max_trans(ip->i_sbd->sd_log) / 4, 1) *
-				    bsize);
+			    (uint64_t)(gfs2_log_max_trans(ip->i_sbd->sd_log) / 4) * bsize);
 	/* Chunks end with blocks, except the last one. */
 	if (op->end - op->pos > max)
 		op->end = max_t(uint64_t, ALIGN_DOWN(op->pos + max, (uint64_t)bsize),
@@ -464,9 +475,13 @@ static int write_chunk(struct write_op *op)
 static void throttle(struct gfs2_inode *ip)
 {
 	struct gfs2_sbd *sdp = ip->i_sbd;
+	uint64_t dirty = buf_cache_dirty(sdp->sd_bufs);
 
+	/* Begin early in the background; a writer who is faster than that does its own work. */
+	if (dirty > sdp->sd_args.ar_cache / 8)
+		gfs2_log_wake(sdp->sd_log);
 	/* An error sticks to the mapping and is told by fsync. */
-	if (buf_cache_dirty(sdp->sd_bufs) > sdp->sd_args.ar_cache / 4)
+	if (dirty > sdp->sd_args.ar_cache / 4)
 		mapping_write(&ip->i_data);
 }
 

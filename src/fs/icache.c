@@ -3,17 +3,20 @@
  * The inode cache: at most one struct gfs2_inode per dinode block.
  *
  * Guarantees
- *  1. Who has a reference has an inode that is found by nobody in a half-made or half-dead state: a lookup that meets one waits
- *     until it has settled.  If it was deleted and the caller asked for that very one (formal number), the answer is -ESTALE.
+ *  1. Who has a reference has an inode that is found by nobody in a half-made or half-dead state:
+ *     a lookup that meets one waits until it has settled.  If it was deleted and the caller asked
+ *     for that very one (formal number), the answer is -ESTALE.
  *  2. While an inode is in core the node holds IOPEN in SH.
- *  3. Nothing is lost with the last reference: dirty data are written, pending times published.  nlink 0 means deletion.
- *  4. Memory is bounded by the references: an unreferenced inode is freed at once.  (What is worth keeping, its metadata buffers and
- *     its lock, stays with the glock.)
+ *  3. Nothing is lost with the last reference: dirty data are written, pending times published.
+ *     nlink 0 means deletion.
+ *  4. Memory is bounded by the references: an unreferenced inode is freed at once.  (What is
+ *     worth keeping, its metadata buffers and its lock, stays with the glock.)
  *
  * States, all changes under the cache's lock:
- *   new (i_new)  -- lookup_setup() has the glocks -->  live  -- gfs2_inode_put(), last reference, nothing left to write -->
- *   dead (i_dead) -- inode_destroy() -->  unhashed (i_unhashed), freed by it or by the last waiter.
- *   new --  no glock --> unhashed.
+ *   new (i_new)    -> live      lookup_setup() has the glocks
+ *   new            -> unhashed  no glock
+ *   live           -> dead      gfs2_inode_put(): last reference, nothing left to write
+ *   dead (i_dead)  -> unhashed  inode_destroy(); freed by it or by the last waiter (i_unhashed)
  * Kernel: inode.c:gfs2_inode_lookup, super.c:gfs2_evict_inode, the VFS's I_NEW and I_FREEING.
  */
 #include <inttypes.h>
@@ -226,8 +229,8 @@ static int lookup_setup(struct gfs2_icache *ic, struct gfs2_inode *ip)
 }
 
 /*
- * Cache lock held (let go of while waiting): wait until @ip is neither new nor dead.  0: look again; -ESTALE: it was the inode with the
- * number @formal, and it was deleted.
+ * Cache lock held (let go of while waiting): wait until @ip is neither new nor dead.  0: look
+ * again; -ESTALE: it was the inode with the number @formal, and it was deleted.
  */
 static int wait_settled(struct gfs2_icache *ic, struct gfs2_inode *ip, uint64_t formal)
 {
@@ -317,7 +320,10 @@ static bool writable(struct gfs2_sbd *sdp)
 	return sdp->sd_log && !sdp->sd_ro && !gfs2_withdrawn(sdp);
 }
 
-/* Dirty data of an inode that nobody can write any more: the volume was withdrawn or the device failed. */
+/*
+ * Dirty data of an inode that nobody can write any more: the volume was withdrawn or the device
+ * failed.
+ */
 static void discard_dirty(struct gfs2_inode *ip)
 {
 	struct gfs2_mapping *m = &ip->i_data;
@@ -328,7 +334,8 @@ static void discard_dirty(struct gfs2_inode *ip)
 
 		rmutex_lock(&m->m_lock);
 		if (!list_empty(&m->m_dirty))
-			blkno = list_first_entry(&m->m_dirty, struct gfs2_bh, b_dirty_list)->b_blocknr;
+			blkno = list_first_entry(&m->m_dirty, struct gfs2_bh,
+						 b_dirty_list)->b_blocknr;
 		rmutex_unlock(&m->m_lock);
 		if (!blkno)
 			break;
@@ -355,8 +362,8 @@ static void inode_destroy(struct gfs2_inode *ip)
 }
 
 /*
- * Write what only this object knows.  The caller still has its reference, so the inode is alive.  Afterwards there is nothing left that
- * was there before, written or, after an error, given up.
+ * Write what only this object knows.  The caller still has its reference, so the inode is alive.
+ * Afterwards there is nothing left that was there before, written or, after an error, given up.
  */
 static void write_back(struct gfs2_inode *ip)
 {

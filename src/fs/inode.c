@@ -4,19 +4,23 @@
  * (kernel: glops.c:inode_go_*; reference gfs2-locking-dio.md 1.9), and the count of direct I/O.
  *
  * Guarantees
- *  1. Before EX is given up: direct I/O in flight has completed, a pending time is in the dinode, dirty data are on the device,
- *     the journal has nothing of this glock that is not in place.  Other states have nothing dirty.
- *  2. Before DF or UN: no data buffers remain; before UN: no metadata, no extents, no hash table either.
- *  3. A grant other than DF that was waited for finds no direct I/O of this node in flight; the first EX grant finishes a truncate
- *     that a crash interrupted.
+ *  1. Before EX is given up: direct I/O in flight has completed, a pending time is in the dinode,
+ *     dirty data are on the device, the journal has nothing of this glock that is not in place.
+ *     Other states have nothing dirty.
+ *  2. Before DF or UN: no data buffers remain; before UN: no metadata, no extents, no hash table
+ *     either.
+ *  3. A grant other than DF that was waited for finds no direct I/O of this node in flight; the
+ *     first EX grant finishes a truncate that a crash interrupted.
  *
- * A time that a direct write left pending under DF cannot be published in go_sync: that takes EX, and a demotion must not wait
- * for a glock.  It stays pending in core, stat shows it, and the next EX of this node (fsync, close, timer, last
- * reference) folds it in.  Under a cached EX lock it needs a transaction only, which is opened here; that waits for log space
- * at most, never for a glock.
+ * A time that a direct write left pending under DF cannot be published in go_sync: that takes EX,
+ * and a demotion must not wait for a glock.  It stays pending in core, stat shows it, and the
+ * next EX of this node (fsync, close, timer, last reference) folds it in.  Under a cached EX lock
+ * it needs a transaction only, which is opened here; that waits for log space at most, never for
+ * a glock.
  *
- * The object: go_*() run on threads that own no reference.  gfs2_glops_begin() keeps the inode from being freed meanwhile; a
- * glock without an object has no data of its own any more (icache.c wrote it), its metadata is handled all the same.
+ * The object: go_*() run on threads that own no reference.  gfs2_glops_begin() keeps the inode
+ * from being freed meanwhile; a glock without an object has no data of its own any more (icache.c
+ * wrote it), its metadata is handled all the same.
  */
 #include <inttypes.h>
 #include <dirent.h>
@@ -43,7 +47,9 @@ void gfs2_glops_end(struct gfs2_inode *ip)
 	if (!ip)
 		return;
 	gl = ip->i_gl;
-	/* Once the count is zero and the lock dropped, @ip may be freed; the glock is the table's. */
+	/*
+	 * Once the count is zero and the lock dropped, @ip may be freed; the glock is the table's.
+	 */
 	rmutex_lock(&gl->gl_lock);
 	if (!--ip->i_glops)
 		rcond_broadcast(&gl->gl_wait);
@@ -187,7 +193,10 @@ void inode_go_dump(struct gfs2_glock *gl, FILE *out)
 
 void inode_dio_begin(struct gfs2_inode *ip)
 {
-	/* relaxed: the submitter has a holder, and whoever waits has excluded new ones through the glock */
+	/*
+	 * relaxed: the submitter has a holder, and whoever waits has excluded new ones through
+	 * the glock
+	 */
 	atomic_fetch_add_explicit(&ip->i_dio_count, 1, memory_order_relaxed);
 }
 

@@ -2,12 +2,14 @@
 /*
  * In-core inodes (kernel: incore.h, inode.c, glops.c, super.c:evict).
  *
- * One struct gfs2_inode per (no_addr); found through the icache.  References: kernel lookups (i_nlookup), open files and
- * whoever works with it.  While it is in core the node holds IOPEN/no_addr in SH.
+ * One struct gfs2_inode per (no_addr); found through the icache.  References: kernel lookups
+ * (i_nlookup), open files and whoever works with it.  While it is in core the node holds
+ * IOPEN/no_addr in SH.
  *
  * Locking
- *  - Everything that mirrors the dinode (below "dinode"): the inode's glock, i_gl.  Read with any holder, change with EX.
- *    GLF_INSTANTIATE_NEEDED + go_instantiate (gfs2_inode_refresh) keep it current.
+ *  - Everything that mirrors the dinode (below "dinode"): the inode's glock, i_gl.  Read with any
+ *    holder, change with EX. GLF_INSTANTIATE_NEEDED + go_instantiate (gfs2_inode_refresh) keep it
+ *    current.
  *  - i_map (extent map): its own mutex (fs/bmap.h).
  *  - i_pending_*: i_lock.  - reference counts: the icache lock.
  */
@@ -20,7 +22,10 @@
 
 struct gfs2_inode {
 	struct gfs2_sbd *i_sbd;
-	/* Set once, by the creator or by whoever reads the dinode first; 0: not known yet. See gfs2_formal_ino(). */
+	/*
+	 * Set once, by the creator or by whoever reads the dinode first; 0: not known yet. See
+	 * gfs2_formal_ino().
+	 */
 	uint64_t i_no_addr, i_no_formal_ino;
 	struct gfs2_glock *i_gl;
 	struct gfs2_glock *i_iopen_gl;
@@ -39,14 +44,20 @@ struct gfs2_inode {
 	uint64_t i_eattr;
 	/* dir.c: in-memory copy of the hash table, NULL if not read; dropped by go_inval */
 	__be64 *i_hash_cache;
-	/* Batch that last logged the dinode or its tree: fsync waits for it. atomic: fsync takes no glock. */
+	/*
+	 * Batch that last logged the dinode or its tree: fsync waits for it. atomic: fsync takes
+	 * no glock.
+	 */
 	atomic_uint_least64_t i_log_seq;
 	atomic_uint_least64_t i_datasync_seq; /* the same without mere time stamps: fdatasync */
 
 	struct extmap i_map;
 	struct gfs2_mapping i_data;	/* data buffers */
 
-	/* Direct I/O: number of requests in flight (the kernel's i_dio_count); demotions and EX holders wait for 0. */
+	/*
+	 * Direct I/O: number of requests in flight (the kernel's i_dio_count); demotions and EX
+	 * holders wait for 0.
+	 */
 	atomic_uint i_dio_count;
 	struct rmutex i_lock;		/* guards i_pending_*, i_dio_wait */
 	struct rcond i_dio_wait;
@@ -67,16 +78,25 @@ struct gfs2_inode {
 	bool i_deleted;		/* went away because its blocks were freed */
 	struct gfs2_inode *i_hash;
 
-	/* The dinode was read at least once, so that i_mode and i_nlink mean something; guarded by i_gl. */
+	/*
+	 * The dinode was read at least once, so that i_mode and i_nlink mean something; guarded
+	 * by i_gl.
+	 */
 	bool i_valid;
 	/* go_*() calls that use this object just now; i_gl's gl_lock, changes wake gl_wait. */
 	unsigned i_glops;
 
-	/* Kernel page cache may hold pages of this file (some open without direct I/O). relaxed: only a hint that costs an invalidate */
+	/*
+	 * Kernel page cache may hold pages of this file (some open without direct I/O). relaxed:
+	 * only a hint that costs an invalidate
+	 */
 	atomic_bool i_kcached;
 };
 
-/* Without a holder.  relaxed: a number that is not seen yet is as good as one that is not known yet. */
+/*
+ * Without a holder.  relaxed: a number that is not seen yet is as good as one that is not known
+ * yet.
+ */
 static inline uint64_t gfs2_formal_ino(struct gfs2_inode *ip)
 {
 	return __atomic_load_n(&ip->i_no_formal_ino, __ATOMIC_RELAXED);
@@ -97,16 +117,17 @@ int gfs2_icache_create(struct gfs2_sbd *sdp);
 void gfs2_icache_destroy(struct gfs2_sbd *sdp);	/* all references must be gone: asserted */
 
 /*
- * Find or create the in-core inode, +1 reference; takes IOPEN SH.  Does not read the dinode: that happens at the first holder
- * (go_instantiate).  @formal 0: unknown, taken from the dinode.  -ESTALE if a cached inode has another formal number.
+ * Find or create the in-core inode, +1 reference; takes IOPEN SH.  Does not read the dinode: that
+ * happens at the first holder (go_instantiate).  @formal 0: unknown, taken from the dinode.
+ * -ESTALE if a cached inode has another formal number.
  */
 int gfs2_inode_lookup(struct gfs2_sbd *sdp, uint64_t no_addr, uint64_t formal,
 		      struct gfs2_inode **out);
 struct gfs2_inode *gfs2_inode_find(struct gfs2_sbd *sdp, uint64_t no_addr); /* cached only, +1 ref */
 struct gfs2_inode *gfs2_inode_hold(struct gfs2_inode *ip);
 /*
- * Drop a reference.  The last one evicts: an inode with nlink 0 is deleted here (blocks; takes glocks, opens transactions), so no
- * glock may be held.
+ * Drop a reference.  The last one evicts: an inode with nlink 0 is deleted here (blocks; takes
+ * glocks, opens transactions), so no glock may be held.
  */
 void gfs2_inode_put(struct gfs2_inode *ip);
 void gfs2_inode_lookup_inc(struct gfs2_inode *ip);		/* kernel got an entry: +1 lookup (and a reference) */
@@ -126,25 +147,33 @@ int gfs2_meta_inode_buffer(struct gfs2_inode *ip, struct gfs2_bh **out);
 /* In a transaction, EX: log the dinode as it is in core. */
 int gfs2_dinode_log(struct gfs2_inode *ip);
 int gfs2_dinode_log_times(struct gfs2_inode *ip); /* the same when only time stamps changed: fdatasync does not wait */
-/* Note that the current transaction changed @ip (fsync); @only_times: fdatasync need not wait for it. */
+/*
+ * Note that the current transaction changed @ip (fsync); @only_times: fdatasync need not wait for
+ * it.
+ */
 void gfs2_inode_note_log(struct gfs2_inode *ip, bool only_times);
 
 /* --- attributes --- */
 /* Any holder.  Includes pending direct-I/O times. */
 void gfs2_getattr(struct gfs2_inode *ip, struct stat *st);
 /*
- * FUSE_SET_ATTR_* (= FATTR_* of <linux/fuse.h>) in @valid except size; takes EX and one transaction. chown clears suid/sgid as in
- * the kernel unless the mode comes with it; ctime becomes now.  -EPERM for immutable and append-only inodes.
+ * FUSE_SET_ATTR_* (= FATTR_* of <linux/fuse.h>) in @valid except size; takes EX and one
+ * transaction. chown clears suid/sgid as in the kernel unless the mode comes with it; ctime
+ * becomes now.  -EPERM for immutable and append-only inodes.
  */
 int gfs2_setattr(struct gfs2_inode *ip, const struct stat *attr, int valid);
-/* Truncate to @size; takes EX (fs/truncate.c). -EISDIR, -EINVAL (not a regular file), -EPERM, -EFBIG, -ENOSPC. */
+/*
+ * Truncate to @size; takes EX (fs/truncate.c). -EISDIR, -EINVAL (not a regular file), -EPERM,
+ * -EFBIG, -ENOSPC.
+ */
 int gfs2_setattr_size(struct gfs2_inode *ip, uint64_t size);
 int gfs2_fsync(struct gfs2_inode *ip, bool datasync);
 
 /* --- deletion (evict) --- */
 /*
- * The last reference to an inode with nlink 0 is gone (called by gfs2_inode_put; no glock held, nobody finds @ip any more): free its
- * blocks if this node may.  1: freed; 0: left to another node, or it lives; -errno: still UNLINKED on disk.
+ * The last reference to an inode with nlink 0 is gone (called by gfs2_inode_put; no glock held,
+ * nobody finds @ip any more): free its blocks if this node may.  1: freed; 0: left to another
+ * node, or it lives; -errno: still UNLINKED on disk.
  */
 int gfs2_evict_unlinked(struct gfs2_inode *ip);
 /* Mount: free an inode found in state UNLINKED. */
@@ -155,7 +184,10 @@ void inode_dio_begin(struct gfs2_inode *ip);
 void inode_dio_end(struct gfs2_inode *ip);
 void inode_dio_wait(struct gfs2_inode *ip);	/* no ranked mutex held */
 void gfs2_pending_mtime_set(struct gfs2_inode *ip, struct timespec t);
-/* EX: fold a pending time into the dinode in core; true if there was one (the caller logs the dinode). */
+/*
+ * EX: fold a pending time into the dinode in core; true if there was one (the caller logs the
+ * dinode).
+ */
 bool gfs2_pending_mtime_fold(struct gfs2_inode *ip);
 /* Takes EX + a transaction if there is a pending time (fsync, close, timer). */
 int gfs2_pending_mtime_publish(struct gfs2_inode *ip);

@@ -2,9 +2,10 @@
 /*
  * Names: lookup, link, readlink, and what the other name operations share (see namei.h).
  *
- * Lock order of all of them: [RENAME] -> parent -> child -> rgrp -> transaction.  Only rename needs more than one parent or child,
- * and it never waits while it holds an inode glock (rename.c), so waiting always goes down the tree.
- * References to inodes are dropped after all glocks: the last one deletes.
+ * Lock order of all of them: [RENAME] -> parent -> child -> rgrp -> transaction.  Only rename needs
+ * more than one parent or child, and it never waits while it holds an inode glock (rename.c), so
+ * waiting always goes down the tree. References to inodes are dropped after all glocks: the last
+ * one deletes.
  */
 #include "fs/namei_i.h"
 
@@ -162,7 +163,9 @@ static int link_locked(struct gfs2_inode *ip, struct gfs2_inode *newdip, const s
 		return error;
 	if (ip->i_diskflags & (GFS2_DIF_IMMUTABLE | GFS2_DIF_APPENDONLY))
 		return -EPERM;
-	/* A dinode in state UNLINKED can never be linked again: 2 -> 3 is no permitted transition. */
+	/*
+	 * A dinode in state UNLINKED can never be linked again: 2 -> 3 is no permitted transition.
+	 */
 	if (!ip->i_nlink)
 		return -ENOENT;
 	if (ip->i_nlink == UINT32_MAX)
@@ -203,8 +206,8 @@ int gfs2_link(struct gfs2_inode *ip, struct gfs2_inode *newdip, const char *name
 	if (error)
 		return error == -EINVAL ? -EEXIST : error;
 	/*
-	 * Only a file may be waited for while a directory is held: a directory could be an ancestor of @newdip.  The type never
-	 * changes, but is known only once the inode has been read.
+	 * Only a file may be waited for while a directory is held: a directory could be an ancestor
+	 * of @newdip.  The type never changes, but is known only once the inode has been read.
 	 */
 	error = gfs2_glock_nq_init(ip->i_gl, LM_ST_SHARED, 0, &gh);
 	if (error)

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Names: lookup, create, link, unlink, rename (kernel: inode.c; reference gfs2-ondisk.md 4.1, 5.7, 8.13; lock order:
- * gfs2-locking-dio.md 4.1).  Each takes its glocks itself; the caller holds none.  Inodes returned carry one reference.
- * Permission checks are the kernel's (default_permissions), done before the request comes here.
- * Each operation is one transaction.
+ * Names: lookup, create, link, unlink, rename (kernel: inode.c; reference gfs2-ondisk.md 4.1, 5.7,
+ * 8.13; lock order: gfs2-locking-dio.md 4.1).  Each takes its glocks itself; the caller holds none.
+ * Inodes returned carry one reference. Permission checks are the kernel's (default_permissions),
+ * done before the request comes here. Each operation is one transaction.
  */
 #ifndef GFS2FUSE_NAMEI_H
 #define GFS2FUSE_NAMEI_H
@@ -21,7 +21,10 @@ struct gfs2_create_args {
 	const char *symlink;	/* target, for S_IFLNK */
 	bool excl;		/* regular files: -EEXIST instead of returning what is there */
 };
-/* Any type.  -EEXIST, -ENAMETOOLONG, -ENOSPC, -EMLINK ... *@created false: a regular file existed (not excl). */
+/*
+ * Any type.  -EEXIST, -ENAMETOOLONG, -ENOSPC, -EMLINK ... *@created false: a regular file existed
+ * (not excl).
+ */
 int gfs2_create(struct gfs2_inode *dip, const char *name, const struct gfs2_create_args *a,
 		struct gfs2_inode **out, struct stat *st, bool *created);
 int gfs2_link(struct gfs2_inode *ip, struct gfs2_inode *newdip, const char *name, struct stat *st);

@@ -7,12 +7,20 @@
 
 #include "fs/namei.h"
 
-/* @name as a qname.  -ENAMETOOLONG; -ENOENT for the empty name; with @entry also -EINVAL for ".", "..". */
+/*
+ * @name as a qname.  -ENAMETOOLONG; -ENOENT for the empty name; with @entry also -EINVAL for ".",
+ * "..".
+ */
 int namei_qname(const char *name, bool entry, struct gfs2_qname *q);
 
-/* @dip (EX) may get a new entry: -ENOTDIR, -ENOENT (removed), -EPERM (immutable), -EFBIG, -EMLINK. */
+/*
+ * @dip (EX) may get a new entry: -ENOTDIR, -ENOENT (removed), -EPERM (immutable), -EFBIG, -EMLINK.
+ */
 int namei_may_add(const struct gfs2_inode *dip, bool child_is_dir);
-/* The entry of @ip may be removed from @dip (both EX): -EPERM (immutable, append-only), -ENOENT (@dip removed). */
+/*
+ * The entry of @ip may be removed from @dip (both EX): -EPERM (immutable, append-only), -ENOENT
+ * (@dip removed).
+ */
 int namei_may_remove(const struct gfs2_inode *dip, const struct gfs2_inode *ip);
 /* @ip (EX) is a directory with nothing in it: 0, -ENOTEMPTY, -EIO. */
 int namei_dir_empty(struct gfs2_inode *ip);
@@ -23,8 +31,10 @@ int namei_dir_empty(struct gfs2_inode *ip);
 int namei_find(struct gfs2_inode *dip, const struct gfs2_qname *q, struct gfs2_inode **out,
 	       unsigned *type);
 
-/* Reserve blocks for inserting @q into @dip (EX, no transaction) if any are needed; *@trans: blocks logged, rgrp and statfs included.
- * @extra: further blocks to allocate. */
+/*
+ * Reserve blocks for inserting @q into @dip (EX, no transaction) if any are needed; *@trans: blocks
+ * logged, rgrp and statfs included. @extra: further blocks to allocate.
+ */
 struct namei_room {
 	struct gfs2_alloc ap;
 	unsigned blocks;	/* of the directory */
@@ -35,10 +45,16 @@ int namei_reserve(struct gfs2_inode *dip, const struct gfs2_qname *q, unsigned e
 		  struct namei_room *room);
 void namei_release(struct gfs2_inode *dip, struct namei_room *room);
 
-/* In a transaction, @ip EX, its rgrp EX: the last link of @ip goes or one of several (unlink.c). Entry already removed. */
+/*
+ * In a transaction, @ip EX, its rgrp EX: the last link of @ip goes or one of several (unlink.c).
+ * Entry already removed.
+ */
 int namei_drop_link(struct gfs2_inode *ip);
 
-/* End of a transaction.  An @error inside of one has left it half done: it must never reach the log, so withdraw. */
+/*
+ * End of a transaction.  An @error inside of one has left it half done: it must never reach the
+ * log, so withdraw.
+ */
 int namei_trans_end(struct gfs2_sbd *sdp, int error, const char *what);
 
 #endif

@@ -1,19 +1,21 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * rename and exchange (kernel: inode.c:gfs2_rename, gfs2_exchange; reference gfs2-ondisk.md 5.7, 8.13,
- * gfs2-locking-dio.md 4.1, 4.5).
+ * rename and exchange (kernel: inode.c:gfs2_rename, gfs2_exchange; reference gfs2-ondisk.md 5.7,
+ * 8.13, gfs2-locking-dio.md 4.1, 4.5).
  *
  * Steps, each repeated from the start when the names have changed in between:
  *   1. find    the two inodes, under SH of one directory after the other
- *   2. check   directories differ: RENAME EX, then up from the parents to the root, one SH at a time: the source may not
- *              be above its new parent, nor the target above the old one
+ *   2. check   directories differ: RENAME EX, then up from the parents to the root, one SH at a
+ *      time: the source may not be above its new parent, nor the target above the old one
  *   3. lock    up to four inodes EX
  *   4. verify  that the names still mean the same inodes
  *   5. change  everything in one transaction
  *
- * No deadlock: all others wait for a child only while they hold its parent.  The inodes here may stand in any relation to each other, and
- * siblings and cross-directory parents break every total order that also respects the tree; so no inode glock is waited for while another
- * is held.  The set is tried; what was refused is waited for alone and tried first in the next round.  RENAME is above all of them.
+ * No deadlock: all others wait for a child only while they hold its parent.  The inodes here may
+ * stand in any relation to each other, and siblings and cross-directory parents break every total
+ * order that also respects the tree; so no inode glock is waited for while another is held.  The
+ * set is tried; what was refused is waited for alone and tried first in the next round.  RENAME is
+ * above all of them.
  *
  * References taken in step 1 are dropped when no glock is held: they may delete the target.
  */
@@ -259,8 +261,10 @@ static int update_moved(struct gfs2_inode *ip, const struct gfs2_inode *from,
 	return gfs2_dinode_log(ip);
 }
 
-/* Blocks that every rename may log besides those of an insertion: entries' blocks and dinodes of both directories, the moved inodes
- * with the blocks of their "..". */
+/*
+ * Blocks that every rename may log besides those of an insertion: entries' blocks and dinodes of
+ * both directories, the moved inodes with the blocks of their "..".
+ */
 #define RENAME_BLOCKS 8
 
 static int rename_to_free(struct rename_ctx *r)

@@ -71,10 +71,12 @@ struct gfs2_maint {
 
 static void count_glock(struct gfs2_glock *gl, void *arg)
 {
-	++*(unsigned *)arg;
+	rmutex_lock(&gl->gl_lock);
+	*(unsigned *)arg += !gl->gl_object;
+	rmutex_unlock(&gl->gl_lock);
 }
 
-/* Locks that nobody holds go once there are more than the cache limit stands for. */
+/* Locks without an inode in core go once there are more than the cache limit stands for. */
 static void shrink_glocks(struct gfs2_sbd *sdp)
 {
 	uint64_t limit = sdp->sd_args.ar_cache / BYTES_PER_GLOCK;
@@ -92,8 +94,8 @@ static void shrink_glocks(struct gfs2_sbd *sdp)
 }
 
 /*
- * The buffer cache is over its limit and finds nothing clean: dirty data and metadata become so, and
- * locks nobody holds let go of what they cover.  On a thread of the cache that holds nothing.
+ * The buffer cache is over its limit and finds nothing clean: dirty data and metadata become so.  On a thread of the
+ * cache that holds nothing.
  */
 static void relieve_pressure(void *arg)
 {
@@ -105,7 +107,6 @@ static void relieve_pressure(void *arg)
 		if (err)
 			fs_err("cannot write back under memory pressure: %s", strerror(-err));
 	}
-	gfs2_glock_shrink(sdp->sd_glocks, SHRINK_BATCH);
 	gfs2_rgrps_shrink(sdp);
 }
 

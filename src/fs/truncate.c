@@ -1,14 +1,17 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Freeing the contents of files: truncate, deletion of the tree
- * (kernel: bmap.c:do_shrink, do_grow, punch_hole, gfs2_truncatei_resume; reference gfs2-ondisk.md 4.5, 4.8).
+ * (kernel: bmap.c:do_shrink, do_grow, punch_hole, gfs2_truncatei_resume; reference gfs2-ondisk.md
+ * 4.5, 4.8).
  *
- * How a tree is cut: depth first, in file order, from the first block to go.  An indirect block that lies wholly behind the cut is freed
- * itself once everything below it is collected.  What was collected becomes one transaction whenever there is enough of it, so a
- * small file goes in a single transaction and a huge one in many of bounded size.
+ * How a tree is cut: depth first, in file order, from the first block to go.  An indirect block
+ * that lies wholly behind the cut is freed itself once everything below it is collected.  What
+ * was collected becomes one transaction whenever there is enough of it, so a small file goes in a
+ * single transaction and a huge one in many of bounded size.
  *
- * Crash safety of a truncate: the first transaction sets the new size and, unless it is also the last, TRUNC_IN_PROG; the last
- * one clears the flag.  In between the tree is consistent, only too large; gfs2_truncate_resume() goes on from there.
+ * Crash safety of a truncate: the first transaction sets the new size and, unless it is also the
+ * last, TRUNC_IN_PROG; the last one clears the flag.  In between the tree is consistent, only too
+ * large; gfs2_truncate_resume() goes on from there.
  *
  * Needs from callers: EX on the inode, no transaction.
  */
@@ -112,7 +115,9 @@ void gfs2_dealloc_drop_clears(struct gfs2_dealloc *d, const struct gfs2_bh *bh)
 	d->nr_clears = n;
 }
 
-/* Bitmaps and headers that freeing may log: all of these rgrps, or fewer if there are fewer blocks. */
+/*
+ * Bitmaps and headers that freeing may log: all of these rgrps, or fewer if there are fewer blocks.
+ */
 static unsigned bitmap_blocks(const struct gfs2_dealloc *d)
 {
 	return min_t(uint64_t, gfs2_rlist_blocks(&d->rlist),
@@ -243,7 +248,10 @@ static int punch_child(struct punch *p, struct gfs2_bh *bh, uint32_t off, unsign
 	return error;
 }
 
-/* Collect everything from p->lstart on below @bh, which is of @level and begins with file block @base. */
+/*
+ * Collect everything from p->lstart on below @bh, which is of @level and begins with file block
+ * @base.
+ */
 static int punch_block(struct punch *p, struct gfs2_bh *bh, unsigned level, uint64_t base)
 {
 	struct gfs2_inode *ip = p->d->ip;
@@ -262,7 +270,8 @@ static int punch_block(struct punch *p, struct gfs2_bh *bh, unsigned level, uint
 		if (!ptrs[idx])
 			continue;
 		if (data) {
-			error = gfs2_dealloc_add(p->d, bh, off, be64_to_cpu(ptrs[idx]), p->data_meta);
+			error = gfs2_dealloc_add(p->d, bh, off, be64_to_cpu(ptrs[idx]),
+						 p->data_meta);
 		} else {
 			if (idx >= ra) {
 				punch_readahead(ip, ptrs, idx, nr);
@@ -276,7 +285,9 @@ static int punch_block(struct punch *p, struct gfs2_bh *bh, unsigned level, uint
 	return error;
 }
 
-/* Free [lstart, end); whatever the last transaction does happens even if there is nothing to free. */
+/*
+ * Free [lstart, end); whatever the last transaction does happens even if there is nothing to free.
+ */
 static int punch(struct gfs2_dealloc *d, uint64_t lstart)
 {
 	struct gfs2_inode *ip = d->ip;
@@ -433,12 +444,14 @@ static int grow_unstuff(struct gfs2_inode *ip, uint64_t size)
 	struct gfs2_log *log = ip->i_sbd->sd_log;
 	struct gfs2_alloc ap = { .target = 1 };
 	bool alloc = ip->i_size;
+	unsigned blocks = 1;
 	int error = alloc ? gfs2_inplace_reserve(ip, &ap) : 0;
 
 	if (error)
 		return error;
-	error = gfs2_trans_begin(log, alloc ? gfs2_alloc_trans_blocks(&ap, 0, 1) + gfs2_is_jdata(ip) : 1,
-				 0);
+	if (alloc)
+		blocks = gfs2_alloc_trans_blocks(&ap, 0, 1) + gfs2_is_jdata(ip);
+	error = gfs2_trans_begin(log, blocks, 0);
 	if (!error) {
 		error = gfs2_unstuff(ip, &ap);
 		if (!error) {

@@ -2,9 +2,10 @@
 /*
  * unlink and rmdir (kernel: inode.c:gfs2_unlink; reference gfs2-ondisk.md 3.6, 5.7, 8.13).
  *
- * The entry goes, the link count drops and, with the last link, the bitmap says UNLINKED: one transaction.  The blocks are
- * freed when the last reference to the inode is dropped (gfs2_inode_put), which may be right at the end of this call.
- * Locks: parent EX -> child EX -> rgrp EX of the child's dinode.
+ * The entry goes, the link count drops and, with the last link, the bitmap says UNLINKED: one
+ * transaction.  The blocks are freed when the last reference to the inode is dropped
+ * (gfs2_inode_put), which may be right at the end of this call. Locks: parent EX -> child EX ->
+ * rgrp EX of the child's dinode.
  */
 #include "fs/namei_i.h"
 

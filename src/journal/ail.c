@@ -27,7 +27,8 @@ void log_ail_drop(struct gfs2_log *log, struct log_block *e)
 	struct log_pin *p = &b->ents[e->ail - 1];
 
 	buf_clear_state(p->bh, B_AIL);
-	atomic_fetch_sub_explicit(&p->gl->gl_ail_count, 1, memory_order_relaxed);
+	/* Release, with the acquire in gfs2_ail_empty_gl(): who sees 0 may free the glock, we have done with it. */
+	atomic_fetch_sub_explicit(&p->gl->gl_ail_count, 1, memory_order_release);
 	p->bh = NULL;
 	b->nr_ail--;
 	log->l_nr_ail--;
@@ -253,7 +254,7 @@ int gfs2_ail_empty_gl(struct gfs2_log *log, struct gfs2_glock *gl, bool revoke)
 			if (rc)
 				return rc;
 		}
-		if (!atomic_load_explicit(&gl->gl_ail_count, memory_order_relaxed))
+		if (!atomic_load_explicit(&gl->gl_ail_count, memory_order_acquire))
 			break;
 		rc = log_ail_write(log, gl, UINT64_MAX);
 		log_tell_error(log);

@@ -271,7 +271,7 @@ void gfs2_glock_complete(struct gfs2_glock *gl, int ret);
 void gfs2_glock_cb(struct gfs2_glock *gl, enum lm_state wished, bool remote);
 /* Wait until no demotion is pending or running on @gl, at most @timeout_ns. */
 bool gfs2_glock_wait_demoted(struct gfs2_glock *gl, uint64_t timeout_ns);
-/* Demote up to @nr unheld LRU glocks to UN (memory); returns how many were started. */
+/* Demote up to @nr LRU glocks that nobody holds and that have no object to UN (memory); returns how many were started. */
 unsigned gfs2_glock_shrink(struct gfs2_glock_table *t, unsigned nr);
 /* After withdraw: new holders without LM_FLAG_NOEXP on disk types get -EIO, nothing is given up any more. */
 void gfs2_glock_table_withdraw(struct gfs2_glock_table *t);

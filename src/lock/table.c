@@ -280,9 +280,10 @@ void gfs2_glock_table_withdraw(struct gfs2_glock_table *t)
 
 /* --- giving up what is not used --- */
 
+/* A lock whose object is in core would be asked for again at once, and what it covers read again. */
 static bool shrinkable(const struct gfs2_glock *gl)
 {
-	return gl->gl_state != LM_ST_UNLOCKED && gl->gl_phase == GLP_IDLE &&
+	return !gl->gl_object && gl->gl_state != LM_ST_UNLOCKED && gl->gl_phase == GLP_IDLE &&
 	       list_empty(&gl->gl_holders) &&
 	       !(gl->gl_flags &
 		 (FLAG(GLF_DEMOTE) | FLAG(GLF_PENDING_DEMOTE) | FLAG(GLF_LFLUSH)));
@@ -417,6 +418,8 @@ void gfs2_glock_table_destroy(struct gfs2_glock_table *t)
 	atomic_store_explicit(&t->t_destroying, true, memory_order_release);
 	gfs2_glock_table_for_each(t, clear_one, NULL);
 	await_empty(t);
+	if (t->t_lm->lm_unmount)
+		t->t_lm->lm_unmount(t);
 	glock_workers_stop(t);
 	for (unsigned i = 0; i < GLOCK_SHARDS; i++) {
 		rmutex_destroy(&t->t_shards[i].lock);

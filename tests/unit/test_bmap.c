@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* The metadata tree on real volumes: the worked example of reference 11.6, heights, truncation, deletion. */
+/*
+ * The metadata tree on real volumes: the worked example of reference 11.6, heights, truncation,
+ * deletion.
+ */
 #include "vol.h"
 #include <pthread.h>
 #include "fs/file.h"
@@ -77,7 +80,10 @@ static uint64_t disk_ptr(uint32_t bsize, uint64_t blkno, uint32_t head, unsigned
 	return be64_to_cpu(p);
 }
 
-/* One block at byte 2,048,000,000 of an empty file, 4 KiB blocks: height 3, path 1, 473, 162, and a chain under pointer 0. */
+/*
+ * One block at byte 2,048,000,000 of an empty file, 4 KiB blocks: height 3, path 1, 473, 162, and
+ * a chain under pointer 0.
+ */
 static void test_example(void **state)
 {
 	char data[4096], back[4096];
@@ -115,7 +121,9 @@ static void test_example(void **state)
 	assert_memory_equal(back, data, sizeof(data));
 }
 
-/* The map, run by run, says what the pointers on disk say, also when it was read from disk again. */
+/*
+ * The map, run by run, says what the pointers on disk say, also when it was read from disk again.
+ */
 static void test_map(void **state)
 {
 	for (unsigned bsize = 512; bsize <= 4096; bsize *= 2) {
@@ -448,7 +456,10 @@ static void test_delete_dir(void **state)
 
 #define CUT_BLOCKS 6000u	/* of 512 bytes: height 3 */
 
-/* Two files, each block of one followed by one of the other: no run is longer than a block, so freeing takes many transactions. */
+/*
+ * Two files, each block of one followed by one of the other: no run is longer than a block, so
+ * freeing takes many transactions.
+ */
 static void make_fragmented(struct gfs2_sbd *sdp)
 {
 	struct gfs2_inode *a = make_file(sdp, "a"), *b = make_file(sdp, "b");
@@ -471,7 +482,8 @@ static uint64_t middle_indirect(uint64_t addr)
 }
 
 /*
- * Truncating or deleting stops half-way, because an indirect block cannot be read; what was done becomes durable, and the node dies.
+ * Truncating or deleting stops half-way, because an indirect block cannot be read; what was done
+ * becomes durable, and the node dies.
  */
 static void interrupted_child(uint64_t bad, bool delete)
 {
@@ -736,7 +748,10 @@ static void test_dio_wait(void **state)
 	do_unmount(&m);
 }
 
-/* A truncate that a crash interrupted: the flag is set by hand, the next exclusive lock finishes it. */
+/*
+ * A truncate that a crash interrupted: the flag is set by hand, the next exclusive lock finishes
+ * it.
+ */
 static void test_resume(void **state)
 {
 	struct mounted m;

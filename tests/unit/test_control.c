@@ -15,8 +15,8 @@
 #include "gfs2-fuse/control.h"
 
 /*
- * A dump shows objects as they are, without their glocks (as the kernel's does): it would wait for the very holders it
- * is asked about.  What it prints of a busy object may be half of an update.
+ * A dump shows objects as they are, without their glocks (as the kernel's does): it would wait for
+ * the very holders it is asked about.  What it prints of a busy object may be half of an update.
  */
 const char *__tsan_default_suppressions(void);
 const char *__tsan_default_suppressions(void)
@@ -81,10 +81,13 @@ static FILE *client(void)
 	return f;
 }
 
-/* Send @request; all output in @out (NULL: not wanted); the last line is returned (static). */
+/*
+ * Send @request; all output in @out (NULL: not wanted); the last line is returned (the thread's
+ * own).
+ */
 static const char *ask(FILE *f, char *out, size_t size, const char *request)
 {
-	static char buf[GFS2_CTL_MAX_LINE];
+	static _Thread_local char buf[GFS2_CTL_MAX_LINE];
 	size_t n = 0;
 
 	fseek(f, 0, SEEK_CUR);

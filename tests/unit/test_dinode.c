@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
-/* Dinodes: bytes of a real one (reference gfs2-ondisk.md 11.5), of fresh volumes, and what is refused (4.1). */
+/*
+ * Dinodes: bytes of a real one (reference gfs2-ondisk.md 11.5), of fresh volumes, and what is
+ * refused (4.1).
+ */
 #include "vol.h"
 #include "fs/inode.h"
 

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Directories: entries in a block against bytes of real volumes and a model; whole directories of all block sizes,
- * grown through linear, hashed, doubled and chained, against a model and fsck.gfs2.
+ * Directories: entries in a block against bytes of real volumes and a model; whole directories of
+ * all block sizes, grown through linear, hashed, doubled and chained, against a model and
+ * fsck.gfs2.
  */
 #include "vol.h"
 #include "fs/dirent.h"
@@ -506,8 +507,9 @@ static void test_list_while_changing(void **state)
 #define COLLIDE_BITS 50
 
 /*
- * Names of COLLIDE_BITS letters, each 'a' or 'b': their CRC is an affine function of the choice, so the null space of the
- * linear part gives names of equal hash.  @basis: vectors of it; returns how many.
+ * Names of COLLIDE_BITS letters, each 'a' or 'b': their CRC is an affine function of the choice, so
+ * the null space of the linear part gives names of equal hash.  @basis: vectors of it; returns how
+ * many.
  */
 static unsigned collisions(uint64_t *basis)
 {
@@ -724,7 +726,10 @@ static int list_error(struct gfs2_inode *dip)
 	return error;
 }
 
-/* @where bytes into the directory's first leaf, @len bytes @val: a listing and lookups end with -EIO. */
+/*
+ * @where bytes into the directory's first leaf, @len bytes @val: a listing and lookups end with
+ * -EIO.
+ */
 static void check_damage(uint64_t leaf, unsigned where, const void *val, size_t len)
 {
 	struct gfs2_args args = vol_args;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * File contents on real volumes: random writes, truncates and reads against a copy in memory, with the lock being taken away in
- * between; durability, full volumes, attributes.  GFS2_TEST_SEED repeats a run.
+ * File contents on real volumes: random writes, truncates and reads against a copy in memory,
+ * with the lock being taken away in between; durability, full volumes, attributes. 
+ * GFS2_TEST_SEED repeats a run.
  */
 #include "vol.h"
 #include <linux/fuse.h>

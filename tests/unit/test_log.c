@@ -73,7 +73,9 @@ static void layout(void **state)
 	const char *b;
 	char *img;
 
+	fix_on_disk = true;
 	begin(1024, 64, 32);
+	fix_on_disk = false;
 	atomic_store(&f.stat_free, -7);
 	assert_int_equal(gfs2_trans_begin(f.log, 5, 0), 0);
 	change_meta(&f, &gl, f.home + 9, 1);
@@ -155,7 +157,9 @@ static void wrap_around(void **state)
 	char *img;
 
 	for (uint32_t bsize = 512; bsize <= 4096; bsize *= 2) {
+		fix_on_disk = bsize == 4096;
 		begin(bsize, 97, 40);
+		fix_on_disk = false;
 		memset(tags, 0, sizeof(tags));
 		for (unsigned i = 1; i <= 400; i++) {
 			unsigned n = 1 + rnd(12);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Names on real volumes: what each operation leaves behind, what it refuses, and a long random sequence whose every
- * answer is compared with that of the host's file system.
+ * Names on real volumes: what each operation leaves behind, what it refuses, and a long random
+ * sequence whose every answer is compared with that of the host's file system.
  */
 #include <linux/fs.h>
 #include <sys/sysmacros.h>
@@ -450,7 +450,10 @@ static void test_link_unlink(void **state)
 	vol_down();
 }
 
-/* The last name of an inode in use: it stays until the last reference goes, and cannot be linked again. */
+/*
+ * The last name of an inode in use: it stays until the last reference goes, and cannot be linked
+ * again.
+ */
 static void test_unlink_in_use(void **state)
 {
 	struct gfs2_inode *file, *dir, *ip;
@@ -577,14 +580,14 @@ static char host[96];
 
 static int h_path(char *buf, const char *path)
 {
-	return snprintf(buf, 512, "%s/%s", host, path);
+	return snprintf(buf, 704, "%s/%s", host, path);
 }
 
 #define RET(x) ((x) ? -errno : 0)
 
 static int h_create(const char *path, mode_t mode)
 {
-	char p[512];
+	char p[704];
 	int fd;
 
 	h_path(p, path);
@@ -604,7 +607,7 @@ static int h_create(const char *path, mode_t mode)
 
 static int h_remove(const char *path, bool dir)
 {
-	char p[512];
+	char p[704];
 
 	h_path(p, path);
 	return RET(dir ? rmdir(p) : unlink(p));
@@ -612,7 +615,7 @@ static int h_remove(const char *path, bool dir)
 
 static int h_link(const char *from, const char *to)
 {
-	char p[512], q[512];
+	char p[704], q[704];
 
 	h_path(p, from);
 	h_path(q, to);
@@ -621,7 +624,7 @@ static int h_link(const char *from, const char *to)
 
 static int h_rename(const char *from, const char *to, unsigned flags)
 {
-	char p[512], q[512];
+	char p[704], q[704];
 
 	h_path(p, from);
 	h_path(q, to);
@@ -656,11 +659,14 @@ static bool tree_fn(void *arg, const struct gfs2_dir_entry *e)
 	return true;
 }
 
-/* Every entry of the volume below @path is on the host too, with the same type and link count, and not more there. */
+/*
+ * Every entry of the volume below @path is on the host too, with the same type and link count, and
+ * not more there.
+ */
 static void compare_tree(const char *path)
 {
 	struct tree_arg *t = calloc(1, sizeof(*t));
-	char p[512], sub[600];
+	char p[704], sub[600];
 	struct gfs2_holder gh;
 	struct stat st, hst;
 	unsigned nr_host = 0;
@@ -735,7 +741,9 @@ static void test_against_host(void **state)
 			ours = p_rename(p, q, fl);
 			theirs = h_rename(p, q, fl);
 		}
-		/* The kernel's VFS looks for the new name before it looks at what is to be linked. */
+		/*
+		 * The kernel's VFS looks for the new name before it looks at what is to be linked.
+		 */
 		if (ours != theirs && !(ours == -EPERM && theirs == -EEXIST))
 			fail_msg("step %u: %s %s %s flags %u: %d, host says %d", i, what, p, q, fl,
 				 ours, theirs);

@@ -458,31 +458,17 @@ class Cluster:
         parse_size(mem, 'memory')
         parse_size(size)
         linux = find_linux(nodes)
-        mount = mount and images is not None
-        for image in images or ():
-            if not os.path.exists(image):
-                raise ClusterError('%s: no such image' % image)
-        fuse = mount and len(set(kernel)) < nodes
-        builddir = find_builddir(builddir)
-        daemon = find_daemon(builddir) if fuse else None
-        if not daemon and builddir and os.access(builddir + '/src/gfs2-fuse', os.X_OK):
-            daemon = builddir + '/src/gfs2-fuse'
-        shares = [[d, False] for d in [self.dir + '/bin'] + self.share_dirs(builddir, daemon)]
-        shares += [[os.path.realpath(d), False] for d in share]
-        shares += [[os.path.realpath(d), True] for d in share_rw]
-        for path, _ in shares[1:]:
-            if not os.path.isdir(path):
-                raise ClusterError('%s: no such directory' % path)
-        config = {'name': self.name, 'nodes': nodes, 'kernel': sorted(set(kernel)), 'mount': mount,
-                  'disks': [], 'made': [], 'options': options, 'builddir': builddir,
-                  'daemon': daemon, 'mem': mem, 'tmpdir': memory_dir(mem, nodes),
-                  'dir': MOUNT_DIR, 'linux': linux, 'python': find_python(), 'shares': shares}
-        lock = self.take_lock()
-        try:
+        with self.new_lock() as lock:
+            for image in images or ():
+                if not os.path.exists(image):
+                    raise ClusterError('%s: no such image' % image)
+            config = {'name': self.name, 'nodes': nodes, 'kernel': sorted(set(kernel)),
+                      'mount': mount and images is not None, 'disks': [], 'made': [],
+                      'options': options, 'mem': mem, 'tmpdir': memory_dir(mem, nodes),
+                      'dir': MOUNT_DIR, 'linux': linux, 'python': find_python()}
+            self.configure_paths(config, builddir, share, share_rw)
             self.prepare(config, images, parse_size(size))
             self.start_monitor(lock)
-        finally:
-            os.close(lock)
         try:
             self.request({'op': 'wait'}, UP_SECONDS, progress)
         except BaseException as e:
@@ -492,30 +478,57 @@ class Cluster:
                 raise type(e)('%s\n%s' % (e, self.log_tail())) from None
             raise
 
-    @staticmethod
-    def share_dirs(builddir, daemon):
-        dirs = [SOURCE]
+    def configure_paths(self, config, builddir, share, share_rw):
+        """The daemon, and the directories that are the host's own in the nodes."""
+        builddir = find_builddir(builddir)
+        daemon = None
+        if config['mount'] and len(config['kernel']) < config['nodes']:
+            daemon = find_daemon(builddir)
+        elif builddir and os.access(builddir + '/src/gfs2-fuse', os.X_OK):
+            daemon = builddir + '/src/gfs2-fuse'
+        shares = [SOURCE]
         for path in (builddir, daemon and os.path.dirname(daemon)):
-            if path and not any(path == d or path.startswith(d + '/') for d in dirs + ['/usr']):
-                dirs.append(path)
-        return dirs
+            if path and not any(path == d or path.startswith(d + '/') for d in shares + ['/usr']):
+                shares.append(path)
+        shares = [[path, False] for path in shares + [os.path.realpath(d) for d in share]]
+        shares += [[os.path.realpath(d), True] for d in share_rw]
+        for path, _ in shares:
+            if not os.path.isdir(path):
+                raise ClusterError('%s: no such directory' % path)
+        config.update(builddir=builddir, daemon=daemon,
+                      shares=[[self.dir + '/bin', False]] + shares)
 
-    def take_lock(self):
-        """The lock that a running monitor holds. Whoever gets it may clear up what is left over."""
+    @contextlib.contextmanager
+    def new_lock(self):
+        """The lock that a running monitor holds. Whoever gets it may clear up what is left over.
+        It goes on to the monitor; if none is started it vanishes again."""
         os.makedirs(RUN_DIR, mode=0o700, exist_ok=True)
         path = self.dir + '.lock'
+        fd = self.take_lock(path)
+        try:
+            yield fd
+        except BaseException:
+            os.unlink(path)
+            with contextlib.suppress(OSError):
+                os.rmdir(RUN_DIR)
+            raise
+        finally:
+            os.close(fd)
+
+    @staticmethod
+    def take_lock(path):
         while True:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                os.close(fd)
-                raise ClusterError('a cluster is up already: `cluster down` ends it') from None
-            try:
+                # Another may have unlinked it between the two calls.
                 if os.path.samestat(os.fstat(fd), os.stat(path)):
                     return fd
             except FileNotFoundError:
                 pass
+            except OSError:
+                os.close(fd)
+                raise ClusterError('a cluster is up already: `cluster down` ends it') from None
             os.close(fd)
 
     def prepare(self, config, images, size):

@@ -1,0 +1,203 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+# test: tools/cluster: a node boots, runs commands (exit status, stdout, stderr, stdin, several shells), dies, starts again and leaves nothing behind
+# timeout: 240
+import glob
+import os
+import pty
+import re
+import sys
+import subprocess
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from umltest import *    # noqa: E402
+from testlib import *    # noqa: E402
+
+
+def leftovers():
+    """Everything of this test's cluster that is on the machine."""
+    found = glob.glob("/run/gfs2-fuse-cluster/" + NAME + "*")
+    found += glob.glob("/var/tmp/gfs2-fuse-cluster-" + NAME + "-*")
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open("/proc/%s/cmdline" % pid, "rb") as text:
+                words = text.read().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if "/run/gfs2-fuse-cluster/" + NAME in words:
+            found.append(words)
+    with open("/proc/self/mounts") as mounts:
+        found += [line for line in mounts if NAME in line]
+    found += [line for line in run(["ip", "netns"], ok=None).stdout.splitlines() if NAME in line]
+    return found
+
+
+class Up:
+    def __init__(self, *words):
+        self.words = words
+
+    def __enter__(self):
+        cluster("up", 1, *self.words)
+
+    def __exit__(self, kind, *_):
+        cluster("down", ok=(0,) if kind is None else None)
+        if kind is None:
+            equal(leftovers(), [], "left behind after down")
+
+
+def case_usage():
+    equal(cluster(ok=None).returncode, 2, "no command")
+    equal(cluster("up", "x", ok=None).returncode, 2, "up x")
+    equal(cluster("up", 0, ok=None).returncode, 2, "up 0")
+    equal(cluster("up", 1, "--kernel", 2, ok=None).returncode, 2, "a node that there is not")
+    equal(cluster("up", 1, "--no-mount", "--image", "/nonexistent", ok=None).returncode, 1, "no image")
+    equal(cluster("run", 1, "true", ok=None).returncode, 125, "run without a cluster")
+    equal(cluster("status", ok=None).returncode, 1, "status without a cluster")
+    equal(cluster("down").returncode, 0, "down without a cluster")
+    equal(leftovers(), [], "left behind")
+
+
+def case_without_uml():
+    done = subprocess.run([CLUSTER, "up", "1"], env=dict(os.environ, GFS2_FUSE_UML="/nonexistent"),
+                          capture_output=True, text=True)
+    equal(done.returncode, 77, "exit status without linux.uml")
+    equal(len(done.stderr.splitlines()), 1, "lines said about it")
+    equal(leftovers(), [], "left behind")
+
+
+def case_commands():
+    with Up("--no-mount"):
+        done = cluster("run", 1, "echo out; echo err >&2; exit 7", ok=(7,))
+        equal((done.stdout, done.stderr), ("out\n", "err\n"), "output")
+        equal(cluster("run", 1, "printf", "%s|", "a b", "*", "$x").stdout, "a b|*|$x|", "words")
+        equal(cluster("run", 1, "kill -9 $$", ok=None).returncode, 137, "killed by a signal")
+        equal(cluster("run", 1, "/nonexistent", "x", ok=None).returncode, 127, "no such command")
+        equal(cluster("run", 2, "true", ok=None).returncode, 125, "no such node")
+        text = "".join("line %d\n" % n for n in range(100000))
+        equal(cluster("run", 1, "cat", input=text).stdout, text, "1 MB there and back")
+        equal(cluster("run", "all", "cat", input=text[:10000]).stdout, text[:10000], "input for all")
+        equal(cluster("run", 1, "sleep 1000 & echo on").stdout, "on\n", "a background process")
+        check(cluster("run", 1, "uname -r").stdout.startswith("6.1"), "the node's own kernel")
+        done = cluster("run", 1, "touch /etc/gfs2-fuse-test /tmp/gfs2-fuse-test; cd %s && touch x" %
+                       ROOT, ok=None)
+        check(done.returncode != 0 and "Read-only" in done.stderr, "the source tree is protected")
+        for path in ("/etc/gfs2-fuse-test", "/tmp/gfs2-fuse-test"):
+            check(not os.path.exists(path), path + " has been written on the host")
+        again = cluster("up", 1, ok=(1,))
+        check("up already" in again.stderr, "a second up is refused")
+        status = json.loads(cluster("status", "--json").stdout)
+        equal([n["state"] for n in status["nodes"]], ["ready"], "status")
+        two_at_once()
+        shells()
+
+
+def two_at_once():
+    """Two users of one node: what the first waits for, the second does."""
+    wait = "mkfifo /tmp/f; echo made; read x </tmp/f; echo got $x"
+    first = subprocess.Popen([CLUSTER, "run", "1", wait], stdout=subprocess.PIPE, text=True)
+    equal(first.stdout.readline(), "made\n", "the first")
+    cluster("run", 1, "echo hello >/tmp/f")
+    equal(first.communicate(timeout=60)[0], "got hello\n", "the first hears of the second")
+    equal(first.returncode, 0, "exit status")
+
+
+def shells():
+    """Two interactive shells at once, each with a terminal of its own."""
+    users = []
+    for number in (1, 2):
+        pid, master = pty.fork()
+        if pid == 0:
+            os.execv(CLUSTER, [CLUSTER, "shell", "1"])
+        users.append((pid, master, number))
+    for pid, master, number in users:
+        os.write(master, b"mine=%d; tty; echo shell-$mine-$((40+2))\n" % number)
+    terminals = set()
+    for pid, master, number in users:
+        text = b""
+        while b"shell-%d-42" % number not in text:
+            text += os.read(master, 4096)
+        terminals.add(re.search(rb"/dev/pts/\d+", text)[0])
+        os.write(master, b"exit %d\n" % number)
+        try:
+            while os.read(master, 4096):
+                pass
+        except OSError:
+            pass
+        equal(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), number, "status of the shell")
+        os.close(master)
+    equal(len(terminals), 2, "terminals")
+
+
+def case_interrupted():
+    """A command ends with its client, however that ends."""
+    with Up("--no-mount"):
+        client = subprocess.Popen([CLUSTER, "run", "1", "echo on; exec sleep 1000"],
+                                  stdout=subprocess.PIPE, text=True)
+        equal(client.stdout.readline(), "on\n", "it runs")
+        client.terminate()
+        equal(client.wait(60), 143, "status of a terminated command")
+        client = subprocess.Popen([CLUSTER, "run", "1", "echo on; exec sleep 1001"],
+                                  stdout=subprocess.PIPE, text=True)
+        equal(client.stdout.readline(), "on\n", "it runs")
+        client.kill()
+        client.wait()
+        wait_for(lambda: cluster("run", 1, "pgrep -x sleep", ok=(0, 1)).returncode == 1,
+                 "the commands to end")
+
+
+def case_kill_and_start():
+    image = volume()
+    with Up("--kernel", 1, "--image", image.path):
+        cluster("run", 1, "echo one >/mnt/gfs2/one; sync; echo two >/mnt/gfs2/two; sync /mnt/gfs2/two")
+        waiting = subprocess.Popen([CLUSTER, "run", "1", "echo on; exec sleep 1000"],
+                                   stdout=subprocess.PIPE, text=True)
+        equal(waiting.stdout.readline(), "on\n", "it runs")
+        cluster("kill", 1)
+        equal(waiting.wait(60), 125, "status of a command whose node was killed")
+        equal(cluster("run", 1, "true", ok=None).returncode, 125, "run in a dead node")
+        equal(cluster("status", ok=None).returncode, 1, "status with a dead node")
+        cluster("kill", 1, ok=(1,))
+        check(uml.volume.is_dirty(image.path), "the journal needs replay after the power cut")
+        cluster("start", 1)
+        equal(cluster("run", 1, "cat /mnt/gfs2/one /mnt/gfs2/two").stdout, "one\ntwo\n", "content")
+        check("Replayed" in cluster("logs", 1).stdout, "the kernel has replayed the journal")
+        cluster("stop", 1)
+    check(not uml.volume.is_dirty(image.path), "the journal is clean after down")
+
+
+def case_volume_in_use():
+    """Nobody else gets a volume that a node has, and no node gets a volume that is in use."""
+    image = volume(size="512M")
+    with open(image.path) as held:
+        fcntl.flock(held, fcntl.LOCK_SH)
+        done = cluster("up", 1, "--kernel", 1, "--image", image.path, ok=(1,))
+        check("in use" in done.stderr, "said why: " + done.stderr)
+    equal(leftovers(), [], "left behind")
+    with Up("--no-mount", "--image", image.path), open(image.path) as other:
+        expect_errno(errno.EAGAIN, fcntl.flock, other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def case_failed_up():
+    """A mount that fails: up says why, keeps the logs until down, and leaves no process."""
+    path = temp("junk")
+    write_file(path, bytes(1 << 20))
+    done = cluster("up", 1, "--kernel", 1, "--image", path, ok=(1,))
+    check("mount" in done.stderr, "said why: " + done.stderr)
+    check("# failed" in cluster("logs").stdout, "logs are kept")
+    equal([words for words in leftovers() if " " in words], [], "processes left")
+    cluster("down")
+    equal(leftovers(), [], "left behind after down")
+
+
+def case_dead_monitor():
+    """The monitor is killed: the nodes end with it, and the next up and down clear up."""
+    cluster("up", 1, "--no-mount")
+    pid = json.loads(cluster("status", "--json").stdout)["pid"]
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not [words for words in leftovers() if " " in words], "the node to end")
+    cluster("down")
+    equal(leftovers(), [], "left behind after down")
+
+
+need_uml()
+main()
