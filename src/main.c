@@ -234,6 +234,17 @@ static int resolve_paths(struct options *o)
 	free(o->dir);
 	o->device = device;
 	o->dir = dir;
+	if (o->control && *o->control != '/') {
+		char *cwd = getcwd(NULL, 0), *path = NULL;
+
+		if (!cwd || asprintf(&path, "%s/%s", cwd, o->control) < 0) {
+			free(cwd);
+			return -ENOMEM;
+		}
+		free(cwd);
+		free(o->control);
+		o->control = path;
+	}
 	return 0;
 }
 

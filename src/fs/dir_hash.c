@@ -509,7 +509,7 @@ static int dealloc_chain(struct gfs2_inode *dip, uint64_t leaf, uint32_t first, 
 	if (error)
 		goto out;
 	for (i = 0; i < nr && !error; i++) {
-		error = gfs2_free_blocks(sdp, blocks[i], 1, true);
+		error = gfs2_free_blocks(sdp, blocks[i], 1);
 		dip->i_blocks--;
 	}
 	if (!error)

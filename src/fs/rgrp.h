@@ -81,9 +81,9 @@ int gfs2_rlist_lock(struct gfs2_sbd *sdp, struct gfs2_rgrp_list *rl);	/* EX on a
 unsigned gfs2_rlist_blocks(const struct gfs2_rgrp_list *rl);
 void gfs2_rlist_free(struct gfs2_rgrp_list *rl);	/* unlocks */
 
-/* In a transaction, rgrp held EX: free [bstart, +blen) of one rgrp; @meta: wipe from the journal with revokes (metadata, jdata);
- * data buffers are dropped in both cases.  Updates statfs. */
-int gfs2_free_blocks(struct gfs2_sbd *sdp, uint64_t bstart, uint32_t blen, bool meta);
+/* In a transaction, rgrp held EX: free [bstart, +blen) of one rgrp.  Images in the log are revoked (counted against the
+ * transaction's revokes: metadata and jdata have some), buffers are dropped.  Updates statfs. */
+int gfs2_free_blocks(struct gfs2_sbd *sdp, uint64_t bstart, uint32_t blen);
 int gfs2_free_di(struct gfs2_sbd *sdp, uint64_t blkno);	/* 2->0 (3->0 after a failed create) */
 int gfs2_unlink_di(struct gfs2_sbd *sdp, uint64_t blkno);	/* 3->2 */
 

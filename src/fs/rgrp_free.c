@@ -255,7 +255,7 @@ static void free_bits(struct gfs2_rgrpd *rgd, uint32_t start, uint32_t len)
 	rgd->rd_flags &= ~(uint32_t)GFS2_RGF_TRIMMED;
 }
 
-int gfs2_free_blocks(struct gfs2_sbd *sdp, uint64_t bstart, uint32_t blen, bool meta)
+int gfs2_free_blocks(struct gfs2_sbd *sdp, uint64_t bstart, uint32_t blen)
 {
 	struct gfs2_rgrpd *rgd;
 	uint32_t start;
@@ -269,10 +269,8 @@ int gfs2_free_blocks(struct gfs2_sbd *sdp, uint64_t bstart, uint32_t blen, bool 
 	free_bits(rgd, start, blen);
 	rgrp_out(rgd, 0);
 	gfs2_statfs_change(sdp, 0, blen, 0);
-	if (meta)
-		gfs2_journal_wipe(sdp->sd_log, bstart, blen);
-	else
-		buf_forget(sdp->sd_bufs, bstart, blen);
+	/* Plain data too: what the committing batch made reachable must get to the device before it is forgotten. */
+	gfs2_journal_wipe(sdp->sd_log, bstart, blen);
 	return 0;
 }
 

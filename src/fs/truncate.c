@@ -153,7 +153,7 @@ static int dealloc_apply(struct gfs2_dealloc *d, bool last)
 		memset(c->bh->b_data + c->off, 0, c->len);
 	}
 	for (i = 0; i < d->nr_exts && !error; i++)
-		error = gfs2_free_blocks(sdp, d->exts[i].start, d->exts[i].len, d->exts[i].meta);
+		error = gfs2_free_blocks(sdp, d->exts[i].start, d->exts[i].len);
 	ip->i_blocks -= d->blocks;
 	if (!error && free_dinode) {
 		error = gfs2_free_di(sdp, ip->i_no_addr);

@@ -53,7 +53,7 @@ struct request_work {
 	struct server *s;
 	struct rx_buf *b;	/* or NULL and the copy follows */
 	uint32_t size;
-	char copy[];
+	_Alignas(8) char copy[];
 };
 
 /* --- buffers --- */

@@ -19,7 +19,9 @@ struct pool {
 	struct rcond work_cond;	/* work was queued, or stopping */
 	struct rcond exit_cond;	/* a thread left */
 	struct list_head queue;
-	unsigned queued, idle, threads;
+	unsigned queued, idle;
+	unsigned threads;	/* that take work */
+	unsigned live;		/* that still have a ring or memory: nothing may be torn down */
 	bool stopping;
 };
 
@@ -72,7 +74,6 @@ static struct work *pool_next(struct pool *p)
 		p->queued--;
 	} else {
 		p->threads--;
-		rcond_broadcast(&p->exit_cond);
 	}
 	rmutex_unlock(&p->lock);
 	return w;
@@ -87,6 +88,10 @@ static void *pool_thread(void *arg)
 	while ((w = pool_next(p)))
 		w->fn(w);
 	thread_resources_free();
+	rmutex_lock(&p->lock);
+	p->live--;
+	rcond_broadcast(&p->exit_cond);
+	rmutex_unlock(&p->lock);
 	return NULL;
 }
 
@@ -113,14 +118,14 @@ void pool_submit(struct pool *p, struct work *w)
 	p->queued++;
 	grow = p->queued > p->idle;
 	if (grow)
-		p->threads++;
+		p->threads++, p->live++;
 	else
 		rcond_signal(&p->work_cond);
 	rmutex_unlock(&p->lock);
 	if (grow && pool_add_thread(p)) {
 		/* No thread to be had: those that exist will come to it. */
 		rmutex_lock(&p->lock);
-		p->threads--;
+		p->threads--, p->live--;
 		rcond_signal(&p->work_cond);
 		rmutex_unlock(&p->lock);
 	}
@@ -146,10 +151,10 @@ int pool_create(struct pool **out)
 	rcond_init(&p->exit_cond);
 	list_init(&p->queue);
 	for (unsigned i = 0; i < POOL_KEEP; i++) {
-		p->threads++;
+		p->threads++, p->live++;
 		error = pool_add_thread(p);
 		if (error) {
-			p->threads--;
+			p->threads--, p->live--;
 			pool_drain_destroy(p);
 			return error;
 		}
@@ -165,7 +170,7 @@ void pool_drain_destroy(struct pool *p)
 	rmutex_lock(&p->lock);
 	p->stopping = true;
 	rcond_broadcast(&p->work_cond);
-	while (p->threads)
+	while (p->live)
 		rcond_wait(&p->exit_cond, &p->lock);
 	rmutex_unlock(&p->lock);
 	rcond_destroy(&p->work_cond);

@@ -48,16 +48,20 @@ static int file_open(struct server *s, struct gfs2_inode *ip, int flags, struct 
 {
 	struct gfs2_file *f;
 	bool direct = flags & O_DIRECT;
-	bool jdata;
 	struct gfs2_holder gh;
 	int error = inode_nq_any(ip, &gh);
 
 	if (error)
 		return error;
-	jdata = gfs2_is_jdata(ip);
+	if ((flags & O_ACCMODE) != O_RDONLY &&
+	    (ip->i_diskflags & GFS2_DIF_IMMUTABLE ||
+	     (ip->i_diskflags & GFS2_DIF_APPENDONLY && !(flags & O_APPEND))))
+		error = -EPERM;
+	else if (direct && gfs2_is_jdata(ip))
+		error = -EINVAL; /* as gfs2: journaled data have no direct I/O */
 	gfs2_glock_dq_uninit(&gh);
-	if (direct && jdata)
-		return -EINVAL; /* as gfs2: journaled data have no direct I/O */
+	if (error)
+		return error;
 	f = xzalloc(sizeof(*f));
 	f->f_inode = ip;
 	f->f_direct = direct;

@@ -125,7 +125,9 @@ void gfs2_ordered_add(struct gfs2_log *log, struct gfs2_mapping *m);
 void gfs2_ordered_del(struct gfs2_log *log, struct gfs2_mapping *m); /* the inode goes away; its data are clean or dead */
 /*
  * Blocks [bstart, bstart+blen) are being freed in the open transaction: pinned images leave the batch, images in the
- * active log get a revoke (counted against the transaction's @revokes), cached buffers are dropped, data too.
+ * active log get a revoke (counted against the transaction's @revokes), cached buffers are dropped, data too.  Right for plain
+ * data as well, and to be preferred to buf_forget(): it waits for the ordered data of the batch that is being flushed, which
+ * may have made these very blocks reachable.
  */
 void gfs2_journal_wipe(struct gfs2_log *log, uint64_t bstart, uint32_t blen);
 /* The block is being allocated as metadata or jdata: a revoke not yet written is withdrawn. */

@@ -37,67 +37,6 @@ void gfs2_glock_set_trans_check(bool (*active)(void))
 	trans_active = active;
 }
 
-/* --- may it be granted? --- */
-
-/* [held by granted holders][wanted]; with NODE_SCOPE on both sides EX and EX as well. */
-static const bool compatible[4][4] = {
-	[LM_ST_UNLOCKED] = { [LM_ST_EXCLUSIVE] = true, [LM_ST_DEFERRED] = true,
-			     [LM_ST_SHARED] = true },
-	[LM_ST_DEFERRED] = { [LM_ST_DEFERRED] = true },
-	[LM_ST_SHARED] = { [LM_ST_SHARED] = true },
-};
-
-/* [state in the cluster][wanted]: the holder flags that spoil it or that it takes. */
-enum satisfies {
-	NEVER = 0,
-	ALWAYS,
-	UNLESS_EXACT,	/* held is stronger than wanted */
-	IF_ANY,		/* held is something else: enough for who only looks */
-};
-
-static const uint8_t satisfies[4][4] = {
-	[LM_ST_EXCLUSIVE] = { [LM_ST_EXCLUSIVE] = ALWAYS, [LM_ST_DEFERRED] = UNLESS_EXACT,
-			      [LM_ST_SHARED] = UNLESS_EXACT },
-	[LM_ST_DEFERRED] = { [LM_ST_EXCLUSIVE] = IF_ANY, [LM_ST_DEFERRED] = ALWAYS,
-			     [LM_ST_SHARED] = IF_ANY },
-	[LM_ST_SHARED] = { [LM_ST_EXCLUSIVE] = IF_ANY, [LM_ST_DEFERRED] = IF_ANY,
-			   [LM_ST_SHARED] = ALWAYS },
-};
-
-bool glock_compatible(enum lm_state have, enum lm_state want)
-{
-	return compatible[have][want];
-}
-
-bool glock_satisfies(enum lm_state have, enum lm_state want, unsigned flags)
-{
-	switch ((enum satisfies)satisfies[have][want]) {
-	case NEVER:
-		return false;
-	case ALWAYS:
-		return true;
-	case UNLESS_EXACT:
-		return !(flags & GL_EXACT);
-	case IF_ANY:
-		return (flags & LM_FLAG_ANY) && !(flags & GL_EXACT);
-	}
-	return false;
-}
-
-/*
- * @current: any granted holder, or NULL.  The state is looked at also when there is one: a holder with LM_FLAG_ANY may run as SH while the
- * cluster lock is DF, and an ordinary reader must not follow it into that.
- */
-bool glock_may_grant(const struct gfs2_glock *gl, const struct gfs2_holder *current,
-		     const struct gfs2_holder *gh)
-{
-	if (current && !compatible[current->gh_state][gh->gh_state] &&
-	    !(current->gh_state == LM_ST_EXCLUSIVE && gh->gh_state == LM_ST_EXCLUSIVE &&
-	      (current->gh_flags & gh->gh_flags & LM_FLAG_NODE_SCOPE)))
-		return false;
-	return glock_satisfies(gl->gl_state, gh->gh_state, gh->gh_flags);
-}
-
 /* --- the queue; gl_lock held --- */
 
 struct gfs2_holder *glock_first_holder(const struct gfs2_glock *gl)

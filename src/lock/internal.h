@@ -55,6 +55,17 @@ void glock_workers_stop(struct gfs2_glock_table *t);	/* all work done and all th
 /* Under gl_lock: @flags to be done at @at_ns (0: now).  Takes a reference. */
 void glock_queue_work(struct gfs2_glock *gl, unsigned flags, uint64_t at_ns);
 
+/* --- states.c --- */
+/* What may stay in the caches is a matter of the state; what a transition must do follows (reference 1.9). */
+struct glock_rights {
+	bool write_data, write_meta;	/* dirty things must be written (go_sync) */
+	bool drop_data, drop_meta;	/* cached things must be dropped (go_inval) */
+};
+extern const struct glock_rights glock_rights[4][4]; /* [from][to] */
+extern const bool glock_demote_needed[4][4];	     /* [held][wished by another node] */
+bool glock_may_grant(const struct gfs2_glock *gl, const struct gfs2_holder *current,
+		     const struct gfs2_holder *gh);
+
 /* --- machine.c --- */
 enum glock_event {
 	GLE_QUEUE,		/* a holder was appended */
@@ -105,13 +116,6 @@ extern const struct glock_transition glock_machine[GLP_NR][GLE_NR];
 const char *glock_event_name(enum glock_event ev);
 const char *glock_phase_name(enum gl_phase p);
 
-/* What may stay in the caches is a matter of the state; what a transition must do follows (reference 1.9). */
-struct glock_rights {
-	bool write_data, write_meta;	/* dirty things must be written (go_sync) */
-	bool drop_data, drop_meta;	/* cached things must be dropped (go_inval) */
-};
-extern const struct glock_rights glock_rights[4][4]; /* [from][to] */
-
 /* All with gl_lock held. */
 void glock_fire(struct gfs2_glock *gl, enum glock_event ev, const struct glock_arg *arg);
 /*
@@ -138,8 +142,6 @@ _Noreturn void glock_bug(struct gfs2_glock *gl, const char *what);
 #define GLOCK_HOLD_INC_NS 50000000u
 #define GLOCK_HOLD_DEC_NS 25000000u
 
-bool glock_may_grant(const struct gfs2_glock *gl, const struct gfs2_holder *current,
-		     const struct gfs2_holder *gh);
 /* The first granted holder, the first waiter, or NULL. */
 struct gfs2_holder *glock_first_holder(const struct gfs2_glock *gl);
 struct gfs2_holder *glock_first_waiter(const struct gfs2_glock *gl);

@@ -34,35 +34,6 @@
 
 #define UN LM_ST_UNLOCKED
 #define EX LM_ST_EXCLUSIVE
-#define DF LM_ST_DEFERRED
-#define SH LM_ST_SHARED
-
-/*
- * Data: EX and SH may cache it, DF and UN may not.  Metadata: UN may not.  Dirty: only EX.  Going to DF or UN drops the data also where the
- * old state should have none: go_inval is cheap then, and what slipped in does not survive.
- */
-const struct glock_rights glock_rights[4][4] = {
-	/*		write: data   meta   drop: data   meta */
-	[EX][SH] = {	       true,  true,	   false, false },
-	[EX][DF] = {	       true,  true,	   true,  false },
-	[EX][UN] = {	       true,  true,	   true,  true },
-	[SH][EX] = {	       false, false,	   false, false },
-	[SH][DF] = {	       false, false,	   true,  false },
-	[SH][UN] = {	       false, false,	   true,  true },
-	[DF][EX] = {	       false, false,	   false, false },
-	[DF][SH] = {	       false, false,	   false, false },
-	[DF][UN] = {	       false, false,	   true,  true },
-	[UN][EX] = {	       false, false,	   false, false },
-	[UN][SH] = {	       false, false,	   false, false },
-	[UN][DF] = {	       false, false,	   true,  false },
-};
-
-/* Does a wish that another node has require a lock held in this state to change? [held][wished] */
-static const bool demote_needed[4][4] = {
-	[EX] = { [UN] = true, [DF] = true, [SH] = true },
-	[SH] = { [UN] = true, [DF] = true },
-	[DF] = { [UN] = true, [SH] = true },
-};
 
 /* The glock whose lm_lock this thread is in: its answer may come from inside, and then this thread goes on with it. */
 static _Thread_local struct gfs2_glock *asking;
@@ -84,7 +55,7 @@ bool glock_blocked_by_withdraw(const struct gfs2_glock *gl, unsigned flags)
 bool glock_demote_due(const struct gfs2_glock *gl)
 {
 	return (gl->gl_flags & FLAG(GLF_DEMOTE)) &&
-	       demote_needed[gl->gl_state][gl->gl_demote_state] && !frozen_by_withdraw(gl);
+	       glock_demote_needed[gl->gl_state][gl->gl_demote_state] && !frozen_by_withdraw(gl);
 }
 
 uint64_t glock_hold_left(const struct gfs2_glock *gl, uint64_t now)
@@ -177,7 +148,7 @@ static void settle(struct gfs2_glock *gl)
 		rcond_broadcast(&gl->gl_wait);
 		return;
 	}
-	if (!demote_needed[gl->gl_state][gl->gl_demote_state])
+	if (!glock_demote_needed[gl->gl_state][gl->gl_demote_state])
 		demote_done(gl);
 	else if (gl->gl_flags & FLAG(GLF_PENDING_DEMOTE))
 		glock_queue_work(gl, GLW_HOLD, gl->gl_tchange_ns + gl->gl_hold_ns);
@@ -201,7 +172,7 @@ static void act_demand(struct gfs2_glock *gl, const struct glock_arg *arg)
 
 	/* A late one: we hold nothing that is in the way.  During a transition nobody knows yet. */
 	if (gl->gl_phase == GLP_IDLE && !(gl->gl_flags & wanted) &&
-	    !demote_needed[gl->gl_state][arg->wished])
+	    !glock_demote_needed[gl->gl_state][arg->wished])
 		return;
 	now = glock_now(gl);
 	left = arg->remote ? glock_hold_left(gl, now) : 0;

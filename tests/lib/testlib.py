@@ -255,14 +255,19 @@ def sha256_file(path):
 
 # ---------------------------------------------------------------- mounts
 
+def unescape(word):
+    """A word of /proc/mounts: blanks and the like are three octal digits there."""
+    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), word)
+
+
 def mount_entry(directory):
     """(source, type, options) of the topmost mount on a directory, or None."""
     found = None
     with open("/proc/self/mounts") as mounts:
         for line in mounts:
             source, where, kind, options = line.split()[:4]
-            if where.encode().decode("unicode_escape") == directory:
-                found = (source, kind, options)
+            if unescape(where) == directory:
+                found = (unescape(source), kind, options)
     return found
 
 

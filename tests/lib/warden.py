@@ -16,6 +16,7 @@ running.  What the test was doing when the time was over is printed.
 import argparse
 import ctypes
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -138,7 +139,8 @@ def mounts_below(directory):
     found = []
     with open("/proc/self/mountinfo") as mounts:
         for line in mounts:
-            where = line.split()[4].encode().decode("unicode_escape")
+            # Blanks and the like are three octal digits there.
+            where = re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), line.split()[4])
             if where == directory or where.startswith(directory + "/"):
                 found.append(where)
     return found[::-1]

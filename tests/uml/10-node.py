@@ -50,6 +50,7 @@ def case_usage():
     equal(cluster("up", "x", ok=None).returncode, 2, "up x")
     equal(cluster("up", 0, ok=None).returncode, 2, "up 0")
     equal(cluster("up", 1, "--kernel", 2, ok=None).returncode, 2, "a node that there is not")
+    equal(cluster("up", 2, "--kernel", 1, ok=None).returncode, 2, "a node with the daemon in a cluster")
     equal(cluster("up", 1, "--no-mount", "--image", "/nonexistent", ok=None).returncode, 1, "no image")
     equal(cluster("run", 1, "true", ok=None).returncode, 125, "run without a cluster")
     equal(cluster("status", ok=None).returncode, 1, "status without a cluster")

@@ -21,7 +21,8 @@ def case_write_and_read_back():
         equal(c.down(), [], "problems at down")
     check(len(before.splitlines()) > 100, "there is something to compare")
     image.fsck()
-    same(uml.volume.kernel_read(image.path, options=["--exact"]), before, "read back")
+    after = uml.volume.kernel_read(image.path, options=["--exact"])
+    same(no_rdev(after), no_rdev(before), "read back")
     image.fsck()
 
 

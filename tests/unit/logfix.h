@@ -474,4 +474,46 @@ static inline uint64_t img_word(struct fix *f, const char *img, uint64_t blkno)
 	return ((const uint64_t *)(img + blkno * f->bsize))[3];
 }
 
+/* --- what single cases share: one volume, two glocks --- */
+
+#define FLUSH (GFS2_LOG_HEAD_FLUSH_NORMAL | GFS2_LFC_DO_SYNC)
+
+static struct fix f;
+static struct gfs2_glock gl, gl2;
+
+static inline void begin(uint32_t bsize, uint32_t jblocks, unsigned nr_home)
+{
+	fix_start(&f, bsize, jblocks, nr_home, false);
+	glock_start(&f, &gl, 1000);
+	glock_start(&f, &gl2, 2000);
+}
+
+static inline void end(void)
+{
+	gfs2_log_destroy(f.log);
+	f.log = NULL;
+	glock_end(&gl);
+	glock_end(&gl2);
+	fix_end(&f);
+}
+
+static inline void flush(void)
+{
+	assert_int_equal(gfs2_log_flush(f.log, FLUSH), 0);
+}
+
+/* Journal block number @pos after the clean head. */
+static inline char *jblock(char *img, uint32_t pos)
+{
+	return img + gfs2_journal_map(&f.jd, (f.head.lh_blkno + 1 + pos) % f.jd.jd_blocks) * f.bsize;
+}
+
+static inline struct gfs2_log_header_host head_now(void)
+{
+	struct gfs2_log_header_host h;
+
+	assert_int_equal(gfs2_find_jhead(f.e, f.bsize, &f.jd, &h), 0);
+	return h;
+}
+
 #endif

@@ -20,6 +20,13 @@ static int ring8(void **state)
 	return 0;
 }
 
+/* As small as it can be: writers and readers meet in the slots all the time. */
+static int ring2(void **state)
+{
+	gfs2_event_init(1);
+	return 0;
+}
+
 static int ring_exit(void **state)
 {
 	gfs2_event_exit();
@@ -170,7 +177,7 @@ static void test_without_ring(void **state)
 /* --- threads --- */
 
 #define WRITERS 3
-#define PER_WRITER 30000
+#define PER_WRITER 100000
 
 static atomic_uint writers_left;
 
@@ -271,6 +278,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_fields, ring8, ring_exit),
 		cmocka_unit_test_setup_teardown(test_overwrite, ring8, ring_exit),
 		cmocka_unit_test_setup_teardown(test_concurrent, ring8, ring_exit),
+		cmocka_unit_test_setup_teardown(test_concurrent, ring2, ring_exit),
 		cmocka_unit_test_setup_teardown(test_wait, ring8, ring_exit),
 	};
 

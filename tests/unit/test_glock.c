@@ -649,6 +649,7 @@ static void test_hold_time(void **state)
 	/* Before the grant: the time starts with the grant. */
 	queue(gl, EX, GL_SKIP, &a);
 	await(phase_of(gl) == GLP_WAIT);
+	set_time(4000 * ms);
 	gfs2_glock_cb(gl, UN, true);
 	set_time(5000 * ms);
 	answer(gl, 2, EX, EX);
@@ -659,6 +660,16 @@ static void test_hold_time(void **state)
 	assert_int_equal(phase_of(gl), GLP_IDLE);
 	set_time(5200 * ms);
 	answer(gl, 3, UN, UN);
+
+	/* What is to be done now is not held up by what is to be done later. */
+	queue(gl, EX, GL_SKIP, &a);
+	answer(gl, 4, EX, EX);
+	gfs2_glock_cb(gl, UN, true);
+	gfs2_glock_dq_uninit(&a);
+	assert_true(flags_of(gl) & FLAG(GLF_PENDING_DEMOTE));
+	gfs2_glock_cb(gl, UN, false);
+	answer(gl, 5, UN, UN);
+	assert_int_equal(flags_of(gl) & (FLAG(GLF_DEMOTE) | FLAG(GLF_PENDING_DEMOTE)), 0);
 
 	/* Other types, and requests of our own, have none. */
 	cache_state(plain, EX);
@@ -1000,12 +1011,16 @@ static void test_granted_callback(void **state)
 	gfs2_glock_put(gl);
 }
 
+static atomic_bool callback_slow;
+
 static void on_callback(struct gfs2_glock *gl, bool remote)
 {
 	note("callback:%d", remote);
+	while (atomic_load(&callback_slow))
+		usleep(100);
 }
 
-/* go_callback comes before the demotion that was asked for. */
+/* go_callback comes before the demotion that was asked for, whoever would have run that. */
 static void test_go_callback(void **state)
 {
 	static const struct gfs2_glock_operations ops = {
@@ -1014,11 +1029,24 @@ static void test_go_callback(void **state)
 		.go_callback = on_callback,
 	};
 	struct gfs2_glock *gl = gfs2_glock_get(table, 1, &ops);
+	struct waiter w;
 
 	cache_state(gl, SH);
+	atomic_store(&callback_slow, true);
 	gfs2_glock_cb(gl, UN, true);
+	start_waiter(gl, EX, 0, &w);
+	await(({
+		rmutex_lock(&gl->gl_lock);
+		bool asleep = w.gh.gh_cond;
+		rmutex_unlock(&gl->gl_lock);
+		asleep;
+	}));
+	assert_int_equal(phase_of(gl), GLP_IDLE);
+	atomic_store(&callback_slow, false);
 	answer(gl, 1, UN, UN);
-	notes("callback:1 sync lock:UN");
+	answer(gl, 2, EX, EX);
+	assert_int_equal(end_waiter(&w), 0);
+	notes("callback:1 sync lock:UN sync lock:EX");
 	gfs2_glock_put(gl);
 }
 
@@ -1225,6 +1253,14 @@ static void test_dump(void **state)
 	check_dump(gl, "G:  s:SH n:2/3346 f:lDpILon t:UN d:UN/123 a:4 v:2 r:3 m:50 p:0\n I: object\n");
 	answer(gl, 1, UN, UN);
 	glock_clear_object(gl, &table);
+	queue(gl, DF, GL_NOPID | LM_FLAG_TRY_1CB, &a);
+	await(phase_of(gl) == GLP_WAIT);
+	await(atomic_load(&gl->gl_ref) == 3); /* ours, the holder's, the transition's */
+	check_dump(gl, "G:  s:UN n:2/3346 f:lIqLn t:DF d:EX/0 a:4 v:2 r:3 m:50 p:0\n"
+		       " H: s:DF f:TaW e:0 p:0 [(none)] test\n");
+	answer(gl, 2, DF, UN);
+	assert_int_equal(gfs2_glock_wait(&a), GLR_TRYFAILED);
+	gfs2_holder_uninit(&a);
 	gfs2_glock_put(gl);
 }
 

@@ -13,8 +13,9 @@
 #include "fakedlm.h"
 
 #define THREADS 3	/* per node */
-#ifndef OPS
-#define OPS 2500	/* per thread */
+#define ROUND 8		/* operations of each thread between two barriers */
+#ifndef ROUNDS
+#define ROUNDS 300
 #endif
 
 /* --- the resources --- */
@@ -31,6 +32,7 @@ static struct cache {
 	unsigned long meta, data;
 } caches[NODES][RESOURCES];
 
+static pthread_barrier_t round_end;
 static atomic_ulong done_ops;
 static atomic_uint stats_fast, stats_callbacks, stats_try_failed, stats_inst;
 
@@ -285,9 +287,9 @@ static void op_sync(struct gfs2_glock *gl, enum lm_state s, unsigned flags)
 	gfs2_holder_uninit(&gh);
 }
 
-static unsigned random_flags(enum lm_state s)
+static unsigned random_flags(enum lm_state s, bool quiet)
 {
-	switch (rnd(10)) {
+	switch (rnd(quiet ? 20 : 10)) {
 	case 0:
 		return LM_FLAG_TRY;
 	case 1:
@@ -305,16 +307,19 @@ static unsigned random_flags(enum lm_state s)
 	}
 }
 
-static void one_op(struct gfs2_glock_table *t)
+/* @quiet: nothing that makes a node give up a lock unless it is asked to. */
+static void one_op(struct gfs2_glock_table *t, bool quiet)
 {
 	static const enum lm_state states[] = { SH, SH, DF, DF, EX };
 	static const enum lm_state wishes[] = { UN, SH, DF };
 	unsigned r = rnd(RESOURCES);
 	struct gfs2_glock *gl = gfs2_glock_get(t, r, &ops[r % 2]);
 	enum lm_state s = states[rnd(ARRAY_SIZE(states))];
-	unsigned flags = random_flags(s);
+	unsigned flags = random_flags(s, quiet);
 
-	switch (rnd(16)) {
+	if (quiet)
+		flags &= ~(GL_NOCACHE | GL_EXACT);
+	switch (quiet ? 2 + rnd(14) : rnd(16)) {
 	case 0:
 		gfs2_glock_cb(gl, wishes[rnd(3)], false);
 		break;
@@ -343,9 +348,13 @@ static void *node_thread(void *arg)
 	struct gfs2_glock_table *t = dlm.tables[id % NODES];
 
 	rnd_state = (now_ns() ^ id << 40) | 1;
-	for (int i = 0; i < OPS; i++) {
-		one_op(t);
-		atomic_fetch_add(&done_ops, 1);
+	for (int i = 0; i < ROUNDS; i++) {
+		for (int j = 0; j < ROUND; j++) {
+			one_op(t, i % 2);
+			atomic_fetch_add(&done_ops, 1);
+		}
+		/* A demand that was lost shows when nobody else stirs the lock any more. */
+		pthread_barrier_wait(&round_end);
 	}
 	return NULL;
 }
@@ -362,7 +371,7 @@ static void await_threads(void)
 	unsigned long last = 0, now;
 	uint64_t since = now_ns();
 
-	while ((now = atomic_load(&done_ops)) < (unsigned long)NODES * THREADS * OPS) {
+	while ((now = atomic_load(&done_ops)) < (unsigned long)NODES * THREADS * ROUNDS * ROUND) {
 		if (now != last) {
 			last = now;
 			since = now_ns();
@@ -382,6 +391,7 @@ static void test_cluster(void **state)
 	for (int n = 0; n < NODES; n++)
 		for (int r = 0; r < RESOURCES; r++)
 			pthread_mutex_init(&caches[n][r].lock, NULL);
+	pthread_barrier_init(&round_end, NULL, NODES * THREADS);
 	dlm_start();
 	for (uintptr_t i = 0; i < NODES * THREADS; i++)
 		assert_int_equal(pthread_create(&threads[i], NULL, node_thread, (void *)i), 0);

@@ -1,41 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The running log: what it writes where and when, log space, revokes, write-back, errors, threads.
- * What a crash leaves is tested in test_recovery.c.
+ * The running log: what it writes where and when, log space, revokes, write-back, the thread.
+ * Slow and failing I/O: test_logio.c; what a crash leaves: test_crash.c.
  */
 #include "logfix.h"
-
-#define FLUSH (GFS2_LOG_HEAD_FLUSH_NORMAL | GFS2_LFC_DO_SYNC)
-
-static struct fix f;
-static struct gfs2_glock gl, gl2;
-
-static void begin(uint32_t bsize, uint32_t jblocks, unsigned nr_home)
-{
-	fix_start(&f, bsize, jblocks, nr_home, false);
-	glock_start(&f, &gl, 1000);
-	glock_start(&f, &gl2, 2000);
-}
-
-static void end(void)
-{
-	gfs2_log_destroy(f.log);
-	f.log = NULL;
-	glock_end(&gl);
-	glock_end(&gl2);
-	fix_end(&f);
-}
-
-static void flush(void)
-{
-	assert_int_equal(gfs2_log_flush(f.log, FLUSH), 0);
-}
-
-/* Journal block number @pos after the clean head. */
-static const char *jblock(const char *img, uint32_t pos)
-{
-	return img + gfs2_journal_map(&f.jd, (f.head.lh_blkno + 1 + pos) % f.jd.jd_blocks) * f.bsize;
-}
 
 static uint32_t be32_at(const char *p, unsigned off)
 {
@@ -45,14 +13,6 @@ static uint32_t be32_at(const char *p, unsigned off)
 static uint64_t be64_at(const char *p, unsigned off)
 {
 	return be64_to_cpu(*(const __be64 *)(p + off));
-}
-
-static struct gfs2_log_header_host head_now(void)
-{
-	struct gfs2_log_header_host h;
-
-	assert_int_equal(gfs2_find_jhead(f.e, f.bsize, &f.jd, &h), 0);
-	return h;
 }
 
 static void change_jdata(uint64_t blkno, uint64_t tag)
@@ -70,8 +30,7 @@ static void layout(void **state)
 {
 	struct gfs2_log_header_host h;
 	char want[1024];
-	const char *b;
-	char *img;
+	char *b, *img;
 
 	fix_on_disk = true;
 	begin(1024, 64, 32);
@@ -193,8 +152,7 @@ static void revokes(void **state)
 {
 	struct gfs2_recovery_result res;
 	struct gfs2_log_stats st;
-	const char *b;
-	char *img;
+	char *b, *img;
 
 	begin(512, 1000, 300);
 	assert_int_equal(gfs2_trans_begin(f.log, 201, 0), 0);
@@ -407,127 +365,6 @@ static void empty_gl(void **state)
 	end();
 }
 
-/* --- ordered data --- */
-
-static void ordered(void **state)
-{
-	struct io_fault fault = { .op = IO_WRITE, .cls = IO_DATA, .error = EIO, .count = 1 };
-	struct gfs2_mapping data;
-	struct gfs2_bh *bh;
-	char *img;
-
-	begin(512, 100, 20);
-	mapping_init(&data, f.bufs, &gl, true);
-	for (unsigned i = 0; i < 2; i++) {
-		bh = buf_get(&data, f.home + 15);
-		memset(bh->b_data, 'd', 512);
-		buf_mark_dirty(bh);
-		buf_put(bh);
-		assert_int_equal(gfs2_trans_begin(f.log, 1, 0), 0);
-		change_meta(&f, &gl, f.home, i);
-		gfs2_ordered_add(f.log, &data);
-		gfs2_ordered_add(f.log, &data);
-		gfs2_trans_end(f.log);
-		if (i)
-			assert_int_equal(io_fault_add(f.e, &fault), 0);
-		flush();
-		/* The log goes on, the file's fsync tells. */
-		assert_int_equal(mapping_sync(&data), i ? -EIO : 0);
-		img = fix_read_all(&f);
-		assert_int_equal(img[(f.home + 15) * 512], 'd');
-		free(img);
-	}
-	gfs2_ordered_add(f.log, &data);
-	gfs2_ordered_del(f.log, &data);
-	gfs2_ordered_del(f.log, &data);
-	trans_meta(&f, &gl, f.home, 9);
-	flush();
-	mapping_invalidate(&data);
-	mapping_destroy(&data);
-	assert_int_equal(f.withdrawn, 0);
-	end();
-}
-
-/* --- in-place writes under way --- */
-
-static void *ail_thread(void *arg)
-{
-	CHECK(log_ail_write(f.log, NULL, UINT64_MAX) == 0);
-	return NULL;
-}
-
-static void wait_pass_busy(void)
-{
-	bool busy;
-
-	do {
-		rmutex_lock(&f.log->l_lock);
-		busy = f.log->l_ail_busy;
-		rmutex_unlock(&f.log->l_lock);
-		if (!busy)
-			usleep(100);
-	} while (!busy);
-}
-
-static void start_slow_pass(pthread_t *t)
-{
-	struct io_fault fault = { .op = IO_WRITE, .cls = IO_META, .delay_us = 300000, .count = 1 };
-
-	assert_int_equal(io_fault_add(f.e, &fault), 0);
-	assert_int_equal(pthread_create(t, NULL, ail_thread, NULL), 0);
-	wait_pass_busy();
-}
-
-/* Changed while its committed image is being written: the image arrives untorn, the change stays out. */
-static void change_during_write(void **state)
-{
-	pthread_t t;
-	char *img;
-
-	begin(4096, 100, 10);
-	trans_meta(&f, &gl, f.home, 1);
-	flush();
-	start_slow_pass(&t);
-	trans_meta(&f, &gl, f.home, 2);
-	pthread_join(t, NULL);
-	img = fix_read_all(&f);
-	for (unsigned i = 3; i < 512; i++)
-		assert_int_equal(((uint64_t *)(img + f.home * 4096))[i], 1000003 + i);
-	free(img);
-	/* Its obligation has ended, the new one begins with the flush. */
-	assert_int_equal(atomic_load(&gl.gl_ail_count), 0);
-	flush();
-	assert_int_equal(atomic_load(&gl.gl_ail_count), 1);
-	io_fault_clear(f.e);
-	end();
-}
-
-/* Freed while its image is on its way: the free is not durable before the image has landed. */
-static void free_during_write(void **state)
-{
-	char *data = aligned_alloc(4096, 4096), *img;
-	pthread_t t;
-
-	begin(4096, 100, 10);
-	trans_meta(&f, &gl, f.home, 1);
-	flush();
-	start_slow_pass(&t);
-	assert_int_equal(gfs2_trans_begin(f.log, 0, 1), 0);
-	gfs2_journal_wipe(f.log, f.home, 1);
-	gfs2_trans_end(f.log);
-	flush();
-	/* Durable, so the block is somebody else's now. */
-	memset(data, 'n', 4096);
-	io_fault_clear(f.e);
-	assert_int_equal(io_write(f.e, IO_DATA, data, 4096, f.home * 4096), 0);
-	pthread_join(t, NULL);
-	img = fix_read_all(&f);
-	assert_memory_equal(img + f.home * 4096, data, 4096);
-	free(img);
-	free(data);
-	end();
-}
-
 /* --- the thread --- */
 
 static void commit_interval(void **state)
@@ -557,136 +394,6 @@ static void wake_writes_back(void **state)
 	end();
 }
 
-/* --- errors --- */
-
-static void *wait_for_space(void *arg)
-{
-	int rc;
-
-	/* Until the log is full; ends with the error. */
-	for (unsigned i = 0; !(rc = gfs2_trans_begin(f.log, 20, 0)); i++) {
-		for (unsigned b = 0; b < 20; b++)
-			change_meta(&f, &gl2, f.home + 20 + (i * 20 + b) % 100, i);
-		gfs2_trans_end(f.log);
-	}
-	return (void *)(intptr_t)rc;
-}
-
-static void log_write_fails(void **state)
-{
-	struct io_fault fault = { .op = IO_WRITE, .cls = IO_LOG, .error = EIO };
-	pthread_t t;
-	void *ret;
-	char *before, *after;
-
-	begin(512, 100, 200);
-	trans_meta(&f, &gl, f.home, 1);
-	flush();
-	before = fix_read_all(&f);
-	fault.skip = rnd(3);
-	assert_int_equal(io_fault_add(f.e, &fault), 0);
-	assert_int_equal(pthread_create(&t, NULL, wait_for_space, NULL), 0);
-	pthread_join(t, &ret);
-	assert_int_equal((intptr_t)ret, -EIO);
-	assert_int_equal(gfs2_log_flush(f.log, FLUSH), -EIO);
-	assert_int_equal(gfs2_ail_flush(f.log), -EIO);
-	assert_int_equal(gfs2_ail_empty_gl(f.log, &gl, true), -EIO);
-	assert_int_equal(gfs2_log_flush_seq(f.log, 1, FLUSH), 0);
-	/* The thread that met it tells; it may be about to. */
-	while (!atomic_load(&f.withdrawn))
-		usleep(1000);
-	assert_int_equal(f.withdrawn, 1);
-	io_fault_clear(f.e);
-	assert_int_equal(gfs2_log_shutdown(f.log), -EIO);
-	after = fix_read_all(&f);
-	/* Nothing went in place, and the journal is still what it was: dirty, with the first flush. */
-	assert_memory_equal(after + f.home * 512, before + f.home * 512, 200 * 512);
-	assert_int_equal(head_now().lh_sequence, f.head.lh_sequence + 1);
-	free(before);
-	free(after);
-	end();
-}
-
-static void stop_in_transaction(void **state)
-{
-	begin(512, 100, 10);
-	trans_meta(&f, &gl, f.home, 1);
-	assert_int_equal(gfs2_trans_begin(f.log, 2, 1), 0);
-	change_meta(&f, &gl, f.home, 2);
-	gfs2_log_stop(f.log);
-	change_meta(&f, &gl, f.home + 1, 2);
-	gfs2_journal_wipe(f.log, f.home, 1);
-	gfs2_trans_end(f.log);
-	assert_int_equal(gfs2_trans_begin(f.log, 1, 0), -EIO);
-	assert_int_equal(gfs2_log_flush(f.log, FLUSH), -EIO);
-	assert_int_equal(f.withdrawn, 0);
-	gfs2_log_abandon(f.log);
-	assert_int_equal(head_now().lh_sequence, f.head.lh_sequence);
-	end();
-}
-
-/* A block changed as metadata without a header would make the journal unreplayable. */
-static void no_header(void **state)
-{
-	struct gfs2_bh *bh;
-
-	begin(512, 100, 10);
-	assert_int_equal(gfs2_trans_begin(f.log, 1, 0), 0);
-	bh = buf_get(&gl.gl_mapping, f.home);
-	gfs2_trans_add_meta(f.log, &gl, bh);
-	buf_put(bh);
-	gfs2_trans_end(f.log);
-	msg_set_level(-1);
-	assert_int_equal(gfs2_log_flush(f.log, FLUSH), -EIO);
-	msg_set_level(MSG_ERR);
-	assert_int_equal(f.withdrawn, 1);
-	end();
-}
-
-/* --- group commit --- */
-
-#define SYNCERS 8
-#define SYNCS 20
-
-static void *syncer(void *arg)
-{
-	struct gfs2_glock own;
-	unsigned me = (uintptr_t)arg;
-
-	glock_start(&f, &own, 5000 + me);
-	for (unsigned i = 0; i < SYNCS; i++) {
-		uint64_t seq;
-
-		CHECK(gfs2_trans_begin(f.log, 1, 0) == 0);
-		change_meta(&f, &own, f.home + me, i);
-		seq = gfs2_trans_batch_seq(f.log);
-		gfs2_trans_end(f.log);
-		CHECK(gfs2_log_flush_seq(f.log, seq, FLUSH) == 0);
-		CHECK(gfs2_log_durable_seq(f.log) >= seq);
-	}
-	CHECK(gfs2_ail_empty_gl(f.log, &own, false) == 0);
-	glock_end(&own);
-	return NULL;
-}
-
-static void group_commit(void **state)
-{
-	struct io_fault fault = { .op = IO_WRITE, .cls = IO_LOG, .delay_us = 500 };
-	struct gfs2_log_stats st;
-	pthread_t t[SYNCERS];
-
-	begin(512, 2000, 20);
-	assert_int_equal(io_fault_add(f.e, &fault), 0);
-	for (uintptr_t i = 0; i < SYNCERS; i++)
-		assert_int_equal(pthread_create(&t[i], NULL, syncer, (void *)i), 0);
-	for (unsigned i = 0; i < SYNCERS; i++)
-		pthread_join(t[i], NULL);
-	gfs2_log_get_stats(f.log, &st);
-	assert_true(st.batches_shared > 0);
-	assert_true(st.flushes < SYNCERS * SYNCS);
-	end();
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -697,15 +404,8 @@ int main(void)
 		cmocka_unit_test(pinned_again),
 		cmocka_unit_test(log_space_suffices),
 		cmocka_unit_test(empty_gl),
-		cmocka_unit_test(ordered),
-		cmocka_unit_test(change_during_write),
-		cmocka_unit_test(free_during_write),
 		cmocka_unit_test(commit_interval),
 		cmocka_unit_test(wake_writes_back),
-		cmocka_unit_test(log_write_fails),
-		cmocka_unit_test(stop_in_transaction),
-		cmocka_unit_test(no_header),
-		cmocka_unit_test(group_commit),
 	};
 
 	return cmocka_run_group_tests_name("log", tests, NULL, NULL);

@@ -347,7 +347,7 @@ static void do_change(struct model *m, uint64_t bn, uint32_t len, enum change ch
 	assert_int_equal(gfs2_trans_begin(sdp->sd_log, gfs2_rlist_blocks(&rl) + 1,
 					  meta ? len : 0), 0);
 	if (ch == CH_FREE)
-		err = gfs2_free_blocks(sdp, bn, len, meta);
+		err = gfs2_free_blocks(sdp, bn, len);
 	else if (ch == CH_UNLINK)
 		err = gfs2_unlink_di(sdp, bn);
 	else
@@ -659,7 +659,7 @@ static void test_forbidden(void **state)
 		assert_int_equal(gfs2_trans_begin(sdp->sd_log, gfs2_rlist_blocks(&rl) + 1, 1), 0);
 		switch (what) {
 		case 0: /* a dinode is not data */
-			err = (uint64_t)gfs2_free_blocks(sdp, di, 1, true);
+			err = (uint64_t)gfs2_free_blocks(sdp, di, 1);
 			break;
 		case 1: /* free already */
 			err = (uint64_t)gfs2_free_di(sdp, rl.rl_rgd[0]->rd_data0 +
@@ -670,7 +670,7 @@ static void test_forbidden(void **state)
 							    rl.rl_rgd[0]->rd_data - 1);
 			break;
 		default: /* no resource group there */
-			err = (uint64_t)gfs2_free_blocks(sdp, sdp->sd_sb_block, 1, false);
+			err = (uint64_t)gfs2_free_blocks(sdp, sdp->sd_sb_block, 1);
 			break;
 		}
 		assert_int_equal((int)err, -EIO);
@@ -816,7 +816,7 @@ static void worker_free(struct worker *w, struct run_of_blocks *r)
 		w->failure = "begin";
 	for (unsigned i = 0; i < r->n; i++)
 		atomic_store(&w->owned[r->bn + i], 0);
-	if (gfs2_free_blocks(sdp, r->bn, r->n, false))
+	if (gfs2_free_blocks(sdp, r->bn, r->n))
 		w->failure = "free";
 	gfs2_trans_end(sdp->sd_log);
 	gfs2_rlist_free(&rl);

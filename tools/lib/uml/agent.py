@@ -25,9 +25,11 @@ import ctypes  # noqa: E402
 import errno  # noqa: E402
 import fcntl  # noqa: E402
 import json  # noqa: E402
+import re  # noqa: E402
 import selectors  # noqa: E402
 import select  # noqa: E402
 import signal  # noqa: E402
+import socket  # noqa: E402
 import struct  # noqa: E402
 import termios  # noqa: E402
 import time  # noqa: E402
@@ -60,13 +62,13 @@ def check(result, what):
 
 
 def mount(source, target, fstype=None, flags=0, data=None):
-    enc = [None if s is None else s.encode() for s in (source, target, fstype)]
+    enc = [None if s is None else os.fsencode(s) for s in (source, target, fstype)]
     check(libc.mount(*enc, ctypes.c_ulong(flags), None if data is None else data.encode()),
           'mount %s on %s' % (source, target))
 
 
 def umount(target, flags=0):
-    check(libc.umount2(target.encode(), flags), 'umount %s' % target)
+    check(libc.umount2(os.fsencode(target), flags), 'umount %s' % target)
 
 
 def load_module(name):
@@ -150,8 +152,15 @@ def share(path, writable):
         mount(None, path, None, MS_REMOUNT | MS_BIND | MS_RDONLY)
 
 
+def link_dlm_devices():
+    """libdlm and dlm_controld look below /dev/misc, where udev would put them."""
+    os.makedirs('/dev/misc', exist_ok=True)
+    for name in os.listdir('/dev'):
+        if name.startswith('dlm') and not os.path.lexists('/dev/misc/' + name):
+            os.symlink('../' + name, '/dev/misc/' + name)
+
+
 def loopback_up():
-    import socket
     siocsifflags, iff_up = 0x8914, 0x1
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
         fcntl.ioctl(s, siocsifflags, struct.pack('16sh22x', b'lo', iff_up))
@@ -348,6 +357,24 @@ class Background:
             os.close(fd)
 
 
+class DeviceEvents:
+    """The kernel's word that a device has come or gone: there is no udev."""
+
+    def __init__(self, agent):
+        netlink_kobject_uevent = 15
+        self.socket = socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK,
+                                    netlink_kobject_uevent)
+        self.socket.bind((0, 1))
+        agent.watch(self.socket.fileno(), selectors.EVENT_READ, self)
+
+    def event(self, _fd, _mask):
+        try:
+            while True:
+                self.socket.recv(8192)
+        except OSError:              # no more, or more than fitted: a look is due in any case
+            link_dlm_devices()
+
+
 class Agent:
     def __init__(self):
         self.selector = selectors.DefaultSelector()
@@ -455,6 +482,8 @@ class Agent:
         try:
             enter_root()
             fill_root(config)
+            self.devices = DeviceEvents(self)
+            link_dlm_devices()
         except Exception as e:
             self.send(wire.FAILED, 0, str(e))
             return
@@ -531,12 +560,13 @@ def users(directory):
 def mounts():
     """Mount points to be undone, the last mounted first."""
     found = []
-    with open('/proc/self/mounts') as f:
+    with open('/proc/self/mounts', 'rb') as f:
         for line in f:
             source, target, fstype = line.split()[:3]
-            if source.startswith(('/dev/ubd', '/dev/loop')) or fstype.startswith(('fuse', 'gfs2')):
-                if fstype not in ('fusectl',):
-                    found.append(target.encode().decode('unicode_escape'))
+            if fstype != b'fusectl' and (source.startswith((b'/dev/ubd', b'/dev/loop')) or
+                                         fstype.startswith((b'fuse', b'gfs2'))):
+                found.append(os.fsdecode(re.sub(rb'\\([0-7]{3})',
+                                                lambda m: bytes([int(m[1], 8)]), target)))
     return found[::-1]
 
 

@@ -26,7 +26,7 @@ import tempfile
 import time
 
 from . import wire
-from .monitor import clean_up
+from .monitor import TABLE, clean_up
 
 RUN_DIR = '/run/gfs2-fuse-cluster'
 MOUNT_DIR = '/mnt/gfs2'
@@ -95,8 +95,11 @@ def find_python():
 
 
 def find_builddir(builddir=None):
-    """Where the daemon was built: as told, by GFS2_FUSE_BUILDDIR, or the newest build* directory."""
+    """Where the daemon was built: as told, by GFS2_FUSE_BUILDDIR, where GFS2_FUSE is, or the newest
+    build* directory."""
     builddir = builddir or os.environ.get('GFS2_FUSE_BUILDDIR')
+    if not builddir and os.environ.get('GFS2_FUSE'):
+        builddir = os.path.dirname(os.path.dirname(os.path.realpath(os.environ['GFS2_FUSE'])))
     if builddir:
         return os.path.realpath(builddir)
     built = glob.glob(SOURCE + '/build*/src/gfs2-fuse')
@@ -139,7 +142,7 @@ def make_volume(path, size, nodes=1, journal_mb=128, bsize=4096, proto=None, tab
     proto = proto or ('lock_nolock' if nodes == 1 else 'lock_dlm')
     command = [mkfs, '-O', '-q', '-b', str(bsize), '-J', str(journal_mb), '-j', str(nodes), '-p', proto]
     if proto != 'lock_nolock':
-        command += ['-t', table or 'g2:vol']
+        command += ['-t', table or TABLE]
     result = subprocess.run(command + list(label) + [path], capture_output=True, text=True)
     if result.returncode != 0:
         os.unlink(path)
@@ -487,7 +490,11 @@ class Cluster:
         elif builddir and os.access(builddir + '/src/gfs2-fuse', os.X_OK):
             daemon = builddir + '/src/gfs2-fuse'
         shares = [SOURCE]
-        for path in (builddir, daemon and os.path.dirname(daemon)):
+        # What a test is told to use, its node must see.
+        used = [os.path.dirname(os.environ[v]) for v in ('GFS2_FUSE', 'GLOCKCTL') if os.environ.get(v)]
+        used += [os.environ[v] for v in ('GFS2_TEST_PROGS',) if os.environ.get(v)]
+        used = [os.path.realpath(path) for path in used if os.path.isdir(path)]
+        for path in [builddir, daemon and os.path.dirname(daemon)] + used:
             if path and not any(path == d or path.startswith(d + '/') for d in shares + ['/usr']):
                 shares.append(path)
         shares = [[path, False] for path in shares + [os.path.realpath(d) for d in share]]

@@ -86,3 +86,26 @@ def is_dirty(image):
     result = subprocess.run(['fsck.gfs2', '-n', image], stdin=subprocess.DEVNULL,
                             capture_output=True, text=True)
     return ' is dirty' in result.stdout + result.stderr
+
+
+@contextlib.contextmanager
+def scratch(node, path, size=4 << 30, directory='/scratch'):
+    """An ext4 of the node's own on a disk, for tests that need room and direct I/O, which a node's
+    tmpfs has not. path: a file to be made on the host, and removed again."""
+    with open(path, 'xb') as f:
+        f.truncate(size)
+    try:
+        subprocess.run(['mkfs.ext4', '-q', '-F', path], check=True)
+        device = node.cluster.attach(path)
+        try:
+            node.run(['mkdir', '-p', directory], check=True)
+            node.run(['mount', device, directory], check=True)
+            try:
+                yield directory
+            finally:
+                if alive(node):
+                    node.umount(directory)
+        finally:
+            node.cluster.detach(device)
+    finally:
+        os.unlink(path)

@@ -1,0 +1,111 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+# test: what we wrote the kernel's gfs2 reads the same, what it wrote we read the same; each replays the other's journal
+# timeout: 300
+import os
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from umltest import *    # noqa: E402
+from testlib import *    # noqa: E402
+
+from tree import make_tree    # noqa: E402
+
+SCALE = 1.0 if FULL else 0.15
+
+
+def no_rdev(manifest):
+    """Kernel 6.1 forgets device numbers: after a remount it shows its own nodes as 0:0, too (an
+    inode is not new any more when its dinode is read). On disk they are right, as our mount shows."""
+    return re.sub(r"^([^\t]*\t(?:blk|chr)\t.*\t)[0-9]+:[0-9]+$", r"\1-", manifest, flags=re.M)
+
+
+def same_but_rdev(got, want, what):
+    same(no_rdev(got), no_rdev(want), what)
+
+
+def ours(image):
+    """The manifest of an image as our daemon shows it."""
+    with image.mount("ro") as mount:
+        return host_manifest(mount.dir)
+
+
+def case_ours_read_by_the_kernel():
+    with uml.Cluster() as c:
+        c.up(1, images=None)
+        node = c.node(1)
+        for bs in (4096, 512, 1024, 2048):
+            image = volume(bs=bs)
+            with image.mount() as mount:
+                make_tree(str(mount / "tree"), SEED + bs, SCALE)
+                # deleted and written again: freed blocks, old journal images, long extents
+                make_tree(str(mount / "gone"), SEED + bs + 1, SCALE / 4)
+                run(["rm", "-rf", mount / "gone"])
+                write_file(mount / "large", pattern(40 << 20, SEED), sync=True)
+                wanted = host_manifest(mount.dir)
+            check(len(wanted.splitlines()) > 200, "there is something to compare")
+            image.fsck()
+            same_but_rdev(uml.volume.kernel_read(image.path, node), wanted, f"block size {bs}, the kernel")
+            # The kernel goes on with it: its own allocations, deletions, a clean unmount.
+            same_but_rdev(uml.volume.kernel_read(image.path, node, readonly=False), wanted, "read-write")
+            image.fsck()
+            same(ours(image), wanted, f"block size {bs}, ours after the kernel's")
+
+
+def case_the_kernels_read_by_us():
+    with uml.Cluster() as c:
+        c.up(1, images=None)
+        node = c.node(1)
+        for bs in (4096, 1024):
+            image = volume(bs=bs)
+            with uml.volume.kernel_mount(node, image.path) as directory:
+                node.run(["/usr/bin/python3", "-B", os.path.join(ROOT, "tests", "lib", "tree.py"),
+                          directory + "/tree", str(SEED), str(SCALE / 2)], check=True)
+                wanted = uml.volume.manifest(node, directory)
+            image.fsck()
+            same(ours(image), wanted, f"block size {bs}")
+            # and we go on with it
+            with image.mount() as mount:
+                make_tree(str(mount / "more"), SEED + 7, SCALE / 4)
+                run(["rm", "-rf", mount / "tree"])
+                wanted = host_manifest(mount.dir)
+            image.fsck()
+            same_but_rdev(uml.volume.kernel_read(image.path, node), wanted, f"block size {bs}, after ours")
+
+
+def case_our_journal_replayed_by_the_kernel():
+    image = volume()
+    mount = image.mount()
+    for number in range(300):
+        directory, name = mount / f"d{number % 7}", f"f{number}"
+        os.makedirs(directory, exist_ok=True)
+        write_file(os.path.join(directory, name), pattern(100 * number, number), sync=True)
+        if number % 3 == 0:
+            os.rename(os.path.join(directory, name), mount / f"moved{number}")
+    fd = os.open(mount.dir, os.O_RDONLY)
+    os.fsync(fd)
+    os.close(fd)
+    wanted = host_manifest(mount.dir)
+    mount.kill()
+    check(uml.volume.is_dirty(image.path), "the journal needs replay")
+    same_but_rdev(uml.volume.kernel_read(image.path, readonly=False), wanted, "replayed by the kernel")
+    image.fsck()
+
+
+def case_the_kernels_journal_replayed_by_us():
+    image = volume()
+    with uml.Cluster() as c:
+        c.up(1, images=None)
+        acknowledged = uml.volume.leave_dirty(image.path, c.node(1))
+    check(uml.volume.is_dirty(image.path), "the journal needs replay")
+    check(acknowledged, "there is something to find again")
+    with image.mount() as mount:
+        found = host_manifest(mount.dir)
+    missing = [name for name, digest in acknowledged
+               if not re.search(r"^\./%s\t.*\t%s$" % (re.escape(name), digest), found, re.M)]
+    equal(missing, [], "fsynced files that are not there")
+    image.fsck()
+
+
+need_uml()
+main()
