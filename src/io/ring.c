@@ -378,10 +378,13 @@ static int prep_transfer(struct io_req *req, struct io_uring_sqe *sqe, int fd)
 }
 
 /*
- * A store that is memory (tmpfs) cannot be asked without blocking, so io_uring would hand every transfer to a kernel
- * thread of its own: two task switches for one memcpy.  There is no device to wait for, so the ring's thread
- * copies, and io_ring_wait() completes the request as if it had come from the queue.
+ * A store that is memory (tmpfs) cannot be asked without blocking, so io_uring hands every transfer to a kernel
+ * thread of its own.  For a large one that is welcome: the copy runs beside us.  For a small one it is two task switches
+ * for one memcpy, and there is no device to wait for: the ring's thread copies, and io_ring_wait() completes the request
+ * as if it had come from the queue.
  */
+#define MEMORY_INLINE_MAX (32u << 10)
+
 static void memory_transfer(struct io_req *req)
 {
 	struct io_engine *e = req->ring->r_engine;
@@ -413,7 +416,8 @@ static void req_issue(struct io_req *req)
 	struct io_uring_sqe *sqe;
 	int fd = r->r_fixed_file ? 0 : e->e_fd;
 
-	if (e->e_memory && (req->phase == PH_IO || req->phase == PH_FLUSH)) {
+	if (e->e_memory && (req->phase == PH_IO || req->phase == PH_FLUSH) &&
+	    req->total <= MEMORY_INLINE_MAX) {
 		memory_transfer(req);
 		return;
 	}
