@@ -64,10 +64,14 @@ int ctl_socket_path(const char *mountpoint, char *path, size_t size)
 static bool socket_answers(const char *path)
 {
 	struct sockaddr_un addr = { .sun_family = AF_UNIX };
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	size_t len = strlen(path);
 	bool answers;
+	int fd;
 
-	snprintf(addr.sun_path, sizeof(addr.sun_path), "%s", path);
+	if (len >= sizeof(addr.sun_path))
+		return false; /* nobody can listen there */
+	memcpy(addr.sun_path, path, len + 1);
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	answers = fd >= 0 && (!connect(fd, (struct sockaddr *)&addr, sizeof(addr)) ||
 			      errno != ECONNREFUSED);
 	if (fd >= 0)

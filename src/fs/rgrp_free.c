@@ -258,7 +258,7 @@ static void free_bits(struct gfs2_rgrpd *rgd, uint32_t start, uint32_t len)
 int gfs2_free_blocks(struct gfs2_sbd *sdp, uint64_t bstart, uint32_t blen)
 {
 	struct gfs2_rgrpd *rgd;
-	uint32_t start;
+	uint32_t start = 0;
 	int err = locate(sdp, bstart, blen, &rgd, &start);
 
 	if (err)
@@ -277,7 +277,7 @@ int gfs2_free_blocks(struct gfs2_sbd *sdp, uint64_t bstart, uint32_t blen)
 int gfs2_free_di(struct gfs2_sbd *sdp, uint64_t blkno)
 {
 	struct gfs2_rgrpd *rgd;
-	uint32_t start;
+	uint32_t start = 0;
 	unsigned state;
 	int err = locate(sdp, blkno, 1, &rgd, &start);
 
@@ -301,7 +301,7 @@ int gfs2_free_di(struct gfs2_sbd *sdp, uint64_t blkno)
 int gfs2_unlink_di(struct gfs2_sbd *sdp, uint64_t blkno)
 {
 	struct gfs2_rgrpd *rgd;
-	uint32_t start;
+	uint32_t start = 0;
 	int err = locate(sdp, blkno, 1, &rgd, &start);
 
 	if (err)
