@@ -6,8 +6,8 @@
  * Guarantees
  *  - The thread sleeps in one place only, io_ring_wait(): its own completions are never stranded.
  *  - A WRITE's payload lies on a page boundary in registered memory, so it goes to the device without a copy.
- *  - Several requests are read in one system call when several are there (reads are posted in batches that grow
- *    while all of them find something and shrink when they don't); one poll is armed when nothing is there.
+ *  - Several requests are read in one system call when several come at once: as many reads are kept posted as lately
+ *    found something together.  A lone caller finds one (every posted read is woken by every request).
  *
  * Buffers: RX_REGISTERED of them per thread are registered with the ring; when all are in use, further ones are made;
  * up to RX_KEEP_EXTRA of these stay for the next time.  /dev/fuse is read with plain READ (it refuses registered buffers).
@@ -16,7 +16,6 @@
  */
 #include <fcntl.h>
 #include <poll.h>
-#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -27,6 +26,7 @@
 #define RX_REGISTERED 48
 #define RX_KEEP_EXTRA 32
 #define RX_MAX_READS 16
+#define RX_LONE_HITS 4		/* so many requests one by one: one read is enough */
 
 struct rx {
 	struct server *s;
@@ -41,10 +41,14 @@ struct rx {
 	unsigned nr_free_extra;
 
 	/* the receive thread's own */
-	struct io_handler poll_h, wake_h;
-	bool poll_armed, wake_armed, readable, gone;
+	struct io_handler wake_h;
+	bool wake_armed, gone;
 	int wake_fd;		/* eventfd: look at `stopping` */
-	unsigned reads, batch, batch_hits, replies;
+	struct list_head reading; /* buffers with a read posted */
+	unsigned reads;		/* how many these are */
+	unsigned want;		/* and how many there should be */
+	unsigned hits, lone;	/* requests found by this wait; waits in a row that found just one */
+	unsigned replies;	/* under way */
 };
 
 /* A request that is not a WRITE is short: it goes to the worker as a copy, the big buffer stays. */
@@ -192,26 +196,18 @@ static void rx_read_done(struct io_handler *h, struct io_ring *r, int32_t res, u
 	struct rx *rx = b->rx;
 
 	rx->reads--;
+	list_del_init(&b->list);
 	if (res <= 0) {
-		if (res == -EAGAIN)
-			rx->readable = false;
-		else if (res != -EINTR && res != -ENOENT && res != -ECANCELED)
-			rx->gone = true; /* -ENODEV: unmounted */
+		/* -ENODEV: unmounted */
+		if (res != -EINTR && res != -ENOENT && res != -ECANCELED && res != -EAGAIN)
+			rx->gone = true;
 		rx_buf_release(b);
 		return;
 	}
-	rx->batch_hits++;
+	rx->hits++;
 	b->size = (uint32_t)res;
 	if (!fast_request(b, rx->ring))
 		rx_hand_over(rx, b);
-}
-
-static void rx_poll_done(struct io_handler *h, struct io_ring *r, int32_t res, uint32_t flags)
-{
-	struct rx *rx = container_of(h, struct rx, poll_h);
-
-	rx->poll_armed = false;
-	rx->readable = true;
 }
 
 static void rx_wake_done(struct io_handler *h, struct io_ring *r, int32_t res, uint32_t flags)
@@ -219,35 +215,21 @@ static void rx_wake_done(struct io_handler *h, struct io_ring *r, int32_t res, u
 	container_of(h, struct rx, wake_h)->wake_armed = false;
 }
 
-static void rx_arm(struct rx *rx)
+static void rx_watch_stop(struct rx *rx)
 {
 	struct io_uring_sqe *sqe;
 
-	if (!rx->wake_armed) {
-		rx->wake_armed = true;
-		sqe = io_ring_sqe(rx->ring);
-		io_uring_prep_poll_add(sqe, rx->wake_fd, POLLIN);
-		io_uring_sqe_set_data(sqe, &rx->wake_h);
-	}
-	if (!rx->readable && !rx->poll_armed) {
-		rx->poll_armed = true;
-		sqe = io_ring_sqe(rx->ring);
-		/* exclusive: one request wakes one receive thread */
-		io_uring_prep_poll_add(sqe, rx->s->fd, POLLIN | EPOLLEXCLUSIVE);
-		io_uring_sqe_set_data(sqe, &rx->poll_h);
-	}
+	if (rx->wake_armed)
+		return;
+	rx->wake_armed = true;
+	sqe = io_ring_sqe(rx->ring);
+	io_uring_prep_poll_add(sqe, rx->wake_fd, POLLIN);
+	io_uring_sqe_set_data(sqe, &rx->wake_h);
 }
 
 static void rx_post_reads(struct rx *rx)
 {
-	if (!rx->readable || rx->reads)
-		return;
-	if (rx->batch_hits == rx->batch && rx->batch < RX_MAX_READS)
-		rx->batch *= 2;
-	else if (rx->batch_hits * 2 < rx->batch)
-		rx->batch = rx->batch > 2 ? rx->batch / 2 : 1;
-	rx->batch_hits = 0;
-	for (unsigned i = 0; i < rx->batch; i++) {
+	while (rx->reads < rx->want) {
 		struct rx_buf *b = rx_buf_get(rx);
 		struct io_uring_sqe *sqe;
 
@@ -257,8 +239,41 @@ static void rx_post_reads(struct rx *rx)
 		sqe = io_ring_sqe(rx->ring);
 		io_uring_prep_read(sqe, rx->s->fd, rx_request(b), RX_MEM_SIZE - RX_PAGE, -1);
 		io_uring_sqe_set_data(sqe, &b->read_h);
+		list_add_tail(&b->list, &rx->reading);
 		rx->reads++;
 	}
+}
+
+/* Take back all posted reads but @keep; each still completes, with a request or with -ECANCELED. */
+static void rx_cancel_reads(struct rx *rx, unsigned keep)
+{
+	struct rx_buf *b;
+
+	list_for_each_entry(b, &rx->reading, list) {
+		struct io_uring_sqe *sqe;
+
+		if (keep) {
+			keep--;
+			continue;
+		}
+		sqe = io_ring_sqe(rx->ring);
+		io_uring_prep_cancel(sqe, &b->read_h, 0);
+		io_uring_sqe_set_data(sqe, NULL);
+	}
+}
+
+/* How many reads should be posted, after a wait that found rx->hits requests? */
+static void rx_adapt(struct rx *rx)
+{
+	if (rx->hits > 1) {
+		rx->lone = 0;
+		rx->want = min_t(unsigned, 2 * rx->hits, RX_MAX_READS);
+	} else if (rx->hits == 1 && rx->want > 1 && ++rx->lone >= RX_LONE_HITS) {
+		rx->lone = 0;
+		rx->want = 1;
+		rx_cancel_reads(rx, 1);
+	}
+	rx->hits = 0;
 }
 
 static void *rx_thread(void *arg)
@@ -269,8 +284,9 @@ static void *rx_thread(void *arg)
 	pthread_setname_np(pthread_self(), "gfs2-rx");
 	/* The ring is single-issuer: it must be made by the thread that uses it. */
 	while (!rx->gone && !atomic_load_explicit(&rx->s->stopping, memory_order_acquire)) {
+		rx_adapt(rx);
 		rx_post_reads(rx);
-		rx_arm(rx);
+		rx_watch_stop(rx);
 		error = io_ring_wait(rx->ring, 1);
 		if (error && error != -EINTR && error != -EAGAIN && error != -EBUSY) {
 			fs_err("receive ring: %s", strerror(-error));
@@ -278,6 +294,7 @@ static void *rx_thread(void *arg)
 		}
 	}
 	/* What was sent must come back before the ring's memory may go. */
+	rx_cancel_reads(rx, 0);
 	while (io_ring_inflight(rx->ring) || rx->replies || rx->reads)
 		if (io_ring_wait(rx->ring, 1) == -EBADF)
 			break;
@@ -359,8 +376,8 @@ int rx_create(struct server *s, struct rx **out)
 	struct rx *rx = xzalloc(sizeof(*rx));
 
 	rx->s = s;
-	rx->batch = 1;
-	rx->poll_h.complete = rx_poll_done;
+	rx->want = 1;
+	list_init(&rx->reading);
 	rx->wake_h.complete = rx_wake_done;
 	pthread_mutex_init(&rx->lock, NULL);
 	list_init(&rx->free);

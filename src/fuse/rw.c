@@ -73,14 +73,26 @@ static int file_open(struct server *s, struct gfs2_inode *ip, int flags, struct 
 		atomic_store_explicit(&ip->i_kcached, false, memory_order_relaxed);
 		inval_pages(s, ip, 0, 0);
 	}
+	pthread_mutex_lock(&s->files_lock);
+	list_add_tail(&f->f_list, &s->files);
+	pthread_mutex_unlock(&s->files_lock);
 	*out = f;
 	return 0;
 }
 
-static void file_close(struct gfs2_file *f)
+static void file_close(struct server *s, struct gfs2_file *f)
 {
+	pthread_mutex_lock(&s->files_lock);
+	list_del_init(&f->f_list);
+	pthread_mutex_unlock(&s->files_lock);
 	gfs2_inode_open_dec(f->f_inode, !f->f_direct);
 	free(f);
+}
+
+void server_close_files(struct server *s)
+{
+	while (!list_empty(&s->files))
+		file_close(s, list_first_entry(&s->files, struct gfs2_file, f_list));
 }
 
 void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
@@ -98,7 +110,7 @@ void op_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	}
 	out = open_out(f);
 	if (fuse_reply_buf(req, (char *)&out, sizeof(out)))
-		file_close(f);
+		file_close(s, f);
 }
 
 static uint32_t frac(double t)
@@ -134,7 +146,7 @@ static void reply_create(fuse_req_t req, struct server *s, struct gfs2_inode *ip
 	raw_attr(&out.entry.attr, st);
 	gfs2_inode_lookup_inc(ip);
 	if (fuse_reply_buf(req, (char *)&out, sizeof(out))) {
-		file_close(f);
+		file_close(s, f);
 		gfs2_inode_forget(ip, 1);
 	}
 }
@@ -174,9 +186,10 @@ void op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 
 void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-	op_begin(req);
+	struct server *s = op_begin(req);
+
 	gfs2_pending_mtime_publish(fi_file(fi)->f_inode);
-	file_close(fi_file(fi));
+	file_close(s, fi_file(fi));
 	fuse_reply_err(req, 0);
 }
 

@@ -96,6 +96,8 @@ int server_mount(struct gfs2_sbd *sdp, const struct server_config *cfg, struct s
 
 	s->sdp = sdp;
 	s->wake_fd = -1;
+	pthread_mutex_init(&s->files_lock, NULL);
+	list_init(&s->files);
 	s->timeout = NOLOCK_TIMEOUT;
 	s->mountpoint = strdup(cfg->mountpoint);
 	s->nr_rx = cfg->rx_threads;
@@ -181,8 +183,7 @@ int server_run(struct server *s)
 	if (sig) {
 		fs_info("signal %d (%s): unmounting", sig, strsignal(sig));
 		/* Processes that still have files open keep the detached mount; they get ENOTCONN when we leave. */
-		if (umount2(s->mountpoint, MNT_DETACH) && errno == EPERM)
-			fuse_session_unmount(s->se);
+		s->detached = !umount2(s->mountpoint, MNT_DETACH);
 	}
 	stop_rx(s);
 	pool_drain_destroy(s->pool);
@@ -199,8 +200,11 @@ void server_destroy(struct server *s)
 	for (unsigned i = 0; s->rx && i < s->nr_rx; i++)
 		rx_destroy(s->rx[i]);
 	free(s->rx);
+	server_close_files(s);
+	pthread_mutex_destroy(&s->files_lock);
 	if (s->se) {
-		fuse_session_unmount(s->se);
+		if (!s->detached)
+			fuse_session_unmount(s->se);
 		fuse_session_destroy(s->se);
 	}
 	if (s->wake_fd >= 0)

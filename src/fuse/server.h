@@ -33,6 +33,7 @@ struct server;
 /* What an open file is on our side (fuse_file_info.fh). */
 struct gfs2_file {
 	struct gfs2_inode *f_inode;
+	struct list_head f_list;	/* server.files, under files_lock */
 	bool f_direct;		/* opened with O_DIRECT: the reply said FOPEN_DIRECT_IO */
 };
 
@@ -84,12 +85,18 @@ struct server {
 	struct rx **rx;
 	char *mountpoint;
 	int wake_fd;		/* eventfd: a receive thread ended */
+	bool detached;		/* the mount point is free already */
+	pthread_mutex_t files_lock; /* leaf */
+	struct list_head files;	/* open ones: the kernel need not close them before a forced end */
 	atomic_bool stopping;	/* release by server_run, acquire by the receive threads */
 	unsigned kernel_minor;
 	double timeout;		/* entries and attributes, seconds */
 };
 
 extern const struct fuse_lowlevel_ops gfs2_fuse_ops;
+
+/* --- rw.c: at the end, when nobody handles requests any more --- */
+void server_close_files(struct server *s);
 
 /* --- loop.c --- */
 int rx_create(struct server *s, struct rx **out);

@@ -107,5 +107,28 @@ def case_the_kernels_journal_replayed_by_us():
     image.fsck()
 
 
+def case_every_journal_is_replayed():
+    """A node with journal 1 lost its power; we mount with journal 0, as the first mounter."""
+    image = volume(journals=2)
+    with uml.Cluster() as c:
+        c.up(1, images=None)
+        node = c.node(1)
+        with uml.volume.kernel_mount(node, image.path, options="hostdata=jid=1") as directory:
+            with node.spawn(["/usr/bin/python3", "-I", "-S", uml.volume.CHURN, directory]) as churn:
+                churn.read_until("ok 50 ")
+                node.kill()
+                text = churn.out.decode()
+    acknowledged = re.findall(r"^ok \d+ (\S+) ([0-9a-f]{64})$", text, re.M)
+    check(len(acknowledged) >= 49, "there is something to find again")
+    check(uml.volume.is_dirty(image.path), "a journal needs replay")
+    with image.mount() as mount:
+        found = host_manifest(mount.dir)
+    missing = [name for name, digest in acknowledged
+               if not re.search(r"^\./%s\t.*\t%s$" % (re.escape(name), digest), found, re.M)]
+    equal(missing, [], "fsynced files that are not there")
+    check(not uml.volume.is_dirty(image.path), "all journals are clean")
+    image.fsck()
+
+
 need_uml()
 main()

@@ -262,7 +262,7 @@ class Stream:
 
     def close_input(self):
         if self.tty and self.status is None:
-            return                   # the master's other copy stays; a hang-up is the client's to ask for
+            return                   # a terminal is hung up when its command has ended
         self.agent.watch(self.input, 0, self)
         os.close(self.input)
         self.input = None

@@ -131,7 +131,8 @@ def memory_dir(mem, nodes):
     raise ClusterError('neither /dev/shm nor /var/tmp has room for %d nodes of %s' % (nodes, mem))
 
 
-def make_volume(path, size, nodes=1, journal_mb=128, bsize=4096, proto=None, table=None, label=()):
+def make_volume(path, size, nodes=1, journal_mb=128, bsize=4096, proto=None, table=None,
+                mkfs_args=()):
     """mkfs.gfs2 on a new sparse file. Journals of 128 MiB or more: the kernel in a node can livelock
     with smaller ones."""
     mkfs = shutil.which('mkfs.gfs2', path=sbin_path())
@@ -143,7 +144,7 @@ def make_volume(path, size, nodes=1, journal_mb=128, bsize=4096, proto=None, tab
     command = [mkfs, '-O', '-q', '-b', str(bsize), '-J', str(journal_mb), '-j', str(nodes), '-p', proto]
     if proto != 'lock_nolock':
         command += ['-t', table or TABLE]
-    result = subprocess.run(command + list(label) + [path], capture_output=True, text=True)
+    result = subprocess.run(command + list(mkfs_args) + [path], capture_output=True, text=True)
     if result.returncode != 0:
         os.unlink(path)
         raise ClusterError('mkfs.gfs2: ' + (result.stderr + result.stdout).strip())
@@ -449,8 +450,8 @@ class Cluster:
 
         kernel: the nodes on which the kernel's gfs2 mounts the volume; on the others the daemon
         does. images: image files, the first of them is the volume; without any a volume of the
-        given size is made and removed at down; None for no volume at all. share, share_rw: directories that are the host's
-        own in the nodes (the source tree and the build directory always are, read-only).
+        given size is made and removed at down; None for no volume at all. share,
+        share_rw: directories that are the host's own in the nodes (the source tree and the build directory always are, read-only).
         """
         need_root()
         if not 1 <= nodes <= MAX_NODES:

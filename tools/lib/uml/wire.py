@@ -9,6 +9,7 @@ A frame is a type, a stream number and a length, then that many bytes. Stream 0 
 itself.
 """
 import json
+import os
 import struct
 
 HEADER = struct.Struct('!cII')
@@ -70,7 +71,6 @@ def text(data):
 
 def exit_code(status):
     """The exit status that a shell would show for a wait status."""
-    import os
     if os.WIFSIGNALED(status):
         return 128 + os.WTERMSIG(status)
     return os.WEXITSTATUS(status)
