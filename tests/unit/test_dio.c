@@ -19,7 +19,7 @@
 #define BS 4096u
 #define IMAGE_MIB 96
 
-static char image[] = "/tmp/gfs2-test-dio-XXXXXX";
+static char image[200];
 static struct io_engine *engine;
 static struct gfs2_sbd *sdp;
 static struct gfs2_inode *ip;
@@ -29,7 +29,7 @@ static unsigned file_number;
 
 static void check_clean(void)
 {
-	char cmd[256];
+	char cmd[512];
 
 	snprintf(cmd, sizeof(cmd), "fsck.gfs2 -n %s > %s.log 2>&1", image, image);
 	assert_int_equal(system(cmd), 0);
@@ -40,9 +40,12 @@ static void check_clean(void)
 static int mount_volume(void **state)
 {
 	struct gfs2_args args = { .ar_dio_mtime_interval = 1, .ar_cache = 32u << 20, .ar_commit = 30 };
-	char cmd[256];
-	int fd = mkstemp(image);
+	const char *dir = getenv("TMPDIR");
+	char cmd[512];
+	int fd;
 
+	snprintf(image, sizeof(image), "%s/gfs2-test-dio-XXXXXX", dir ? dir : "/tmp");
+	fd = mkstemp(image);
 	if (fd < 0 || ftruncate(fd, IMAGE_MIB << 20))
 		return -1;
 	close(fd);

@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0-or-later
-# In a node: joins it to the cluster of nodes 1 to $GFS2_NODES. Done when all are members, the
-# cluster is quorate and dlm_controld has joined it.
+# In a node: joins it to the cluster of nodes 1 to $GFS2_NODES. Done when those that are alive
+# ($GFS2_EXPECT) are members, the cluster is quorate and the DLM knows their addresses.
 set -eu
 net=10.77.0
 tries=600	# a bound: that many looks, 0.2 s apart
@@ -26,9 +26,23 @@ wait_for()
 	done
 }
 
+# Each of the nodes is a member as corosync sees it.
 all_members()
 {
-	[ "$(corosync-quorumtool -l | grep -c "^ *[0-9].* $net\.\|^ *[0-9].* node[0-9]")" -eq "$GFS2_NODES" ]
+	members=$(corosync-quorumtool -l | awk '$1 ~ /^[0-9]+$/ { print $1 }')
+	for node in $GFS2_EXPECT; do
+		echo "$members" | grep -qx "$node" || return 1
+	done
+}
+
+# dlm_controld has told the kernel the address of each: until then there is no lockspace to be had.
+all_addresses()
+{
+	dlm_tool status | grep -q "^node $GFS2_NODE M" || return 1
+	for node in $GFS2_EXPECT; do
+		[ -d "/sys/kernel/config/dlm/cluster/comms/$node" ] || return 1
+	done
+	[ "$(cat "/sys/kernel/config/dlm/cluster/comms/$GFS2_NODE/local")" = 1 ]
 }
 
 # corosync.conf's parser wants every brace to end its line.
@@ -51,12 +65,9 @@ mkdir -p /run/corosync /var/log/corosync /run/dlm_controld /var/log/dlm_controld
 configuration >/etc/corosync/corosync.conf
 corosync
 wait_for 'corosync answers' corosync-quorumtool -s
-if [ "${GFS2_REJOIN:-}" = yes ]; then
-	# The others may be dead: enough of them is enough.
-	wait_for 'a quorum' sh -c 'corosync-quorumtool -s | grep -q "^Quorate: *Yes"'
-else
-	wait_for "all $GFS2_NODES nodes are members" all_members
-fi
+# Two nodes are quorate alone, too: to go on without the others would be to split the cluster.
+wait_for "members: $GFS2_EXPECT" all_members
+wait_for 'a quorum' sh -c 'corosync-quorumtool -s | grep -q "^Quorate: *Yes"'
 dlm_controld --enable_fencing=0 --enable_plock=1
-wait_for 'dlm_controld has joined' sh -c 'dlm_tool status | grep -q "^node $GFS2_NODE M"'
+wait_for 'dlm_controld has joined' all_addresses
 echo "node $GFS2_NODE has joined"

@@ -541,9 +541,11 @@ class Monitor:
         config = self.config
         steps = []
         if config['nodes'] > 1:
-            # After the first time nodes may be down that are not waited for.
-            rejoin = 'GFS2_REJOIN=' + ('yes' if node.boots > 1 else 'no')
-            steps.append(('joining the cluster', ['env', rejoin, '/bin/sh', self.dir + '/bin/join.sh']))
+            # All of them at the start of the cluster; later, nodes that are down are not waited for.
+            alive = [n.number for n in self.nodes.values()
+                     if n is node or n.boots == 0 or n.state in ALIVE]
+            expect = 'GFS2_EXPECT=' + ' '.join(map(str, alive))
+            steps.append(('joining the cluster', ['env', expect, '/bin/sh', self.dir + '/bin/join.sh']))
         if mount and self.disks:
             options = ['lockproto=lock_nolock']
             if config['nodes'] > 1:
