@@ -451,7 +451,8 @@ class Cluster:
         kernel: the nodes on which the kernel's gfs2 mounts the volume; on the others the daemon
         does. images: image files, the first of them is the volume; without any a volume of the
         given size is made and removed at down; None for no volume at all. share,
-        share_rw: directories that are the host's own in the nodes (the source tree and the build directory always are, read-only).
+        share_rw: directories that are the host's own in the nodes (the source tree and
+        the build directory always are, read-only).
         """
         need_root()
         if not 1 <= nodes <= MAX_NODES:

@@ -43,6 +43,7 @@ BOOT_SECONDS = 180
 STOP_SECONDS = 90
 POWEROFF_SECONDS = 10
 ALIVE = ('booting', 'configuring', 'setup', 'ready', 'failed', 'stopping', 'killing')
+ENDING = ('stopping', 'killing')
 
 
 class Refused(Exception):
@@ -543,7 +544,7 @@ class Monitor:
         if config['nodes'] > 1:
             # All of them at the start of the cluster; later, nodes that are down are not waited for.
             alive = [n.number for n in self.nodes.values()
-                     if n is node or n.boots == 0 or n.state in ALIVE]
+                     if n is node or n.boots == 0 or n.state in ALIVE and n.state not in ENDING]
             expect = 'GFS2_EXPECT=' + ' '.join(map(str, alive))
             steps.append(('joining the cluster', ['env', expect, '/bin/sh', self.dir + '/bin/join.sh']))
         if mount and self.disks:
