@@ -26,7 +26,8 @@
 #define RX_REGISTERED 48
 #define RX_KEEP_EXTRA 32
 #define RX_MAX_READS 16
-#define RX_LONE_HITS 4		/* so many requests one by one: one read is enough */
+#define RX_FUSE_SLOT 1		/* 0 is the volume: io/ring.c */
+#define RX_LONE_HITS 16		/* so many requests one by one: one read is enough */
 
 struct rx {
 	struct server *s;
@@ -44,10 +45,12 @@ struct rx {
 	struct io_handler wake_h;
 	bool wake_armed, gone;
 	int wake_fd;		/* eventfd: look at `stopping` */
+	int fuse_fd;		/* as SQEs name it: slot RX_FUSE_SLOT of the ring's files, or the descriptor */
+	unsigned fuse_flags;	/* IOSQE_FIXED_FILE with the slot */
 	struct list_head reading; /* buffers with a read posted */
 	unsigned reads;		/* how many these are */
 	unsigned want;		/* and how many there should be */
-	unsigned hits, lone;	/* requests found by this wait; waits in a row that found just one */
+	unsigned hits, lone;	/* requests found by this wait; sleeps in a row that ended with just one */
 	unsigned replies;	/* under way */
 };
 
@@ -184,7 +187,8 @@ void rx_reply(struct rx_buf *b, int error, const void *data_in_place, size_t len
 	b->reply_h.complete = rx_reply_done;
 	b->rx->replies++;
 	sqe = io_ring_sqe(b->rx->ring);
-	io_uring_prep_write(sqe, b->rx->s->fd, out, out->len, -1);
+	io_uring_prep_write(sqe, b->rx->fuse_fd, out, out->len, -1);
+	sqe->flags |= b->rx->fuse_flags;
 	io_uring_sqe_set_data(sqe, &b->reply_h);
 }
 
@@ -237,7 +241,8 @@ static void rx_post_reads(struct rx *rx)
 			break;
 		b->read_h.complete = rx_read_done;
 		sqe = io_ring_sqe(rx->ring);
-		io_uring_prep_read(sqe, rx->s->fd, rx_request(b), RX_MEM_SIZE - RX_PAGE, -1);
+		io_uring_prep_read(sqe, rx->fuse_fd, rx_request(b), RX_MEM_SIZE - RX_PAGE, -1);
+		sqe->flags |= rx->fuse_flags;
 		io_uring_sqe_set_data(sqe, &b->read_h);
 		list_add_tail(&b->list, &rx->reading);
 		rx->reads++;
@@ -262,18 +267,33 @@ static void rx_cancel_reads(struct rx *rx, unsigned keep)
 	}
 }
 
-/* How many reads should be posted, after a wait that found rx->hits requests? */
-static void rx_adapt(struct rx *rx)
+/*
+ * How many reads should be posted?  Requests that were there before we had to sleep mean that several callers are at work;
+ * one that had to be waited for, again and again, is a lone caller.
+ */
+static void rx_adapt(struct rx *rx, bool slept)
 {
-	if (rx->hits > 1) {
+	if (rx->hits && !slept) {
 		rx->lone = 0;
-		rx->want = min_t(unsigned, 2 * rx->hits, RX_MAX_READS);
+		rx->want = min_t(unsigned, 2 * rx->want, RX_MAX_READS);
 	} else if (rx->hits == 1 && rx->want > 1 && ++rx->lone >= RX_LONE_HITS) {
 		rx->lone = 0;
 		rx->want = 1;
 		rx_cancel_reads(rx, 1);
 	}
 	rx->hits = 0;
+}
+
+/* Submit what is queued and handle what is there; sleep only if that is nothing. */
+static int rx_wait(struct rx *rx)
+{
+	int error = io_ring_wait(rx->ring, 0);
+	bool slept = !error && !rx->hits;
+
+	if (slept)
+		error = io_ring_wait(rx->ring, 1);
+	rx_adapt(rx, slept);
+	return error;
 }
 
 static void *rx_thread(void *arg)
@@ -284,10 +304,9 @@ static void *rx_thread(void *arg)
 	pthread_setname_np(pthread_self(), "gfs2-rx");
 	/* The ring is single-issuer: it must be made by the thread that uses it. */
 	while (!rx->gone && !atomic_load_explicit(&rx->s->stopping, memory_order_acquire)) {
-		rx_adapt(rx);
 		rx_post_reads(rx);
 		rx_watch_stop(rx);
-		error = io_ring_wait(rx->ring, 1);
+		error = rx_wait(rx);
 		if (error && error != -EINTR && error != -EAGAIN && error != -EBUSY) {
 			fs_err("receive ring: %s", strerror(-error));
 			break;
@@ -317,6 +336,12 @@ static int rx_ring_setup(struct rx *rx)
 
 	if (error)
 		return error;
+	/* Spares the kernel a look-up per request. */
+	rx->fuse_fd = rx->s->fd;
+	if (io_uring_register_files_update(io_ring_raw(rx->ring), RX_FUSE_SLOT, &rx->s->fd, 1) == 1) {
+		rx->fuse_fd = RX_FUSE_SLOT;
+		rx->fuse_flags = IOSQE_FIXED_FILE;
+	}
 	for (unsigned i = 0; i < RX_REGISTERED; i++)
 		iov[i] = (struct iovec){ rx->bufs[i].mem, RX_MEM_SIZE };
 	error = io_ring_register_buffers(rx->ring, iov, RX_REGISTERED);
