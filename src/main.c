@@ -110,13 +110,25 @@ static void report_ready(int fd, int code)
 
 /* --- one mount --- */
 
+/*
+ * A daemon that was killed is gone before its io_uring has let the volume go (the kernel takes rings apart in the
+ * background), and one that was unmounted may still be writing: who mounts again at once should not be refused.
+ */
+#define LOCK_PATIENCE_NS (2ull * 1000000000)
+
 static int lock_volume(struct io_engine *e, const char *device)
 {
-	if (flock(io_engine_fd(e), LOCK_EX | LOCK_NB)) {
+	uint64_t deadline = now_ns() + LOCK_PATIENCE_NS;
+
+	while (flock(io_engine_fd(e), LOCK_EX | LOCK_NB)) {
 		int error = -errno;
 
-		fs_err("%s is in use by another gfs2-fuse (or fsck): %s", device, strerror(-error));
-		return error;
+		if (error != -EWOULDBLOCK || now_ns() >= deadline) {
+			fs_err("%s is in use by another gfs2-fuse (or fsck): %s", device,
+			       strerror(-error));
+			return error;
+		}
+		usleep(10000);
 	}
 	return 0;
 }
@@ -132,23 +144,6 @@ static int open_volume(const struct options *o, struct io_engine **e)
 	if (o->args.ar_ro && (error == -EROFS || error == -EACCES || error == -EPERM))
 		error = io_engine_open(o->device, true, e);
 	return error;
-}
-
-static int inject_fault(struct io_engine *e, const char *text)
-{
-	struct io_fault f;
-	char *rule = strdup(text);
-	int error;
-
-	/* Commas separate mount options, so a rule is written with colons there. */
-	for (char *p = rule; p && *p; p++)
-		if (*p == ':')
-			*p = ',';
-	error = rule ? io_fault_parse(rule, &f) : -ENOMEM;
-	if (error)
-		fs_err("option 'fault': cannot understand '%s'", text);
-	free(rule);
-	return error ? error : io_fault_add(e, &f);
 }
 
 static int serve(struct gfs2_sbd *sdp, const struct options *o, int report_fd)
@@ -194,8 +189,8 @@ static int run(const struct options *o, int report_fd)
 		return error;
 	}
 	error = lock_volume(e, o->device);
-	if (!error && o->fault)
-		error = inject_fault(e, o->fault);
+	if (!error && o->has_fault)
+		error = io_fault_add(e, &o->fault_rule);
 	if (!error) {
 		error = gfs2_mount(e, &o->args, &sdp);
 		if (error)

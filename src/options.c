@@ -136,6 +136,16 @@ static int set_enum(struct options *opts, const struct opt *o, const char *value
 	return 0;
 }
 
+/* Commas separate mount options, so a rule is written with colons there. */
+static int parse_fault(struct options *opts)
+{
+	for (char *c = opts->fault; *c; c++)
+		if (*c == ':')
+			*c = ',';
+	opts->has_fault = true;
+	return io_fault_parse(opts->fault, &opts->fault_rule);
+}
+
 static int set_string(struct options *opts, const struct opt *o, const char *value)
 {
 	char **p = (char **)((char *)opts + o->offset);
@@ -146,6 +156,8 @@ static int set_string(struct options *opts, const struct opt *o, const char *val
 		return bad_value(o, value);
 	free(*p);
 	*p = strdup(value);
+	if (p == &opts->fault && parse_fault(opts))
+		return bad_value(o, value);
 	return 0;
 }
 

@@ -13,7 +13,9 @@ struct options {
 	bool foreground, debug;
 	bool subtype;
 	char *control;		/* control=PATH */
-	char *fault;		/* fault=RULE: for tests (io/io.h:io_fault_parse) */
+	char *fault;		/* fault=RULE: for tests; io/io.h:io_fault_parse with ':' for ',' */
+	bool has_fault;
+	struct io_fault fault_rule;
 	unsigned rx_threads;	/* rx_threads=N */
 	char *fuse_opts;	/* dev,suid,... handed to the mount */
 	enum { OPT_MOUNT, OPT_WAIT, OPT_HELP, OPT_VERSION } action;

@@ -120,8 +120,8 @@ static int parse_seconds(struct ctl_call *call, const char *value, uint64_t *sec
 
 	errno = 0;
 	*secs = strtoull(value, &end, 10);
-	if (*value < '0' || *value > '9' || *end || errno || !*secs || *secs > 86400)
-		return ctl_fail(call, -EINVAL, "seconds from 1 to 86400 are wanted");
+	if (*value < '0' || *value > '9' || *end || errno || !*secs || *secs > 3600)
+		return ctl_fail(call, -EINVAL, "seconds from 1 to 3600 are wanted");
 	return 0;
 }
 

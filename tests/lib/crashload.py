@@ -2,8 +2,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """A load that remembers what it was promised, and the check that the promises were kept.
 
-usage: crashload.py load DIRECTORY ACKS SEED     until the file system is gone (or SIGTERM)
-       crashload.py verify DIRECTORY ACKS        after the crash; exit 1 and a line per fault
+usage: crashload.py load DIRECTORY ACKS SEED [KIND...]
+                                      until the file system is gone (or SIGTERM)
+       crashload.py verify DIRECTORY ACKS
+                                      after the crash; exit 1 and a line per fault
 
 Each worker has a directory of its own below DIRECTORY and a log of its own in ACKS, a directory
 on another file system.  It logs "try" with what it is about to do and "ok" once the system call
@@ -13,7 +15,7 @@ that is allowed; everything before must be there.
 
 Workers: files (create, replace by rename, rename, unlink; with fsync of file and directory),
 direct (O_DIRECT into allocated space), holes (O_DIRECT into holes,
-from data into holes, beside data), append (O_APPEND with fdatasync or O_SYNC), cut (truncate and
+from data into holes, beside data), rewrite (buffered into allocated space, with fdatasync), append (O_APPEND with fdatasync or O_SYNC), cut (truncate and
 write again), churn (metadata that is never synced and never acknowledged: it keeps the
 journal busy).
 """
@@ -160,6 +162,25 @@ class Worker:
 
     # -- append, cut: a prefix of one known stream of bytes
 
+    def work_rewrite(self):
+        """Nothing but data changes: there may be nothing in the journal to wait for."""
+        path = self.path("file")
+        fd = os.open(path, os.O_RDWR | os.O_CREAT)
+        os.pwrite(fd, bytes(DIRECT_SECTORS * SECTOR), 0)
+        os.fsync(fd)
+        self.sync_dir()
+        self.record(sectors=DIRECT_SECTORS)
+        version = 0
+        while True:
+            version += 1
+            count = self.random.randrange(1, 40)
+            at = self.random.randrange(DIRECT_SECTORS - count)
+            data = b"".join(sector_bytes(at + n, self.number, version) for n in range(count))
+            with self.attempt(op="write", at=at, count=count, version=version):
+                os.pwrite(fd, data, at * SECTOR)
+                os.fdatasync(fd)
+            yield
+
     def work_append(self):
         flags = self.random.choice([0, os.O_SYNC])
         fd = os.open(self.path("file"), os.O_WRONLY | os.O_CREAT | os.O_APPEND | flags, 0o644)
@@ -235,14 +256,18 @@ def sector_bytes(sector, writer, version):
     return word * (SECTOR // 8)
 
 
-WORKERS = [("files", 1), ("files", 2), ("direct", 1), ("direct", 2), ("holes", 1), ("append", 1),
-           ("append", 2), ("cut", 1), ("churn", 1)]
+WORKERS = [("files", 1), ("files", 2), ("direct", 1), ("direct", 2), ("holes", 1), ("holes", 2),
+           ("rewrite", 1), ("append", 1), ("append", 2), ("cut", 1), ("churn", 1)]
 
 
-def load(directory, acks, seed):
-    """Run all workers; each ends when the file system does."""
+def chosen(kinds):
+    return [worker for worker in WORKERS if not kinds or worker[0] in kinds]
+
+
+def load(directory, acks, seed, kinds):
+    """Run the workers of these kinds (none: all); each ends when the file system does."""
     children = []
-    for kind, number in WORKERS:
+    for kind, number in chosen(kinds):
         pid = os.fork()
         if pid == 0:
             status = 1
@@ -314,7 +339,7 @@ class Verifier:
                 continue
             self.name, self.where = name, where
             kind = name.rstrip("0123456789")
-            if kind in ("direct", "holes"):
+            if kind in ("direct", "holes", "rewrite"):
                 self.check_sectors(log, int(name[len(kind):]))
             elif kind in ("append", "cut"):
                 self.check_stream(log)
@@ -438,8 +463,8 @@ def steps_open(acks):
 
 
 def main():
-    if len(sys.argv) == 5 and sys.argv[1] == "load":
-        return load(sys.argv[2], sys.argv[3], sys.argv[4])
+    if len(sys.argv) >= 5 and sys.argv[1] == "load":
+        return load(sys.argv[2], sys.argv[3], sys.argv[4], sys.argv[5:])
     if len(sys.argv) == 4 and sys.argv[1] == "verify":
         faults = Verifier(sys.argv[2], sys.argv[3]).run()
         print(*faults[:40], sep="\n")

@@ -383,7 +383,8 @@ def select(tests, names, full):
     if names:
         for name in names:
             if not any(test.selected([name]) for test in tests):
-                sys.exit(f"no test is called {name}; tools/check --list prints them all")
+                print(f"no test is called {name}; tools/check --list prints them all", file=sys.stderr)
+                sys.exit(2)
         chosen = [test for test in tests if test.selected(names)]
     else:
         chosen = [test for test in tests if full or not test.full_only]

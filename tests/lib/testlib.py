@@ -15,6 +15,7 @@ Environment (tools/check sets it; by hand the defaults are good):
   GFS2_TEST_TARGET       fuse (default), kernel (the kernel's gfs2) or ext4: the file system that
                          stands in.  A test that fails on those is suspected before the daemon is.
 """
+# The test files get these modules from here too.
 import atexit
 import errno
 import fcntl
@@ -198,21 +199,27 @@ def fsck_findings(path):
 class Volume:
     """A GFS2 volume in an image file of the work directory.
 
-    The size is sparse.  journal_mib: 8 is the least GFS2 allows and makes the log wrap soon.
+    The size is sparse, unless junk is asked for: then every block is full of it before mkfs, so that
+    what was never written shows.  journal_mib: 8 is the least GFS2 allows and makes the log wrap
+    soon.
     """
 
     def __init__(self, size="512M", bs=4096, journals=1, journal_mib=8, fmt=None,
-                 proto="lock_nolock", table=None, name="volume", mkfs=()):
+                 proto="lock_nolock", table=None, name="volume", mkfs=(), junk=False):
         self.bs = bs
         self.path = temp(name) + ".img"
         self.device = None
         with open(self.path, "wb") as image:
+            for _ in range(size_bytes(size) >> 20 if junk else 0):
+                image.write(b"\xa5" * (1 << 20))
             image.truncate(size_bytes(size))
         _volumes.append(self)
         if TARGET == "ext4":
             run(["mkfs.ext4", "-q", "-F", "-b", max(bs, 1024), "-E", "lazy_itable_init=0", self.path])
             return
         argv = ["mkfs.gfs2", "-O", "-q", "-p", proto, "-j", journals, "-J", journal_mib, "-b", bs]
+        if junk:
+            argv.append("-K")
         if table:
             argv += ["-t", table]
         if fmt:

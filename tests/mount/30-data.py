@@ -11,7 +11,7 @@ from testlib import *    # noqa: E402
 
 
 SECTOR = 512
-STEPS = 400 if not FULL else 4000
+STEPS = 1500 if not FULL else 15000
 
 
 class File:
@@ -58,7 +58,7 @@ def aligned(offset, length, unit):
 class Model:
     def __init__(self, bs):
         self.random = random.Random(f"{SEED} {bs}")
-        self.volume = Volume(size="256M", bs=bs)
+        self.volume = Volume(size="256M", bs=bs, junk=True)
         self.bs = bs
         self.mount = self.volume.mount()
         # One file stays small enough to be inside its dinode for part of its life.

@@ -34,7 +34,7 @@ def compare(mount, upto, when):
 
 
 def heights(bs):
-    volume = Volume(size="128M", bs=bs)
+    volume = Volume(size="128M", bs=bs, junk=True)
     mount = volume.mount()
     write_file(mount / "settle", b"", sync=True)
     free = os.statvfs(mount).f_bfree

@@ -17,7 +17,7 @@ SIZE = 2 << 20
 def hammer(mode, loop):
     """Fresh files, so that every block is a hole once. loop: a store with a sector of 512 bytes."""
     for bs in (4096, 2048, 1024):
-        volume = Volume(size="192M", bs=bs)
+        volume = Volume(size="96M", bs=bs, junk=True)
         if loop:
             volume.device = run(["losetup", "--show", "-f", "--direct-io=on", volume.path]).stdout.strip()
         mount = volume.mount()

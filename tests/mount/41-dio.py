@@ -78,7 +78,7 @@ WRITES = {
 
 
 def all_writes(bs, device):
-    volume = Volume(size="256M", bs=bs)
+    volume = Volume(size="768M", bs=bs, junk=True)
     if device:
         volume.device = run(["losetup", "--show", "-f", "--direct-io=on", volume.path]).stdout.strip()
     mount = volume.mount()

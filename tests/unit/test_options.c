@@ -99,6 +99,7 @@ static void test_refused(void **state)
 		"commit=99999999999999999999", "short_dio=", "short_dio=no", "lockproto=lock_gulm",
 		"lockproto", "locktable=", "cache=1", "cache=1Q", "cache=18446744073709551615K",
 		"dio_mtime_interval=0", "dio=off", "rx_threads=0", "rx_threads=65",
+		"fault=zz", "fault=op=nothing",
 	};
 
 	for (unsigned i = 0; i < ARRAY_SIZE(bad); i++)
@@ -108,6 +109,7 @@ static void test_refused(void **state)
 static void test_fstab_words(void **state)
 {
 	accepted("defaults,noatime,_netdev,nofail,x-systemd.requires=dlm.service,auto,dev,suid,exec");
+	accepted("fault=op=write:cls=log:skip=3:error=5");
 	accepted("");
 	accepted(",,rw,");
 }

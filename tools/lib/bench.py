@@ -179,6 +179,13 @@ class Ours:
             self.close()
             raise
 
+    def cpu_seconds(self):
+        """What the daemon has used up to now: (user, system)."""
+        with open(f"/proc/{self.daemon.pid}/stat") as stat:
+            fields = stat.read().rpartition(")")[2].split()
+        tick = os.sysconf("SC_CLK_TCK")
+        return int(fields[11]) / tick, int(fields[12]) / tick
+
     def counters(self):
         """Whatever the daemon counts, to say where the time goes; {} if it does not tell."""
         try:
@@ -240,6 +247,7 @@ class Bench:
     def __init__(self, options, program, glockctl):
         self.options, self.program, self.glockctl = options, program, glockctl
         self.rows = []
+        self.cpu = {}       # row name: [(user, system) share of one CPU while it ran]
 
     def store(self, store, names):
         work = tempfile.mkdtemp(prefix="gfs2-fuse-bench.", dir=store_directory(store))
@@ -263,6 +271,7 @@ class Bench:
     def rounds(self, store, targets, names):
         """{(name, target): [values]}; None once a target has shown that it cannot."""
         values = {}
+        self.cpu = {}
         for number in range(self.options["rounds"]):
             say(f"{store}: round {number + 1} of {self.options['rounds']}")
             for name, unit in names:
@@ -271,12 +280,21 @@ class Bench:
                     if values.get(key, []) is None:
                         continue
                     try:
-                        values.setdefault(key, []).append(
-                            measure(target, name, unit, self.options["seconds"]))
+                        values.setdefault(key, []).append(self.one(target, name, unit))
                     except Failure as reason:
                         say(f"{store}: {name}: {target.name}: {reason}")
                         values[key] = None
         return values
+
+    def one(self, target, name, unit):
+        if not isinstance(target, Ours):
+            return measure(target, name, unit, self.options["seconds"])
+        before, started = target.cpu_seconds(), time.perf_counter()
+        value = measure(target, name, unit, self.options["seconds"])
+        took = time.perf_counter() - started
+        self.cpu.setdefault(name, []).append(
+            [(now - then) / took for now, then in zip(target.cpu_seconds(), before)])
+        return value
 
     def report(self, store, names, values):
         print(f"\n{'store ' + store:32} {'gfs2-fuse':>12} {'peer':>30} {'ratio':>7}")
@@ -292,15 +310,19 @@ class Bench:
                 print(f"{name:32} {shown(ours, unit):>12} {peer + ' ' + shown(theirs, unit):>30} "
                       f"{'-' if ratio is None else f'{ratio:.2f}':>7}", flush=True)
 
-    @staticmethod
-    def time_spent(store, before, after):
+    def time_spent(self, store, before, after):
+        """Where the time goes: the daemon's processor time for each row, and what it counted."""
+        print(f"processor time of the daemon, in percent of one CPU (store {store}):")
+        for name, shares in self.cpu.items():
+            user, system = (statistics.median(column) * 100 for column in zip(*shares))
+            print(f"  {name:32} user {user:5.0f}  system {system:5.0f}")
         grown = []
         for name in sorted(after):
             try:
                 delta = float(after[name]) - float(before.get(name, 0))
             except ValueError:
                 continue
-            if delta:
+            if delta > 0:
                 grown.append(f"  {name:40} {delta:,.0f}")
         if grown:
             print(f"what the daemon counted meanwhile (store {store}):", *grown, sep="\n")
