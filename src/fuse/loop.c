@@ -284,11 +284,14 @@ static void rx_adapt(struct rx *rx, bool slept)
 	rx->hits = 0;
 }
 
-/* Submit what is queued and handle what is there; sleep only if that is nothing. */
+/*
+ * Submit what is queued and handle what is there; sleep only if that is nothing, and never without a posted read (those that
+ * were there may just have come back cancelled).
+ */
 static int rx_wait(struct rx *rx)
 {
 	int error = io_ring_wait(rx->ring, 0);
-	bool slept = !error && !rx->hits;
+	bool slept = !error && !rx->hits && rx->reads;
 
 	if (slept)
 		error = io_ring_wait(rx->ring, 1);

@@ -142,4 +142,21 @@ def case_many_slow_writes():
     volume.fsck()
 
 
+def case_bursts_and_lone_callers():
+    """From many requests at once to one at a time and back: the number of posted reads follows, and
+    at no moment is there none."""
+    need_fuse()
+    volume = Volume()
+    with volume.mount("rx_threads=1") as mount:
+        path = prepare(mount)
+        fd = os.open(path, os.O_RDWR | os.O_DIRECT)
+        with Aligned(bytes(4096)) as data:
+            for _ in range(150 if FULL else 40):
+                finish([start(os.pwrite, fd, data, 4096 * i) for i in range(24)])
+                lone = [start(lambda: [os.pwrite(fd, data, 0) for _ in range(40)])]
+                finish(lone)
+        os.close(fd)
+    volume.fsck()
+
+
 main()
