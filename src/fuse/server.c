@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <sys/eventfd.h>
 #include <sys/mount.h>
@@ -191,6 +192,10 @@ int server_run(struct server *s)
 	return 0;
 }
 
+static void no_log(enum fuse_log_level level, const char *fmt, va_list ap)
+{
+}
+
 void server_destroy(struct server *s)
 {
 	if (!s)
@@ -203,8 +208,11 @@ void server_destroy(struct server *s)
 	server_close_files(s);
 	pthread_mutex_destroy(&s->files_lock);
 	if (s->se) {
-		if (!s->detached)
-			fuse_session_unmount(s->se);
+		/* It frees what belongs to the mount, but would complain that the mount point is free already. */
+		if (s->detached)
+			fuse_set_log_func(no_log);
+		fuse_session_unmount(s->se);
+		fuse_set_log_func(NULL);
 		fuse_session_destroy(s->se);
 	}
 	if (s->wake_fd >= 0)
