@@ -184,7 +184,10 @@ struct lm_lockops {
 extern const struct lm_lockops lm_nolock;
 
 /* --- life --- */
-/* @workers threads run demotions that no requester runs.  @sdp is handed to nobody here, only kept (gl_table_private). */
+/*
+ * @workers threads run demotions that no requester runs; 0: the caller does, with gfs2_glock_work_run_one().  @private is handed to
+ * nobody here, only kept (gfs2_glock_table_private).
+ */
 int gfs2_glock_table_create(const struct lm_lockops *lm, struct buf_cache *bufs, unsigned workers,
 			    void *private, struct gfs2_glock_table **out);
 void *gfs2_glock_table_private(const struct gfs2_glock_table *t);
@@ -194,6 +197,13 @@ void *gfs2_glock_table_private(const struct gfs2_glock_table *t);
  */
 void gfs2_glock_table_set_clock(struct gfs2_glock_table *t, uint64_t (*clock)(void));
 void gfs2_glock_table_tick(struct gfs2_glock_table *t);
+/*
+ * For a table without workers: run one piece of the work that is due, as a worker would (it may block in go_*(), and may be called
+ * again meanwhile); false: nothing is due.  _due: when something will be by the table's clock, not later than now if
+ * something is; UINT64_MAX: there is no work.
+ */
+bool gfs2_glock_work_run_one(struct gfs2_glock_table *t);
+uint64_t gfs2_glock_work_due(struct gfs2_glock_table *t);
 /*
  * How to ask whether the current thread has an open transaction (the journal registers gfs2_trans_active once, before any
  * glock is used; src/lock does not link to it).  Debug builds: nobody waits for a glock inside of one.

@@ -24,7 +24,6 @@ int gfs2_glock_table_create(const struct lm_lockops *lm, struct buf_cache *bufs,
 	struct gfs2_glock_table *t = xzalloc(sizeof(*t));
 	int error;
 
-	GFS2_BUG_ON(!workers);
 	t->t_lm = lm;
 	t->t_bufs = bufs;
 	t->t_private = private;

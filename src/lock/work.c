@@ -10,6 +10,8 @@
  * A worker may wait for I/O, for the log, and in go_held of asynchronous holders even for other glocks.  So the number of
  * workers grows when work is waiting and nobody is idle: what a worker waits for always finds a thread.  The extra ones leave
  * when there is nothing to do.
+ *
+ * A table made with no workers has none: whoever made it is the workers, by gfs2_glock_work_run_one() (the simulator).
  */
 #include "lock/internal.h"
 
@@ -134,7 +136,8 @@ static void take_and_run(struct gfs2_glock_table *t, struct gfs2_glock *gl)
 	list_del_init(&gl->gl_work);
 	gl->gl_work_flags = 0;
 	gl->gl_work_ns = 0;
-	if (!list_empty(&t->t_work) && !t->t_workers_idle && t->t_workers < MAX_WORKERS)
+	if (!list_empty(&t->t_work) && !t->t_workers_idle && t->t_workers_min &&
+	    t->t_workers < MAX_WORKERS)
 		grow(t);
 	rmutex_unlock(&t->t_work_lock);
 	do_work(gl, flags);
@@ -170,6 +173,33 @@ static void *worker(void *arg)
 	rcond_broadcast(&t->t_work_cond);
 	rmutex_unlock(&t->t_work_lock);
 	return NULL;
+}
+
+uint64_t gfs2_glock_work_due(struct gfs2_glock_table *t)
+{
+	struct gfs2_glock *gl;
+	uint64_t next_ns, now = t->t_clock();
+
+	rmutex_lock(&t->t_work_lock);
+	gl = next_work(t, &next_ns);
+	rmutex_unlock(&t->t_work_lock);
+	if (gl)
+		return now;
+	return next_ns ? next_ns : UINT64_MAX;
+}
+
+bool gfs2_glock_work_run_one(struct gfs2_glock_table *t)
+{
+	struct gfs2_glock *gl;
+	uint64_t next_ns;
+
+	rmutex_assert_none();
+	rmutex_lock(&t->t_work_lock);
+	gl = next_work(t, &next_ns);
+	if (gl)
+		take_and_run(t, gl);
+	rmutex_unlock(&t->t_work_lock);
+	return gl;
 }
 
 int glock_workers_start(struct gfs2_glock_table *t, unsigned nr)
