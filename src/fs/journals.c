@@ -269,6 +269,66 @@ static void drop_everything_cached(struct gfs2_sbd *sdp)
 	gl_list_free(&l);
 }
 
+/*
+ * Under the journal's lock and its inode's.  The map is read afresh: the journal may be newer than our mount (gfs2_jadd),
+ * and its inode's lock was not ours meanwhile.
+ */
+static int replay_of_dead(struct gfs2_sbd *sdp, const struct gfs2_jdesc *known)
+{
+	struct gfs2_recovery_result res = { 0 };
+	struct gfs2_jdesc jd = *known;
+	struct gfs2_holder gh;
+	struct gfs2_inode *ip;
+	int err = gfs2_inode_lookup(sdp, jd.jd_no_addr, 0, &ip);
+
+	if (err)
+		return err;
+	jd.jd_extents = NULL;
+	jd.jd_nr_extents = 0;
+	err = gfs2_glock_nq_init(ip->i_gl, LM_ST_SHARED, LM_FLAG_NOEXP | GL_NOCACHE, &gh);
+	if (!err) {
+		err = map_journal(sdp, ip, &jd);
+		if (!err)
+			err = gfs2_recover_journal(sdp->sd_io, sdp->sd_bsize, &jd, sdp->sd_jid,
+						   sdp->sd_statfs_addr, sdp->sd_ro, &res);
+		gfs2_glock_dq_uninit(&gh);
+	}
+	free(jd.jd_extents);
+	gfs2_inode_put(ip);
+	return err;
+}
+
+int gfs2_recover_jid(void *private, unsigned jid)
+{
+	struct gfs2_sbd *sdp = private;
+	struct gfs2_glock *gl;
+	struct gfs2_holder gh;
+	int err;
+
+	/* Our own journal is the others' business, if it comes to that. */
+	if (gfs2_withdrawn(sdp) || jid == sdp->sd_jid)
+		return LM_RD_GAVEUP;
+	if (jid >= sdp->sd_nr_journals) {
+		fs_err("jid=%u: no such journal when this node mounted; cannot replay it", jid);
+		return LM_RD_GAVEUP;
+	}
+	gl = gfs2_glock_get(sdp->sd_glocks, jid, &gfs2_journal_glops);
+	err = gfs2_glock_nq_init(gl, LM_ST_EXCLUSIVE, LM_FLAG_NOEXP | LM_FLAG_TRY | GL_NOCACHE, &gh);
+	if (!err) {
+		err = replay_of_dead(sdp, &sdp->sd_jdescs[jid]);
+		if (err)
+			fs_err("jid=%u: the journal of a dead node could not be replayed: %s", jid,
+			       strerror(-err));
+		gfs2_glock_dq_uninit(&gh);
+	} else if (err == GLR_TRYFAILED) {
+		fs_info("jid=%u: busy", jid);
+	} else {
+		fs_err("jid=%u: cannot get the journal's lock: %s", jid, strerror(-err));
+	}
+	gfs2_glock_put(gl);
+	return err ? LM_RD_GAVEUP : LM_RD_SUCCESS;
+}
+
 int recover_journals(struct gfs2_sbd *sdp, struct gfs2_log_header_host *head)
 {
 	int err = 0;

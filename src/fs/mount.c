@@ -91,6 +91,16 @@ static int create_caches(struct gfs2_sbd *sdp)
 	return err;
 }
 
+static void lock_space_lost(void *private, const char *why)
+{
+	gfs2_withdraw(private, "fatal: this node is no longer part of the cluster: %s", why);
+}
+
+static const struct lm_recovery_ops recovery_ops = {
+	.lm_recover_journal = gfs2_recover_jid,
+	.lm_lost = lock_space_lost,
+};
+
 static int lm_mount(struct gfs2_sbd *sdp)
 {
 	size_t len = strlen(sdp->sd_fsname);
@@ -98,6 +108,7 @@ static int lm_mount(struct gfs2_sbd *sdp)
 
 	sdp->sd_jid = 0;
 	sdp->sd_first = true;
+	gfs2_glock_table_set_recovery(sdp->sd_glocks, &recovery_ops);
 	if (sdp->sd_lm->lm_mount) {
 		err = sdp->sd_lm->lm_mount(sdp->sd_glocks, sdp->sd_locktable, &sdp->sd_jid,
 					   &sdp->sd_first);
@@ -373,6 +384,8 @@ static int teardown(struct gfs2_sbd *sdp)
 		gfs2_icache_forget_all(sdp);
 	put_inode(&sdp->sd_root);
 	err = finish_log(sdp);
+	if (sdp->sd_glocks && sdp->sd_lm->lm_stop_recovery)
+		sdp->sd_lm->lm_stop_recovery(sdp->sd_glocks);
 	gfs2_statfs_exit(sdp);
 	put_inode(&sdp->sd_statfs_inode);
 	put_inode(&sdp->sd_rindex);

@@ -161,19 +161,48 @@ struct gfs2_glock {
 };
 
 /*
- * A lock module.  lm_lock: ask for @req (LM_ST_UNLOCKED: go to NL); never blocks; the answer comes through
+ * A lock module.  lm_lock: ask for @req (LM_ST_UNLOCKED: go to NL); never waits for another node; the answer comes through
  * gfs2_glock_complete(gl, ret), where ret is the state now held, or'ed with LM_OUT_ERROR or LM_OUT_CANCELED; a try
  * request that is refused and a conversion deadlock answer with the state still held.
  * Asks and bids of other nodes come through gfs2_glock_cb(gl, state).
+ *
+ * When a node dies (reference 3.4-3.6) the cluster grants what it held before its journal has been replayed.  So from that moment
+ * until all such journals are clean the module is *blocked*: answers that grant a state are kept back, except to requests
+ * with LM_FLAG_NOEXP (the journals' own locks); answers to requests for LM_ST_UNLOCKED, refusals and errors pass.
+ * A module also begins blocked, until lm_mount() returns.  On a thread of its own that may sleep it calls
+ * lm_recover_journal() for every journal that may need it, again after a while if that gave up, and ends blocking when
+ * all nodes agree that none is left.
  */
 #define LM_OUT_ST_MASK 3
 #define LM_OUT_ERROR 4
 #define LM_OUT_CANCELED 8
 
+/* Outcome of a recovery; values as the kernel's recover_status. */
+#define LM_RD_GAVEUP 308	/* somebody else has the journal's lock, or it could not be done here: ask again */
+#define LM_RD_SUCCESS 309	/* the journal is clean and was not in use */
+
+/* What a module needs of the file system; registered before lm_mount(), called without ranked mutexes. */
+struct lm_recovery_ops {
+	/* Replay journal @jid unless a living node owns it.  May take glocks (with LM_FLAG_NOEXP). Returns LM_RD_*. */
+	int (*lm_recover_journal)(void *private, unsigned jid);
+	/* The node has lost its place in the cluster (lock space, broker): withdraw.  Any thread; does not sleep. */
+	void (*lm_lost)(void *private, const char *why);
+};
+
 struct lm_lockops {
 	const char *lm_proto_name;
+	/*
+	 * Join.  *@jid: our journal.  *@first: nobody else has the volume mounted, nor can he until lm_first_done(): the caller
+	 * replays all journals in between.  On error a message has been given.
+	 */
 	int (*lm_mount)(struct gfs2_glock_table *t, const char *table, unsigned *jid, bool *first);
 	void (*lm_first_done)(struct gfs2_glock_table *t);
+	/*
+	 * Our journal is closed, the way out: at return no recovery runs, none will begin, and nothing is kept back any
+	 * more.  Only releases follow.  NULL: there never are recoveries.
+	 */
+	void (*lm_stop_recovery)(struct gfs2_glock_table *t);
+	/* Leave; all glocks have been put.  Also after a failed lm_mount(), or without one. */
 	void (*lm_unmount)(struct gfs2_glock_table *t);
 	void (*lm_lock)(struct gfs2_glock *gl, enum lm_state req, unsigned flags);
 	void (*lm_cancel)(struct gfs2_glock *gl);
@@ -191,6 +220,8 @@ extern const struct lm_lockops lm_nolock;
 int gfs2_glock_table_create(const struct lm_lockops *lm, struct buf_cache *bufs, unsigned workers,
 			    void *private, struct gfs2_glock_table **out);
 void *gfs2_glock_table_private(const struct gfs2_glock_table *t);
+/* Before lm_mount. */
+void gfs2_glock_table_set_recovery(struct gfs2_glock_table *t, const struct lm_recovery_ops *ops);
 /*
  * Time as the minimum hold time sees it (default: now_ns).  With a clock of one's own, hold times that are over are noticed by
  * gfs2_glock_table_tick() only.  For the simulator and the tests; before the first glock is used.
@@ -279,6 +310,14 @@ void gfs2_assert_held(struct gfs2_glock *gl, bool write);
 void gfs2_glock_complete(struct gfs2_glock *gl, int ret);
 /* Another node wants @wished (UN, DF or SH left to us); also `glockctl demote`. */
 void gfs2_glock_cb(struct gfs2_glock *gl, enum lm_state wished, bool remote);
+/* The module's own, NULL at first; set in lm_mount before any glock is used. */
+void gfs2_glock_table_set_lm_private(struct gfs2_glock_table *t, void *lm_private);
+void *gfs2_glock_table_lm_private(const struct gfs2_glock_table *t);
+/* LM_RD_GAVEUP if nobody registered. */
+int gfs2_glock_table_recover_journal(struct gfs2_glock_table *t, unsigned jid);
+void gfs2_glock_table_lost(struct gfs2_glock_table *t, const char *why);
+/* gfs2_glock_table_destroy() is under way: what is at rest may be forgotten without a word to the cluster. */
+bool gfs2_glock_table_dying(const struct gfs2_glock_table *t);
 /* Wait until no demotion is pending or running on @gl, at most @timeout_ns. */
 bool gfs2_glock_wait_demoted(struct gfs2_glock *gl, uint64_t timeout_ns);
 /* Demote up to @nr LRU glocks that nobody holds and that have no object to UN (memory); returns how many were started. */

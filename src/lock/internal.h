@@ -23,6 +23,8 @@ struct gfs2_glock_table {
 	const struct lm_lockops *t_lm;
 	struct buf_cache *t_bufs;
 	void *t_private;
+	const struct lm_recovery_ops *t_recovery;
+	void *t_lm_private;	/* the module's */
 	uint64_t (*t_clock)(void);
 	/* Set once.  Release; read under the gl_lock of glocks that were visited after setting it, so relaxed is enough there. */
 	atomic_bool t_withdrawn, t_destroying;

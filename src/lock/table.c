@@ -50,6 +50,39 @@ void *gfs2_glock_table_private(const struct gfs2_glock_table *t)
 	return t->t_private;
 }
 
+void gfs2_glock_table_set_recovery(struct gfs2_glock_table *t, const struct lm_recovery_ops *ops)
+{
+	t->t_recovery = ops;
+}
+
+void gfs2_glock_table_set_lm_private(struct gfs2_glock_table *t, void *lm_private)
+{
+	t->t_lm_private = lm_private;
+}
+
+void *gfs2_glock_table_lm_private(const struct gfs2_glock_table *t)
+{
+	return t->t_lm_private;
+}
+
+int gfs2_glock_table_recover_journal(struct gfs2_glock_table *t, unsigned jid)
+{
+	if (!t->t_recovery)
+		return LM_RD_GAVEUP;
+	return t->t_recovery->lm_recover_journal(t->t_private, jid);
+}
+
+void gfs2_glock_table_lost(struct gfs2_glock_table *t, const char *why)
+{
+	if (t->t_recovery)
+		t->t_recovery->lm_lost(t->t_private, why);
+}
+
+bool gfs2_glock_table_dying(const struct gfs2_glock_table *t)
+{
+	return atomic_load_explicit(&t->t_destroying, memory_order_relaxed);
+}
+
 /* --- finding --- */
 
 static uint64_t hash_name(enum lm_type type, uint64_t number)
