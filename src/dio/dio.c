@@ -266,6 +266,9 @@ static bool dio_fast_ok(struct gfs2_dio *dio)
 		return true;
 	if (dio->pos + dio->len > ip->i_size || sdp->sd_ro)
 		return false;
+	/* +a and +S are looked after by the worker. */
+	if (ip->i_diskflags & (GFS2_DIF_APPENDONLY | GFS2_DIF_SYNC))
+		return false;
 	/* The kernel's page cache has to be told, which may block. */
 	if (atomic_load_explicit(&ip->i_kcached, memory_order_relaxed))
 		return false;
@@ -501,6 +504,12 @@ static int64_t dio_write(struct gfs2_dio *dio)
 		ret = gfs2_glock_nq_init(ip->i_gl, LM_ST_DEFERRED, 0, &dio->gh);
 	if (ret)
 		return ret;
+	if (ip->i_diskflags & GFS2_DIF_APPENDONLY && dio->pos < ip->i_size) {
+		gfs2_glock_dq_uninit(&dio->gh);
+		return -EPERM;
+	}
+	if (ip->i_diskflags & GFS2_DIF_SYNC)
+		dio->dsync = true;
 	dio_prepare(dio);
 	whole = dio_whole_fallback(dio);
 	if (whole < 0 && (behaviour == SHORT_DIO_PRECHECK || sdp->sd_args.ar_dio_strict)) {

@@ -43,6 +43,62 @@ unsigned gfs2_alloc_meta_blocks(struct gfs2_inode *ip, uint64_t lblock, uint64_t
 	return (unsigned)min_t(uint64_t, blocks, UINT32_MAX);
 }
 
+/* Blocks of metadata that are missing on the path from @bh (of @level in a tree of @height) down to @lblock. */
+static int count_missing(struct gfs2_inode *ip, struct gfs2_bh *bh, unsigned height, unsigned level,
+			 uint64_t lblock, unsigned *missing)
+{
+	struct gfs2_sbd *sdp = ip->i_sbd;
+	unsigned grow = height - ip->i_height; /* levels that only come to be: the dinode is at @grow */
+
+	buf_hold(bh);
+	for (; level + 1 < height; level++) {
+		unsigned idx = (unsigned)(lblock / gfs2_span(sdp, height, level) % sdp->sd_inptrs);
+		struct gfs2_bh *next;
+		uint64_t blkno = 0;
+		int error;
+
+		if (idx < gfs2_nr_metaptrs(sdp, level - grow))
+			blkno = be64_to_cpu(gfs2_metaptrs(bh, level - grow)[idx]);
+		if (!blkno)
+			break;
+		error = gfs2_check_pointer(ip, blkno);
+		if (!error)
+			error = gfs2_meta_read(sdp, ip->i_gl, blkno, GFS2_METATYPE_IN, &next);
+		buf_put(bh);
+		if (error)
+			return error;
+		bh = next;
+	}
+	buf_put(bh);
+	*missing += height - 1 - level;
+	return 0;
+}
+
+int gfs2_alloc_meta_missing(struct gfs2_inode *ip, uint64_t lblock, unsigned *missing)
+{
+	unsigned height = height_for(ip, lblock), old = max_t(unsigned, ip->i_height, 1), level;
+	struct gfs2_bh *bh;
+	int error;
+
+	/* New levels: a chain under pointer 0. */
+	*missing = height - old;
+	for (level = 0; level < height - old; level++)
+		if (lblock / gfs2_span(ip->i_sbd, height, level)) {
+			*missing += height - 1 - level;
+			return 0;
+		}
+	if (gfs2_is_stuffed(ip)) {
+		*missing += height - 1 - level;
+		return 0;
+	}
+	error = gfs2_meta_inode_buffer(ip, &bh);
+	if (error)
+		return error;
+	error = count_missing(ip, bh, height, level, lblock, missing);
+	buf_put(bh);
+	return error;
+}
+
 unsigned gfs2_alloc_trans_blocks(const struct gfs2_alloc *ap, unsigned meta, unsigned blocks)
 {
 	const unsigned dinode = 1, statfs = 1;
@@ -145,7 +201,7 @@ static int fill_pointers(struct gfs2_inode *ip, struct gfs2_alloc *ap, struct gf
 		n++;
 	if (!n)
 		return gfs2_consist(ip->i_sbd, ip->i_no_addr, "what is allocated was a hole");
-	error = gfs2_alloc_blocks(ip, ap, pblock, &n, false, NULL);
+	error = gfs2_alloc_data(ip, ap, pblock, &n);
 	if (error)
 		return error;
 	gfs2_trans_add_meta(ip->i_sbd->sd_log, ip->i_gl, bh);

@@ -23,6 +23,11 @@ int gfs2_map_extent(struct gfs2_inode *ip, uint64_t lblock, uint64_t max, struct
  */
 unsigned gfs2_alloc_meta_blocks(struct gfs2_inode *ip, uint64_t lblock, uint64_t len);
 /*
+ * How many it will be exactly for the one block @lblock, a hole: what is left of a volume that is nearly full must not be
+ * refused because of the worst case.  Any holder, no transaction; reads the path.
+ */
+int gfs2_alloc_meta_missing(struct gfs2_inode *ip, uint64_t lblock, unsigned *missing);
+/*
  * In a transaction with ap reserved, EX, not stuffed: allocate data blocks for the hole at
  * @lblock, up to *@len blocks (never across an indirect block); new pointers, dinode, i_blocks,
  * i_goal are logged; the extent map is updated.  *@pblock, *@len: what was allocated.  The caller
@@ -35,6 +40,8 @@ int gfs2_alloc_extent(struct gfs2_inode *ip, struct gfs2_alloc *ap, uint64_t lbl
  * (directories: hash table, JD block).
  */
 int gfs2_unstuff(struct gfs2_inode *ip, struct gfs2_alloc *ap);
+/* The same with a transaction and a reservation of its own (file_write.c). */
+int gfs2_unstuff_trans(struct gfs2_inode *ip);
 
 /*
  * EX held, no transaction: cut to @size (own transactions; crash-safe with
@@ -48,6 +55,11 @@ int gfs2_truncate_resume(struct gfs2_inode *ip);
  * truncate. @jdata/dir blocks are wiped with revokes.
  */
 int gfs2_punch_from(struct gfs2_inode *ip, uint64_t lstart);
+/*
+ * EX held, own transactions: free what is in file blocks [lstart, lend); indirect blocks go when all they can point at is in
+ * there.  Sets mtime and ctime, also when nothing is to be freed.
+ */
+int gfs2_punch_blocks(struct gfs2_inode *ip, uint64_t lstart, uint64_t lend);
 
 /*
  * How many blocks a transaction may log that allocates: the dinode, @meta indirect blocks, bitmaps for
@@ -60,6 +72,8 @@ unsigned gfs2_alloc_trans_blocks(const struct gfs2_alloc *ap, unsigned meta, uns
  * (ordered data; own transaction for journaled data).
  */
 int gfs2_zero_tail(struct gfs2_inode *ip, uint64_t size);
+/* The same for the @len bytes from @pos on, inside one block. */
+int gfs2_zero_in_block(struct gfs2_inode *ip, uint64_t pos, uint32_t len);
 /*
  * EX, no transaction, deletion: all of the tree and, in the last transaction, the dinode itself
  * (2 -> 0).

@@ -122,16 +122,19 @@ out:
 	return error;
 }
 
-/* Stuffed data that will not fit any more move to a block. */
-static int unstuff(struct gfs2_inode *ip)
+/* Stuffed data that will not fit any more move to a block; without any, none is needed. */
+int gfs2_unstuff_trans(struct gfs2_inode *ip)
 {
 	struct gfs2_log *log = ip->i_sbd->sd_log;
 	struct gfs2_alloc ap = { .target = 1 };
-	int error = gfs2_inplace_reserve(ip, &ap);
+	unsigned blocks = 1;
+	int error = ip->i_size ? gfs2_inplace_reserve(ip, &ap) : 0;
 
 	if (error)
 		return error;
-	error = gfs2_trans_begin(log, gfs2_alloc_trans_blocks(&ap, 0, 1) + gfs2_is_jdata(ip), 0);
+	if (ap.rgd)
+		blocks = gfs2_alloc_trans_blocks(&ap, 0, 1) + gfs2_is_jdata(ip);
+	error = gfs2_trans_begin(log, blocks, 0);
 	if (!error) {
 		error = gfs2_unstuff(ip, &ap);
 		gfs2_trans_end(log);
@@ -364,14 +367,15 @@ static int fill_chunk(struct write_op *op, struct gfs2_alloc *ap, uint64_t avail
 	return 0;
 }
 
-static int alloc_trans(struct write_op *op, struct gfs2_alloc *ap, unsigned meta)
+/* @meta of the reserved blocks are for metadata, @worst blocks of it may be logged. */
+static int alloc_trans(struct write_op *op, struct gfs2_alloc *ap, unsigned worst, unsigned meta)
 {
 	struct gfs2_inode *ip = op->ip;
 	struct gfs2_log *log = ip->i_sbd->sd_log;
 	int error = preread(op);
 
 	if (!error)
-		error = gfs2_trans_begin(log, trans_blocks(op, ap, meta), 0);
+		error = gfs2_trans_begin(log, trans_blocks(op, ap, worst), 0);
 	if (error)
 		return error;
 	/* Empty: becomes a tree without a block. */
@@ -408,6 +412,28 @@ static bool try_less(struct write_op *op, int error)
 	return true;
 }
 
+/*
+ * Blocks for the chunk: @ap reserved, *@meta of them for metadata.  The last hole that fits is found by
+ * what it takes exactly, not at worst.
+ */
+static int reserve(struct write_op *op, struct gfs2_alloc *ap, unsigned *meta)
+{
+	struct gfs2_inode *ip = op->ip;
+	unsigned exact;
+	int error;
+
+	*ap = (struct gfs2_alloc){ .target = *meta + (uint32_t)op->holes, .min_target = *meta + 1 };
+	error = gfs2_inplace_reserve(ip, ap);
+	if (error != -ENOSPC || op->holes != 1)
+		return error;
+	error = gfs2_alloc_meta_missing(ip, op->hole_first, &exact);
+	if (error || exact >= *meta)
+		return error ? error : -ENOSPC;
+	*meta = exact;
+	*ap = (struct gfs2_alloc){ .target = exact + 1 };
+	return gfs2_inplace_reserve(ip, ap);
+}
+
 static int write_alloc(struct write_op *op)
 {
 	struct gfs2_inode *ip = op->ip;
@@ -415,20 +441,21 @@ static int write_alloc(struct write_op *op)
 	int error;
 
 	do {
-		unsigned meta = gfs2_alloc_meta_blocks(ip, op->hole_first,
-						       op->hole_end - op->hole_first);
-		struct gfs2_alloc ap = { .target = meta + (uint32_t)op->holes,
-					 .min_target = meta + 1 };
+		unsigned worst = gfs2_alloc_meta_blocks(ip, op->hole_first,
+							op->hole_end - op->hole_first);
+		unsigned meta = worst;
+		struct gfs2_alloc ap;
 
-		error = gfs2_inplace_reserve(ip, &ap);
+		error = reserve(op, &ap, &meta);
 		if (error && error != -ENOSPC)
 			return error;
 		if (!error) {
-			bool fits = trans_blocks(op, &ap, meta) <= limit ||
+			/* Indirect blocks that are there already are logged, too. */
+			bool fits = trans_blocks(op, &ap, worst) <= limit ||
 				    op_end(op) - op_first(op) == 1;
 
 			if (fits)
-				error = alloc_trans(op, &ap, meta);
+				error = alloc_trans(op, &ap, worst, meta);
 			preread_end(op);
 			gfs2_inplace_release(ip, &ap);
 			if (fits)
@@ -454,7 +481,7 @@ static int write_chunk(struct write_op *op)
 		if (op->end <= gfs2_max_stuffed_size(ip))
 			return write_stuffed(op);
 		if (ip->i_size) {
-			error = unstuff(ip);
+			error = gfs2_unstuff_trans(ip);
 			if (error)
 				return error;
 		}

@@ -40,7 +40,8 @@ struct gfs2_alloc {
 	/* private */
 	struct gfs2_rgrpd *rgd;
 	uint32_t taken;
-	uint32_t peeked;	/* index of the block that gfs2_alloc_peek() promised, +1; 0: none */
+	uint32_t peeked;	/* index of the first block that gfs2_alloc_peek*() promised, +1; 0: none */
+	uint32_t peeked_len;
 };
 /*
  * Choose and lock an rgrp.  -ENOSPC when no rgrp has min_target (after a log flush, if freed blocks
@@ -65,6 +66,14 @@ int gfs2_alloc_blocks(struct gfs2_inode *ip, struct gfs2_alloc *ap, uint64_t *bn
  * (EX, TRY, GL_SKIP) before it opens the transaction, since nobody may wait for a glock inside one.
  */
 int gfs2_alloc_peek(struct gfs2_inode *ip, struct gfs2_alloc *ap, uint64_t *bn);
+
+/*
+ * The run of at most *@n data blocks that gfs2_alloc_data() will hand out first under this reservation; *@bn, *@n: the run.
+ * What is free here is durably free, so the caller may write to these blocks (zeros) before its transaction.
+ */
+int gfs2_alloc_peek_run(struct gfs2_inode *ip, struct gfs2_alloc *ap, uint64_t *bn, unsigned *n);
+/* As gfs2_alloc_blocks, for file data: from the promised run if there is one. */
+int gfs2_alloc_data(struct gfs2_inode *ip, struct gfs2_alloc *ap, uint64_t *bn, unsigned *n);
 
 /*
  * Freeing: first collect which rgrps a set of blocks lies in, lock them (ascending), then, in one transaction, free.

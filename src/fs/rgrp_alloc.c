@@ -104,16 +104,16 @@ static void resv_set(struct gfs2_rgrpd *rgd, uint64_t owner, uint32_t start, uin
 
 /* --- searching --- */
 
+struct run {
+	uint32_t start, len;
+};
+
 struct search {
 	const struct gfs2_rgrpd *rgd;
 	uint64_t owner;		/* whose reservation does not count */
 	bool respect;		/* keep out of the reservations of others */
-	uint32_t promised;	/* index that nobody else may take, or NO_BLOCK */
+	struct run promised;	/* that nobody else may take; len 0: none */
 	uint32_t want;
-};
-
-struct run {
-	uint32_t start, len;
 };
 
 /* The first forbidden range that overlaps [s, e); false: none. */
@@ -122,8 +122,9 @@ static bool first_obstacle(const struct search *s, uint32_t start, uint32_t end,
 	const struct gfs2_rgrpd *rgd = s->rgd;
 
 	*out = (struct run){ NO_BLOCK, 0 };
-	if (s->promised >= start && s->promised < end)
-		*out = (struct run){ s->promised, 1 };
+	if (s->promised.len && s->promised.start < end &&
+	    s->promised.start + s->promised.len > start)
+		*out = s->promised;
 	for (unsigned i = 0; s->respect && i < rgd->rd_nr_resv; i++) {
 		const struct rgrp_resv *r = &rgd->rd_resv[i];
 
@@ -212,11 +213,13 @@ static bool find_blocks(struct gfs2_rgrpd *rgd, const struct gfs2_inode *ip,
 {
 	struct search s = {
 		.rgd = rgd, .owner = dinode ? 0 : ip->i_no_addr, .respect = true,
-		.promised = ap->peeked && !dinode ? ap->peeked - 1 : NO_BLOCK, .want = want,
+		.want = want,
 	};
 	bool continues, complete;
 	uint32_t from = search_start(rgd, ip, ap, dinode, &continues);
 
+	if (ap->peeked && !dinode)
+		s.promised = (struct run){ ap->peeked - 1, ap->peeked_len };
 	if (continues) {
 		/* The goal may be the last block of the file or the one behind it. */
 		*out = next_run(&s, from);
@@ -392,18 +395,36 @@ int gfs2_alloc_peek(struct gfs2_inode *ip, struct gfs2_alloc *ap, uint64_t *bn)
 		return gfs2_consist(ip->i_sbd, ap->rgd->rd_addr,
 				    "reserved blocks are not free in the bitmap");
 	ap->peeked = run.start + 1;
+	ap->peeked_len = 1;
 	*bn = ap->rgd->rd_data0 + run.start;
 	return 0;
 }
 
-/* What a dinode gets: the promised block and what is free behind it. */
-static bool find_promised(const struct gfs2_rgrpd *rgd, const struct gfs2_alloc *ap,
+int gfs2_alloc_peek_run(struct gfs2_inode *ip, struct gfs2_alloc *ap, uint64_t *bn, unsigned *n)
+{
+	struct run run;
+
+	GFS2_BUG_ON(!ap->rgd || !*n || ap->peeked);
+	if (!find_blocks(ap->rgd, ip, ap, false, *n, &run))
+		return gfs2_consist(ip->i_sbd, ap->rgd->rd_addr,
+				    "reserved blocks are not free in the bitmap");
+	ap->peeked = run.start + 1;
+	ap->peeked_len = min_t(uint32_t, run.len, *n);
+	*bn = ap->rgd->rd_data0 + run.start;
+	*n = ap->peeked_len;
+	return 0;
+}
+
+/* What was promised: for a dinode also what is free behind it. */
+static bool find_promised(const struct gfs2_rgrpd *rgd, const struct gfs2_alloc *ap, bool dinode,
 			  struct run *run)
 {
 	run->start = ap->peeked - 1;
 	if (rgrp_next(rgd, run->start, true) != run->start)
 		return false;
 	run->len = rgrp_next(rgd, run->start, false) - run->start;
+	if (!dinode)
+		run->len = min_t(uint32_t, run->len, ap->peeked_len);
 	return true;
 }
 
@@ -455,7 +476,7 @@ static void remember_next(struct gfs2_rgrpd *rgd, struct gfs2_inode *ip, const s
 	bool grows = ip->i_res_next == bn || request >= RESV_MIN_REQUEST;
 	uint32_t next = run->start + run->len;
 	struct search s = {
-		.rgd = rgd, .owner = ip->i_no_addr, .respect = true, .promised = NO_BLOCK,
+		.rgd = rgd, .owner = ip->i_no_addr, .respect = true,
 	};
 
 	ip->i_res_next = bn + run->len;
@@ -487,8 +508,8 @@ static void account_taken(struct gfs2_rgrpd *rgd, struct gfs2_alloc *ap, const s
 	gfs2_trans_remove_revoke(sdp->sd_log, rgd->rd_data0 + run->start, run->len);
 }
 
-int gfs2_alloc_blocks(struct gfs2_inode *ip, struct gfs2_alloc *ap, uint64_t *bn, unsigned *n,
-		      bool dinode, uint64_t *generation)
+static int alloc_blocks(struct gfs2_inode *ip, struct gfs2_alloc *ap, uint64_t *bn, unsigned *n,
+			bool dinode, bool promised, uint64_t *generation)
 {
 	struct gfs2_rgrpd *rgd = ap->rgd;
 	uint32_t request = *n;
@@ -499,8 +520,8 @@ int gfs2_alloc_blocks(struct gfs2_inode *ip, struct gfs2_alloc *ap, uint64_t *bn
 	gfs2_assert_held(rgd->rd_gl, true);
 	gfs2_assert_debug(ap->taken + request <= ap->allowed);
 	resv_expire(rgd);
-	if (dinode && ap->peeked)
-		found = find_promised(rgd, ap, &run);
+	if (promised)
+		found = find_promised(rgd, ap, dinode, &run);
 	else
 		found = find_blocks(rgd, ip, ap, dinode, request, &run);
 	if (!found)
@@ -512,9 +533,11 @@ int gfs2_alloc_blocks(struct gfs2_inode *ip, struct gfs2_alloc *ap, uint64_t *bn
 
 	rgrp_pin_header(rgd);
 	take_bits(rgd, run.start, run.len, dinode);
-	if (dinode) {
+	if (dinode)
 		*generation = next_generation(rgd);
-		ap->peeked = 0;
+	if (promised) {
+		ap->peeked_len -= min_t(uint32_t, run.len, ap->peeked_len);
+		ap->peeked = ap->peeked_len ? ap->peeked + run.len : 0;
 	}
 	resv_cut(rgd, run.start, run.len);
 	account_taken(rgd, ap, &run, dinode);
@@ -525,4 +548,15 @@ int gfs2_alloc_blocks(struct gfs2_inode *ip, struct gfs2_alloc *ap, uint64_t *bn
 		remember_next(rgd, ip, &run, request);
 	}
 	return 0;
+}
+
+int gfs2_alloc_blocks(struct gfs2_inode *ip, struct gfs2_alloc *ap, uint64_t *bn, unsigned *n,
+		      bool dinode, uint64_t *generation)
+{
+	return alloc_blocks(ip, ap, bn, n, dinode, dinode && ap->peeked, generation);
+}
+
+int gfs2_alloc_data(struct gfs2_inode *ip, struct gfs2_alloc *ap, uint64_t *bn, unsigned *n)
+{
+	return alloc_blocks(ip, ap, bn, n, false, ap->peeked, NULL);
 }

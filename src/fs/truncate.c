@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Freeing the contents of files: truncate, deletion of the tree
+ * Freeing the contents of files: truncate, punched holes, deletion of the tree
  * (kernel: bmap.c:do_shrink, do_grow, punch_hole, gfs2_truncatei_resume; reference gfs2-ondisk.md
  * 4.5, 4.8).
  *
- * How a tree is cut: depth first, in file order, from the first block to go.  An indirect block
- * that lies wholly behind the cut is freed itself once everything below it is collected.  What
+ * How a tree is cut: depth first, in file order, from the first block to go to the last.  An indirect
+ * block that lies wholly in the range is freed itself once everything below it is collected.  What
  * was collected becomes one transaction whenever there is enough of it, so a small file goes in a
  * single transaction and a huge one in many of bounded size.
  *
@@ -200,7 +200,7 @@ int gfs2_dealloc_commit(struct gfs2_dealloc *d, bool last)
 
 struct punch {
 	struct gfs2_dealloc *d;
-	uint64_t lstart;	/* first file block to go */
+	uint64_t lstart, lend;	/* file blocks to go */
 	bool data_meta;		/* data blocks are journaled (or a directory's) */
 };
 
@@ -240,7 +240,8 @@ static int punch_child(struct punch *p, struct gfs2_bh *bh, uint32_t off, unsign
 	if (error)
 		return error;
 	error = punch_block(p, child, level + 1, base);
-	if (!error && base >= p->lstart) {
+	if (!error && base >= p->lstart &&
+	    gfs2_span(ip->i_sbd, ip->i_height, level) <= p->lend - base) {
 		gfs2_dealloc_drop_clears(p->d, child);
 		error = gfs2_dealloc_add(p->d, bh, off, blkno, true);
 	}
@@ -249,7 +250,7 @@ static int punch_child(struct punch *p, struct gfs2_bh *bh, uint32_t off, unsign
 }
 
 /*
- * Collect everything from p->lstart on below @bh, which is of @level and begins with file block
+ * Collect everything in [p->lstart, p->lend) below @bh, which is of @level and begins with file block
  * @base.
  */
 static int punch_block(struct punch *p, struct gfs2_bh *bh, unsigned level, uint64_t base)
@@ -264,7 +265,7 @@ static int punch_block(struct punch *p, struct gfs2_bh *bh, unsigned level, uint
 
 	if (p->lstart > base)
 		idx = (unsigned)min_t(uint64_t, (p->lstart - base) / span, nr);
-	for (; idx < nr && !error; idx++) {
+	for (; idx < nr && base + idx * span < p->lend && !error; idx++) {
 		uint32_t off = (uint32_t)((char *)&ptrs[idx] - bh->b_data);
 
 		if (!ptrs[idx])
@@ -286,16 +287,17 @@ static int punch_block(struct punch *p, struct gfs2_bh *bh, unsigned level, uint
 }
 
 /*
- * Free [lstart, end); whatever the last transaction does happens even if there is nothing to free.
+ * Free [lstart, lend); whatever the last transaction does happens even if there is nothing to free.
  */
-static int punch(struct gfs2_dealloc *d, uint64_t lstart)
+static int punch(struct gfs2_dealloc *d, uint64_t lstart, uint64_t lend)
 {
 	struct gfs2_inode *ip = d->ip;
-	struct punch p = { d, lstart, S_ISJDATA(ip) || !S_ISREG(ip->i_mode) };
+	struct punch p = { d, lstart, lend, S_ISJDATA(ip) || !S_ISREG(ip->i_mode) };
 	int error = 0;
 
-	extmap_forget(&ip->i_map, lstart, UINT64_MAX);
-	if (!gfs2_is_stuffed(ip)) {
+	if (lstart < lend)
+		extmap_forget(&ip->i_map, lstart, lend == UINT64_MAX ? lend : lend - lstart);
+	if (lstart < lend && !gfs2_is_stuffed(ip)) {
 		struct gfs2_bh *dibh;
 
 		error = gfs2_meta_inode_buffer(ip, &dibh);
@@ -307,7 +309,8 @@ static int punch(struct gfs2_dealloc *d, uint64_t lstart)
 	return error ? error : gfs2_dealloc_commit(d, true);
 }
 
-static int run_punch(struct gfs2_inode *ip, uint64_t lstart, bool free_dinode, uint64_t new_size,
+static int run_punch(struct gfs2_inode *ip, uint64_t lstart, uint64_t lend, bool free_dinode,
+		     uint64_t new_size,
 		     void (*finish)(struct gfs2_dealloc *d, struct gfs2_bh *dibh, bool last))
 {
 	struct gfs2_dealloc *d = gfs2_dealloc_new(ip);
@@ -319,28 +322,38 @@ static int run_punch(struct gfs2_inode *ip, uint64_t lstart, bool free_dinode, u
 	d->free_dinode = free_dinode;
 	d->new_size = new_size;
 	d->finish = finish;
-	error = punch(d, lstart);
+	error = punch(d, lstart, lend);
 	gfs2_dealloc_free(d);
 	return error;
 }
 
 int gfs2_punch_from(struct gfs2_inode *ip, uint64_t lstart)
 {
-	return run_punch(ip, lstart, false, 0, NULL);
+	return run_punch(ip, lstart, UINT64_MAX, false, 0, NULL);
 }
 
 int gfs2_free_tree_and_dinode(struct gfs2_inode *ip)
 {
-	return run_punch(ip, 0, true, 0, NULL);
+	return run_punch(ip, 0, UINT64_MAX, true, 0, NULL);
 }
-
-/* --- truncate --- */
 
 static void set_times(struct gfs2_inode *ip)
 {
 	gfs2_pending_mtime_fold(ip);
 	ip->i_mtime = ip->i_ctime = current_time();
 }
+
+static void punch_finish(struct gfs2_dealloc *d, struct gfs2_bh *dibh, bool last)
+{
+	set_times(d->ip);
+}
+
+int gfs2_punch_blocks(struct gfs2_inode *ip, uint64_t lstart, uint64_t lend)
+{
+	return run_punch(ip, lstart, lend, false, 0, punch_finish);
+}
+
+/* --- truncate --- */
 
 /* Each transaction of a shrinking truncate (see the top of the file). */
 static void truncate_finish(struct gfs2_dealloc *d, struct gfs2_bh *dibh, bool last)
@@ -368,7 +381,7 @@ static int cut(struct gfs2_inode *ip, uint64_t size)
 	const struct gfs2_sbd *sdp = ip->i_sbd;
 	uint64_t lstart = (size >> sdp->sd_bsize_shift) + !!(size & (sdp->sd_bsize - 1));
 
-	return run_punch(ip, lstart, false, size, truncate_finish);
+	return run_punch(ip, lstart, UINT64_MAX, false, size, truncate_finish);
 }
 
 static int truncate_stuffed(struct gfs2_inode *ip, uint64_t size)
@@ -400,24 +413,23 @@ static bool is_zero(const char *p, size_t len)
 	return !len || (!*p && !memcmp(p, p + 1, len - 1));
 }
 
-int gfs2_zero_tail(struct gfs2_inode *ip, uint64_t size)
+int gfs2_zero_in_block(struct gfs2_inode *ip, uint64_t pos, uint32_t len)
 {
 	struct gfs2_sbd *sdp = ip->i_sbd;
-	uint32_t off = size & (sdp->sd_bsize - 1);
+	uint32_t off = pos & (sdp->sd_bsize - 1);
 	bool jdata = gfs2_is_jdata(ip);
 	struct gfs2_bh *bh;
 	struct extent e;
 	int error;
 
-	if (!off)
-		return 0;
-	error = gfs2_map_extent(ip, size >> sdp->sd_bsize_shift, 1, &e);
+	GFS2_BUG_ON(len > sdp->sd_bsize - off);
+	error = gfs2_map_extent(ip, pos >> sdp->sd_bsize_shift, 1, &e);
 	if (error || !e.pblock)
 		return error;
 	error = buf_read(jdata ? &ip->i_gl->gl_mapping : &ip->i_data, e.pblock, &bh);
 	if (error)
 		return error;
-	if (is_zero(bh->b_data + off, sdp->sd_bsize - off))
+	if (is_zero(bh->b_data + off, len))
 		goto out;
 	if (jdata) {
 		error = gfs2_trans_begin(sdp->sd_log, 1, 0);
@@ -425,7 +437,7 @@ int gfs2_zero_tail(struct gfs2_inode *ip, uint64_t size)
 			goto out;
 		gfs2_trans_add_jdata(sdp->sd_log, ip->i_gl, bh);
 	}
-	memset(bh->b_data + off, 0, sdp->sd_bsize - off);
+	memset(bh->b_data + off, 0, len);
 	if (jdata) {
 		gfs2_inode_note_log(ip, false);
 		gfs2_trans_end(sdp->sd_log);
@@ -436,6 +448,13 @@ int gfs2_zero_tail(struct gfs2_inode *ip, uint64_t size)
 out:
 	buf_put(bh);
 	return error;
+}
+
+int gfs2_zero_tail(struct gfs2_inode *ip, uint64_t size)
+{
+	uint32_t off = size & (ip->i_sbd->sd_bsize - 1);
+
+	return off ? gfs2_zero_in_block(ip, size, ip->i_sbd->sd_bsize - off) : 0;
 }
 
 /* Larger than what fits into the dinode: the contents move to a block, if there are any. */

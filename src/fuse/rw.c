@@ -40,14 +40,16 @@ static struct fuse_open_out open_out(const struct gfs2_file *f)
 {
 	struct fuse_open_out out = { .fh = (uint64_t)(uintptr_t)f };
 
-	out.open_flags = f->f_direct ? FOPEN_DIRECT_IO | FOPEN_PARALLEL_DIRECT_WRITES : FOPEN_KEEP_CACHE;
+	out.open_flags = f->f_direct ? FOPEN_DIRECT_IO : FOPEN_KEEP_CACHE;
+	if (f->f_parallel)
+		out.open_flags |= FOPEN_PARALLEL_DIRECT_WRITES;
 	return out;
 }
 
 static int file_open(struct server *s, struct gfs2_inode *ip, int flags, struct gfs2_file **out)
 {
 	struct gfs2_file *f;
-	bool direct = flags & O_DIRECT;
+	bool direct = flags & O_DIRECT, uncached = direct;
 	struct gfs2_holder gh;
 	int error = inode_nq_any(ip, &gh);
 
@@ -59,14 +61,19 @@ static int file_open(struct server *s, struct gfs2_inode *ip, int flags, struct 
 		error = -EPERM;
 	else if (direct && gfs2_is_jdata(ip))
 		error = -EINVAL; /* as gfs2: journaled data have no direct I/O */
+	/* Nobody would ask us before a shared mapping changes what is there: there must be none. */
+	if ((flags & O_ACCMODE) != O_RDONLY && ip->i_diskflags & GFS2_DIF_APPENDONLY)
+		uncached = true;
 	gfs2_glock_dq_uninit(&gh);
 	if (error)
 		return error;
 	f = xzalloc(sizeof(*f));
 	f->f_inode = ip;
-	f->f_direct = direct;
-	gfs2_inode_open_inc(ip, !direct);
-	if (!direct) {
+	f->f_direct = uncached;
+	f->f_parallel = direct;
+	f->f_sync = flags & O_DSYNC;	/* O_SYNC contains it */
+	gfs2_inode_open_inc(ip, !uncached);
+	if (!uncached) {
 		atomic_store_explicit(&ip->i_kcached, true, memory_order_relaxed);
 	} else if (kcached(ip) && !gfs2_inode_cached_opens(ip)) {
 		/* Nobody can put pages there any more: drop them once and direct writes need not care. */
@@ -289,17 +296,24 @@ static int64_t write_direct(struct server *s, struct gfs2_inode *ip, const char 
 }
 
 static int64_t write_buffered(struct gfs2_inode *ip, const char *buf, uint64_t pos, size_t size,
-			      int flags)
+			      int flags, bool writepage)
 {
+	bool sync = flags & O_DSYNC, full_sync = flags & (O_SYNC & ~O_DSYNC);
 	struct gfs2_holder gh;
 	int64_t ret = gfs2_glock_nq_init(ip->i_gl, LM_ST_EXCLUSIVE, 0, &gh);
 
 	if (ret)
 		return ret;
-	ret = gfs2_file_write(ip, buf, pos, (uint32_t)size, false);
+	/* O_APPEND may have been taken away with F_SETFL, which the kernel would refuse if it knew. */
+	if (ip->i_diskflags & GFS2_DIF_APPENDONLY && pos < ip->i_size && !writepage)
+		ret = -EPERM;
+	else
+		ret = gfs2_file_write(ip, buf, pos, (uint32_t)size, false);
+	if (ip->i_diskflags & GFS2_DIF_SYNC && !writepage)
+		sync = full_sync = true;
 	gfs2_glock_dq_uninit(&gh);
-	if (ret > 0 && flags & O_DSYNC) {
-		int error = gfs2_file_sync(ip, !(flags & (O_SYNC & ~O_DSYNC)));
+	if (ret > 0 && sync) {
+		int error = gfs2_file_sync(ip, !full_sync);
 
 		if (error)
 			ret = error;
@@ -327,7 +341,10 @@ void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_
 	else if (fi->flags & O_DIRECT && !fi->writepage)
 		ret = write_direct(s, ip, buf, (uint64_t)off, size, fi->flags);
 	else
-		ret = write_buffered(ip, buf, (uint64_t)off, size, fi->flags);
+		ret = write_buffered(ip, buf, (uint64_t)off, size, fi->flags, fi->writepage);
+	/* Went past the kernel's pages: older kernels leave stale ones there. */
+	if (ret > 0 && !fi->writepage && !(fi->flags & O_DIRECT) && fi_file(fi)->f_direct && kcached(ip))
+		inval_pages(s, ip, off, (off_t)size);
 	gfs2_inode_put(ip);
 	if (ret < 0)
 		reply_err(req, ret);

@@ -249,4 +249,7 @@ const struct fuse_lowlevel_ops gfs2_fuse_ops = {
 	.readdirplus = op_readdirplus,
 	.releasedir = op_releasedir,
 	.fsyncdir = op_fsync,
+	.fallocate = op_fallocate,
+	.lseek = op_lseek,
+	.ioctl = op_ioctl,
 };

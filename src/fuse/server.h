@@ -34,7 +34,9 @@ struct server;
 struct gfs2_file {
 	struct gfs2_inode *f_inode;
 	struct list_head f_list;	/* server.files, under files_lock */
-	bool f_direct;		/* opened with O_DIRECT: the reply said FOPEN_DIRECT_IO */
+	bool f_direct;		/* the reply said FOPEN_DIRECT_IO: opened with O_DIRECT, or must not be mapped */
+	bool f_parallel;	/* and FOPEN_PARALLEL_DIRECT_WRITES */
+	bool f_sync;		/* opened with O_DSYNC or O_SYNC */
 };
 
 /*

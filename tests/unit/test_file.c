@@ -6,7 +6,10 @@
  */
 #include "vol.h"
 #include <linux/fuse.h>
+#include <linux/falloc.h>
+#include "fs/falloc.h"
 #include "fs/file.h"
+#include "fs/fileattr.h"
 #include "fs/namei.h"
 
 #define MODEL_MAX (3u << 20)
@@ -89,6 +92,7 @@ struct model {
 	char *data;		/* MODEL_MAX; zero behind size */
 	uint32_t size;
 	struct gfs2_inode *ip;
+	bool jdata;
 	char name[16];
 };
 
@@ -177,9 +181,69 @@ static void do_demote(struct model *f)
 	assert_true(gfs2_glock_wait_demoted(f->ip->i_gl, 60000000000ull));
 }
 
+static void do_fallocate(struct model *f)
+{
+	uint32_t pos = rnd_pos(f), len = rnd_len(MODEL_MAX - pos);
+	bool punch = rnd(2), keep = punch || rnd(2);
+	int mode = (punch ? FALLOC_FL_PUNCH_HOLE : 0) | (keep ? FALLOC_FL_KEEP_SIZE : 0);
+	int error = gfs2_fallocate(f->ip, mode, pos, len, false);
+
+	if (f->jdata) {
+		assert_int_equal(error, -EOPNOTSUPP);
+		return;
+	}
+	assert_int_equal(error, 0);
+	if (punch)
+		memset(f->data + pos, 0, len);
+	else if (!keep && pos + len > f->size)
+		f->size = pos + len;
+}
+
+/* What is said to be a hole is one; the walk over all of the file ends at its end. */
+static void check_seek(struct model *f)
+{
+	int64_t pos = 0;
+
+	while (pos < f->size) {
+		int64_t data = gfs2_seek(f->ip, (uint64_t)pos, true), hole;
+
+		if (data == -ENXIO)
+			data = f->size;
+		assert_true(data >= pos && data <= f->size);
+		for (int64_t i = pos; i < data; i++)
+			assert_int_equal(f->data[i], 0);
+		if (data == f->size)
+			break;
+		hole = gfs2_seek(f->ip, (uint64_t)data, false);
+		assert_true(hole > data && hole <= f->size);
+		pos = hole;
+	}
+	assert_int_equal(gfs2_seek(f->ip, f->size, false), -ENXIO);
+}
+
+static void flip_jdata(struct model *f)
+{
+	uint32_t flags;
+
+	assert_int_equal(gfs2_fileattr_get(f->ip, &flags), 0);
+	assert_int_equal(!!(flags & FS_JOURNAL_DATA_FL), f->jdata);
+	assert_int_equal(gfs2_fileattr_set(f->ip, flags ^ FS_JOURNAL_DATA_FL), 0);
+	f->jdata = !f->jdata;
+}
+
 static void step(struct model *f)
 {
-	switch (rnd(16)) {
+	switch (rnd(20)) {
+	case 16:
+	case 17:
+	case 18:
+		do_fallocate(f);
+		break;
+	case 19:
+		check_seek(f);
+		if (!rnd(4))
+			flip_jdata(f);
+		break;
 	case 0:
 		do_truncate(f);
 		break;
@@ -214,7 +278,7 @@ static void random_files(unsigned bsize, unsigned steps)
 		f->data = calloc(1, MODEL_MAX);
 		f->ip = make_file(m.sdp, f->name);
 		if (i == 2)
-			set_jdata(f->ip);
+			flip_jdata(f);
 	}
 	for (unsigned s = 0; s < steps; s++) {
 		step(&files[rnd(ARRAY_SIZE(files))]);
