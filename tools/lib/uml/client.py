@@ -75,6 +75,9 @@ def find_linux(nodes=1):
         raise Unavailable('/usr/lib/uml/modules is missing: install the package user-mode-linux')
     if os.uname().machine != 'x86_64':
         raise Unavailable('User-Mode Linux runs on x86-64 only')
+    if large_registers() and not find_compiler():
+        raise Unavailable('User-Mode Linux needs help with this processor, and there is no C compiler to '
+                          'make it: install the package gcc')
     if nodes > 1:
         for program, package in (('corosync', 'corosync'), ('dlm_controld', 'dlm-controld'),
                                  ('ip', 'iproute2')):
@@ -83,6 +86,19 @@ def find_linux(nodes=1):
         if not os.path.exists('/dev/net/tun'):
             raise Unavailable('/dev/net/tun is missing: the host kernel has no tun module')
     return linux
+
+
+def large_registers():
+    """Has the processor more register state than User-Mode Linux knows? See xstate.c."""
+    try:
+        with open('/proc/cpuinfo') as f:
+            return any(re.search(r'\bamx_tile\b', line) for line in f if line.startswith('flags'))
+    except OSError:
+        return False
+
+
+def find_compiler():
+    return next((cc for cc in ('cc', 'gcc', 'clang') if shutil.which(cc)), None)
 
 
 def sbin_path():
@@ -367,8 +383,11 @@ class Node:
         self.cluster.request({'op': 'stop', 'node': self.number}, UP_SECONDS)
 
     def mount(self, device='/dev/ubda', how='kernel', dir=MOUNT_DIR, options='', check=True):
-        """Mounts by the kernel's gfs2 or by the daemon ('fuse'). Returns the Result."""
-        options = ','.join(o for o in ('lockproto=lock_nolock', options) if o)
+        """Mounts by the kernel's gfs2 or by the daemon ('fuse'), alone or, where there are several nodes and it
+        is the volume, with the others. Returns the Result."""
+        shared = device == '/dev/ubda' and self.cluster.config()['nodes'] > 1
+        lock = 'lockproto=lock_dlm,locktable=' + TABLE if shared else 'lockproto=lock_nolock'
+        options = ','.join(o for o in (lock, options) if o)
         program = (['mount', '-t', 'gfs2'] if how == 'kernel'
                    else [self.cluster.config()['daemon'] or 'gfs2-fuse'])
         self.run(['mkdir', '-p', dir], check=True)
@@ -546,6 +565,12 @@ class Cluster:
         os.makedirs(self.dir, mode=0o700)
         os.mkdir(self.dir + '/logs')
         shutil.copytree(HERE, self.dir + '/bin', ignore=shutil.ignore_patterns('__pycache__'))
+        if large_registers():
+            config['preload'] = self.bin('xstate.so')
+            made = subprocess.run([find_compiler(), '-O2', '-shared', '-fPIC', '-o', config['preload'],
+                                   self.bin('xstate.c'), '-ldl'], capture_output=True, text=True)
+            if made.returncode != 0:
+                raise ClusterError('xstate.c: ' + made.stderr.strip())
         try:
             if images is not None and not images:
                 made = tempfile.mkdtemp(prefix='gfs2-fuse-cluster-%s-' % self.name, dir='/var/tmp')

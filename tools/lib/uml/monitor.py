@@ -246,12 +246,14 @@ class Node:
                         % (self.number, self.number))
         ours, theirs = socket.socketpair()
         args += ['ssl0=fd:%d' % theirs.fileno(), '--', '-I', '-S', self.monitor.dir + '/bin/agent.py']
+        env = {'PATH': os.environ['PATH'], 'TMPDIR': config['tmpdir']}
+        if 'preload' in config:
+            env['LD_PRELOAD'] = config['preload']
         with open('%s/logs/console%d.log' % (self.monitor.dir, self.number), 'ab') as console:
             self.process = subprocess.Popen(
                 [config['python'], '-I', '-S', self.monitor.dir + '/bin/keeper.py'] + args,
                 stdin=subprocess.DEVNULL, stdout=console, stderr=console, cwd='/',
-                env={'PATH': os.environ['PATH'], 'TMPDIR': config['tmpdir']},
-                pass_fds=[theirs.fileno()])
+                env=env, pass_fds=[theirs.fileno()])
         theirs.close()
         self.pidfd = os.pidfd_open(self.process.pid)
         self.monitor.watch(self.pidfd, selectors.EVENT_READ, self)
