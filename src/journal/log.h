@@ -115,7 +115,8 @@ unsigned gfs2_log_max_trans(const struct gfs2_log *log);
 
 /*
  * Before changing b_data of a metadata buffer: pins it, clears the header's pad and sets mh_jid.  First use of a *new* block: fill in the
- * header (gfs2_metatype_set) before or after, it must have one when the transaction ends.
+ * header (gfs2_metatype_set) before or after, it must have one when the transaction ends.  Several open transactions may
+ * add the same buffer at once (one holder for all of them); its contents are then theirs to guard.
  */
 void gfs2_trans_add_meta(struct gfs2_log *log, struct gfs2_glock *gl, struct gfs2_bh *bh);
 /* The same for a block of journaled file data (no header, escaped in the log when it looks like one). */

@@ -198,7 +198,8 @@ static atomic_uint *pin_counter(struct gfs2_log *log, bool jdata)
 	return jdata ? &log->o_nr_jdata : &log->o_nr_meta;
 }
 
-static void trans_pin(struct gfs2_log *log, struct gfs2_glock *gl, struct gfs2_bh *bh, bool jdata)
+/* False: another open transaction was faster. */
+static bool trans_pin(struct gfs2_log *log, struct gfs2_glock *gl, struct gfs2_bh *bh, bool jdata)
 {
 	struct log_block *e;
 	unsigned nr;
@@ -206,7 +207,12 @@ static void trans_pin(struct gfs2_log *log, struct gfs2_glock *gl, struct gfs2_b
 	rmutex_lock(&log->l_lock);
 	nr = log_nr_pins(log);
 	e = blktab_get(&log->l_tab, bh->b_blocknr);
-	GFS2_BUG_ON(e->pin);
+	if (e->pin) {
+		/* Not another buffer of the same block. */
+		GFS2_BUG_ON(log->o_pins[e->pin - 1].bh != bh);
+		rmutex_unlock(&log->l_lock);
+		return false;
+	}
 	/* In a flush the revokes follow the images: it would kill the new image (reference 8.6). */
 	if (e->rev)
 		revoke_remove(log, e);
@@ -224,19 +230,20 @@ static void trans_pin(struct gfs2_log *log, struct gfs2_glock *gl, struct gfs2_b
 	buf_set_state(bh, B_PINNED | (jdata ? B_JDATA : 0));
 	rmutex_unlock(&log->l_lock);
 	gfs2_current_trans.tr_nr_pins++;
+	return true;
 }
 
 /*
- * Already pinned?  No lock needed: within a transaction the batch cannot be sealed, and only who
- * has the glock in EX (the caller) pins or frees the block, earlier or now.
+ * Already pinned?  If so no lock is needed: within a transaction the batch cannot be sealed, and only who
+ * has the glock in EX (the caller) frees the block.  If not, somebody else may be about to pin it: a glock that is
+ * held once for the whole mount has many users (the statfs record, which has a mutex for its contents).
  */
 static bool trans_add(struct gfs2_log *log, struct gfs2_glock *gl, struct gfs2_bh *bh, bool jdata)
 {
 	GFS2_BUG_ON(gfs2_current_trans.tr_log != log);
 	if (buf_test(bh, B_PINNED))
 		return false;
-	trans_pin(log, gl, bh, jdata);
-	return true;
+	return trans_pin(log, gl, bh, jdata);
 }
 
 void gfs2_trans_add_meta(struct gfs2_log *log, struct gfs2_glock *gl, struct gfs2_bh *bh)

@@ -3,6 +3,7 @@
  * The running log: what it writes where and when, log space, revokes, write-back, the thread.
  * Slow and failing I/O: test_logio.c; what a crash leaves: test_crash.c.
  */
+#include <sched.h>
 #include "logfix.h"
 
 static uint32_t be32_at(const char *p, unsigned off)
@@ -394,6 +395,78 @@ static void wake_writes_back(void **state)
 	end();
 }
 
+/*
+ * The statfs record's glock is held once, and every transaction that allocates changes its buffer: the first ones after a
+ * flush pin it at the same moment.
+ */
+#define SHARERS 3
+#define SHARED_ROUNDS 4000
+
+struct sharers {
+	struct gfs2_bh *bh;
+	atomic_uint arrived;	/* all together, SHARERS a meeting */
+	pthread_mutex_t lock;	/* guards the buffer's contents */
+	uint64_t count;
+};
+
+/* Spins: who sleeps in a barrier wakes one after the other.  True for the last one to arrive. */
+static bool meet(struct sharers *s)
+{
+	unsigned mine = atomic_fetch_add(&s->arrived, 1), all = mine - mine % SHARERS + SHARERS;
+
+	for (unsigned n = 1; atomic_load(&s->arrived) < all; n++)
+		if (n % 1000 == 0)
+			sched_yield();
+	return mine == all - 1;
+}
+
+static void *share(void *arg)
+{
+	struct sharers *s = arg;
+
+	for (unsigned i = 0; i < SHARED_ROUNDS; i++) {
+		CHECK(gfs2_trans_begin(f.log, 1, 0) == 0);
+		meet(s);
+		gfs2_trans_add_meta(f.log, &gl, s->bh);
+		pthread_mutex_lock(&s->lock);
+		((uint64_t *)s->bh->b_data)[3] = ++s->count;
+		pthread_mutex_unlock(&s->lock);
+		gfs2_trans_end(f.log);
+		/* The next round begins with a buffer that is not pinned. */
+		if (meet(s))
+			CHECK(gfs2_log_flush(f.log, FLUSH) == 0);
+		meet(s);
+	}
+	return NULL;
+}
+
+static void shared_buffer(void **state)
+{
+	struct sharers s = { .lock = PTHREAD_MUTEX_INITIALIZER };
+	struct gfs2_log_stats st;
+	pthread_t t[SHARERS];
+	char *img;
+
+	begin(512, 64, 32);
+	s.bh = buf_get(&gl.gl_mapping, f.home);
+	fill_meta(s.bh, f.bsize, 1);
+	buf_set_uptodate(s.bh);
+	for (unsigned i = 0; i < SHARERS; i++)
+		assert_int_equal(pthread_create(&t[i], NULL, share, &s), 0);
+	for (unsigned i = 0; i < SHARERS; i++)
+		pthread_join(t[i], NULL);
+	assert_int_equal(s.count, SHARERS * SHARED_ROUNDS);
+	/* Once in every flush, however many asked. */
+	gfs2_log_get_stats(f.log, &st);
+	assert_int_equal(st.blocks_logged, SHARED_ROUNDS);
+	assert_int_equal(gfs2_ail_flush(f.log), 0);
+	buf_put(s.bh);
+	img = fix_read_all(&f);
+	assert_int_equal(img_word(&f, img, f.home), s.count);
+	free(img);
+	end();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -406,6 +479,7 @@ int main(void)
 		cmocka_unit_test(empty_gl),
 		cmocka_unit_test(commit_interval),
 		cmocka_unit_test(wake_writes_back),
+		cmocka_unit_test(shared_buffer),
 	};
 
 	return cmocka_run_group_tests_name("log", tests, NULL, NULL);
