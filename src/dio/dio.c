@@ -138,16 +138,23 @@ static void dio_set_error(struct gfs2_dio *dio, int error)
 						memory_order_relaxed);
 }
 
-/* The fast path's end: nobody waits, the last completion gives everything back and answers. */
+/*
+ * The fast path's end: nobody waits, the last completion gives everything back and answers.  The thread has read
+ * other requests since: what happens now belongs to the one that took the holder.
+ */
 static void dio_finish_async(struct gfs2_dio *dio)
 {
 	int64_t ret = atomic_load_explicit(&dio->error, memory_order_relaxed);
+	struct gfs2_ctx *ctx = current_ctx(), saved = *ctx;
 
 	if (!ret)
 		ret = dio->want;
+	ctx->req = dio->gh.gh_owner;
+	ctx->pid = dio->gh.gh_pid;
 	inode_dio_end(dio->ip);
 	gfs2_glock_dq_uninit(&dio->gh);
 	dio_event(dio, EV_DIO_END, dio->pos, dio->len, ret, dio->write ? "write" : "read");
+	*ctx = saved;
 	dio->done(dio, ret);
 }
 

@@ -286,12 +286,13 @@ static void rx_adapt(struct rx *rx, bool slept)
 
 /*
  * Submit what is queued and handle what is there; sleep only if that is nothing, and never without a posted read (those that
- * were there may just have come back cancelled).
+ * were there may just have come back cancelled) and an armed wake_fd: the look without sleeping may have used it up, and who
+ * stops us writes there once.
  */
 static int rx_wait(struct rx *rx)
 {
 	int error = io_ring_wait(rx->ring, 0);
-	bool slept = !error && !rx->hits && rx->reads;
+	bool slept = !error && !rx->hits && rx->reads && rx->wake_armed && !rx->gone;
 
 	if (slept)
 		error = io_ring_wait(rx->ring, 1);

@@ -9,8 +9,9 @@ import sys
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 from testlib import *    # noqa: E402
 
-DELAY_US = 300000
 MIB = 1 << 20
+DELAY_US = 400000    # the first try; doubled until everything that is to arrive meanwhile has
+LONGEST_DELAY_US = 30 * 1000000
 
 
 def start(function, *args):
@@ -18,26 +19,36 @@ def start(function, *args):
     def body():
         try:
             thread.result = function(*args)
-        except OSError as error:
+        except (OSError, AssertionError, subprocess.SubprocessError) as error:
             thread.result = error
     thread = threading.Thread(target=body, daemon=True)
     thread.start()
     return thread
 
 
-def finish(threads):
+def finish(mount, threads):
     for thread in threads:
         thread.join(STEP_SECONDS)
-        check(not thread.is_alive(), "a request never came back: the receive thread is stranded")
+        if thread.is_alive():
+            # Everybody who waits for it is let go by its end: so this test can end, too.
+            mount.daemon.kill()
+            raise AssertionError("a request never came back: the receive thread is stranded")
 
 
 def direct_write(path, offset, data):
-    fd = os.open(path, os.O_WRONLY | os.O_DIRECT)
+    """Path or descriptor."""
+    fd = path if isinstance(path, int) else os.open(path, os.O_WRONLY | os.O_DIRECT)
     try:
         with Aligned(data) as buffer:
             return os.pwrite(fd, buffer, offset)
     finally:
-        os.close(fd)
+        if fd is not path:
+            os.close(fd)
+
+
+def direct_read(fd, offset, length):
+    with Aligned(bytes(length)) as buffer:
+        return os.preadv(fd, [buffer], offset)
 
 
 def buffered_write(path, offset, data):
@@ -48,93 +59,177 @@ def buffered_write(path, offset, data):
         os.close(fd)
 
 
-def demand(mount, path, state):
-    return mount.glockctl("demote", path, state, ok=(0, 1)).returncode
+def slow(mount, op, count, delay=DELAY_US):
+    mount.glockctl("set", "fault", f"op={op},cls=dio,delay_us={delay},count={count}")
 
 
-def prepare(mount):
-    path = mount / "file"
+# ---------------------------------------------------------------- one demand, one delayed request
+
+def arranged(attempt):
+    """
+    Run attempt(delay) with longer and longer delays until everything that is to arrive meanwhile has: it returns what was
+    late, or None.
+    """
+    delay = DELAY_US
+    while late := attempt(delay):
+        log(f"{late} came after {delay} us were over: again, longer")
+        delay *= 2
+        check(delay < LONGEST_DELAY_US, f"{late} comes too late, however long the delay")
+
+
+def first_seq(events, what, event, **fields):
+    """Number of the first such event."""
+    for e in events:
+        if e["event"] == event and all(e.get(k) == v for k, v in fields.items()):
+            return e["seq"]
+    raise AssertionError(f"no event for: {what}")
+
+
+def in_order(trace, inode, others, demanded):
+    """
+    What the events of one attempt must say.  The delayed request had its lock from the receive thread; while it was in
+    flight the demand, a second request for the file and one for another file arrived; the lock moved after it
+    was given up.  (Dequeues and grants of a lock are recorded under that lock, so their numbers order them.)
+    Returns what did not arrive in time, so that the attempt says nothing, or None.
+    """
+    mine = trace.of(inode)
+    began = first_seq(mine, "the delayed request", "dio_submit")
+    req = next(e["req"] for e in mine if e["seq"] == began)
+    first_seq(mine, "the delayed request, granted on the receive thread", "glock_promote", req=req,
+              reason="fast")
+    given_up = first_seq(mine, "its end", "glock_dequeue", req=req)
+    ask, moved = demanded
+    asked = first_seq([e for e in mine if e["seq"] > began], "the demand", *ask[:1], **ask[1])
+    second = [e["seq"] for e in mine if e["seq"] > began and e["event"] == "glock_queue"
+              and e.get("to") == "DF" and e["req"] != req]
+    check(second, "the second request's event is missing")
+    elsewhere = first_seq(trace.of(others), "the other file's request", "glock_queue")
+    for seq, what in ((asked, "the demand"), (second[0], "the second request"),
+                      (elsewhere, "the other file's request")):
+        if seq > given_up:
+            return what
+    then = first_seq([e for e in mine if e["seq"] > began], "the transition that was demanded",
+                     moved[0], **moved[1])
+    check(given_up < then, "the lock moved while the direct request was still in flight")
+    return None
+
+
+def prepare(mount, name):
+    path = mount / name
     write_file(path, bytes(MIB), sync=True)
-    # The glock in hand and the map in memory: the next direct write takes the fast path.
+    # The glock in hand and the map in memory: the next direct request takes the fast path.
     direct_write(path, 0, bytes(4096))
     return path
 
 
-def in_flight(trace, inode, count=1):
-    name = f"2/{inode:x}"
+def one_demand(op, demand, demanded):
+    """
+    A direct request is in flight from the only receive thread.  Then come: demand(mount, path), which needs it to
+    give its lock up; a second direct request; a direct request for another file.
+    """
+    need_fuse()
+    volume = Volume()
 
-    def started():
-        return sum(e["event"] == "dio_submit" and e.get("glock") == name
-                   for e in trace._read()) >= count
-    wait_for(started, "the delayed write to be in flight")
+    def attempt(delay):
+        with volume.mount("rx_threads=1") as mount:
+            path, other = prepare(mount, "file"), prepare(mount, "other")
+            inode, others = os.stat(path).st_ino, os.stat(other).st_ino
+            fd, elsewhere = (os.open(name, os.O_RDWR | os.O_DIRECT) for name in (path, other))
+            # (An open with O_DIRECT throws cached pages away: before the demand maps one.)
+            meet = demand(mount, path)
+            with Trace(mount) as trace:
+                slow(mount, op, 1, delay)
+                if op == "write":
+                    threads = [start(direct_write, fd, 8192, b"a" * 4096)]
+                else:
+                    threads = [start(direct_read, fd, 8192, 4096)]
+                name = f"2/{inode:x}"
+                wait_for(lambda: any(e["event"] == "dio_submit" and e.get("glock") == name
+                                     for e in trace._read()), "the delayed request to be in flight")
+                threads += [start(meet), start(direct_read, elsewhere, 0, 4096)]
+                # Behind the demand, so that it finds the lock asked for: it goes to a worker, and waits there.
+                wait_for(lambda: any(e["event"] == demanded[0][0] and e.get("glock") == name
+                                     and all(e.get(k) == v for k, v in demanded[0][1].items())
+                                     for e in trace._read()), "the demand")
+                threads.append(start(direct_read, fd, 16384, 4096))
+                finish(mount, threads)
+            os.close(fd)
+            os.close(elsewhere)
+            late = in_order(trace, inode, others, demanded)
+            results = [thread.result for thread in threads]
+            equal([results[0], results[2], results[3]], [4096, 4096, 4096], "results")
+            equal(results[1], None, "the demand")
+            data = read_file(path)
+            equal(data[8192:12288], (b"a" if op == "write" else b"\0") * 4096, "what the delayed request left")
+            return late
 
-
-def slow_writes(mount, count):
-    mount.glockctl("set", "fault", f"op=write,cls=dio,delay_us={DELAY_US},count={count}")
-
-
-def ended_before(trace, inode, what):
-    """The direct write's end comes before the first event that `what` accepts."""
-    events = [e for e in trace.of(inode)]
-    ends = [e["seq"] for e in events if e["event"] == "dio_end"]
-    later = [e["seq"] for e in events if what(e)]
-    check(ends, "no dio_end event")
-    check(later, "the transition that was demanded is not in the trace")
-    check(ends[0] < later[0], "the lock moved while the direct write was still in flight")
+    arranged(attempt)
+    volume.fsck()
 
 
 def case_demand_for_ex():
-    need_fuse()
-    volume = Volume()
-    with volume.mount("rx_threads=1") as mount:
-        path = prepare(mount)
-        inode = os.stat(path).st_ino
-        with Trace(mount) as trace:
-            slow_writes(mount, 1)
-            threads = [start(direct_write, path, 8192, b"a" * 4096)]
-            in_flight(trace, inode)
-            # EX from here, a second direct request, and one of another file
-            threads.append(start(buffered_write, path, 65536, b"b" * 4096))
-            threads.append(start(direct_write, path, 16384, b"c" * 4096))
-            threads.append(start(write_file, mount / "other", b"other"))
-            finish(threads)
-        equal([t.result for t in threads[:3]], [4096, 4096, 4096], "results")
-        ended_before(trace, inode, lambda e: e["event"] == "glock_promote" and e.get("to") == "EX")
-        data = read_file(path)
-        equal((data[8192:12288], data[65536:69632], data[16384:20480]),
-              (b"a" * 4096, b"b" * 4096, b"c" * 4096), "contents")
-    volume.fsck()
+    """
+    The kernel keeps buffered writers of a file away while a direct one is in flight, but not the write-back of a shared
+    mapping: it needs EX while a direct read has DF.
+    """
+    def demand(_mount, path):
+        fd = os.open(path, os.O_RDWR)
+        mapping = mmap.mmap(fd, 4096, mmap.MAP_SHARED, offset=65536)
+        check(mapping[0] == 0, "the page is there: no fault is to wait for the daemon")
+
+        def write_back():
+            mapping[:5] = b"dirty"
+            os.fsync(fd)
+            mapping.close()
+            os.close(fd)
+            equal(read_file(path)[65536:65541], b"dirty", "what the mapping wrote")
+        return write_back
+
+    one_demand("read", demand, (("glock_queue", {"to": "EX"}), ("glock_promote", {"to": "EX"})))
 
 
-def case_demote_to_un():
-    need_fuse()
-    volume = Volume()
-    with volume.mount("rx_threads=1") as mount:
-        path = prepare(mount)
-        inode = os.stat(path).st_ino
-        with Trace(mount) as trace:
-            slow_writes(mount, 1)
-            threads = [start(direct_write, path, 8192, b"d" * 4096)]
-            in_flight(trace, inode)
-            threads.append(start(demand, mount, path, "UN"))
-            threads.append(start(direct_write, path, 16384, b"e" * 4096))
-            finish(threads)
-        equal(threads[0].result, 4096, "the delayed write")
-        equal(threads[2].result, 4096, "the second write")
-        ended_before(trace, inode, lambda e: e["event"] == "glock_state" and e.get("to") == "UN")
-    volume.fsck()
+def by_glockctl(mount, *words):
+    """
+    glockctl, started now and let go by the call of the result: a process that is started later would close the files that
+    it inherits first, which asks for their locks.
+    """
+    process = subprocess.Popen(["sh", "-c", 'read -r go; exec "$@"', "sh", glockctl_program(), "-m",
+                                mount.dir, *words], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
 
+    def go():
+        process.communicate(b"go\n", STEP_SECONDS)
+        equal(process.returncode, 0, f"exit status of glockctl {' '.join(words)}")
+    return go
+
+
+def case_demand_for_sh():
+    """A reader under SH, while a direct write has DF."""
+    def demand(mount, path):
+        return by_glockctl(mount, "map", f"inode:{os.stat(path).st_ino}")
+
+    one_demand("write", demand, (("glock_queue", {"to": "SH"}), ("glock_promote", {"to": "SH"})))
+
+
+def case_demand_from_elsewhere():
+    """What another node's request does, by hand: the lock is to be given up while a direct write has DF."""
+    def demand(mount, path):
+        return by_glockctl(mount, "demote", f"inode:{os.stat(path).st_ino}", "UN")
+
+    one_demand("write", demand, (("glock_demote_rq", {"to": "UN"}), ("glock_state", {"to": "UN"})))
+
+
+# ---------------------------------------------------------------- many
 
 def case_many_slow_writes():
     """More requests in flight than there are registered receive buffers, all delayed."""
     need_fuse()
     volume = Volume()
     with volume.mount("rx_threads=1") as mount:
-        path = prepare(mount)
-        slow_writes(mount, 80)
+        path = prepare(mount, "file")
+        slow(mount, "write", 80)
         threads = [start(direct_write, path, 4096 * i, bytes([i]) * 4096) for i in range(80)]
         threads.append(start(buffered_write, path, 4096 * 100, b"f" * 4096))
-        finish(threads)
+        finish(mount, threads)
         equal([t.result for t in threads], [4096] * 81, "results")
         data = read_file(path)
         for i in range(80):
@@ -148,13 +243,13 @@ def case_bursts_and_lone_callers():
     need_fuse()
     volume = Volume()
     with volume.mount("rx_threads=1") as mount:
-        path = prepare(mount)
+        path = prepare(mount, "file")
         fd = os.open(path, os.O_RDWR | os.O_DIRECT)
         with Aligned(bytes(4096)) as data:
             for _ in range(150 if FULL else 40):
-                finish([start(os.pwrite, fd, data, 4096 * i) for i in range(24)])
+                finish(mount, [start(os.pwrite, fd, data, 4096 * i) for i in range(24)])
                 lone = [start(lambda: [os.pwrite(fd, data, 0) for _ in range(40)])]
-                finish(lone)
+                finish(mount, lone)
         os.close(fd)
     volume.fsck()
 

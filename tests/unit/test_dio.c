@@ -14,6 +14,7 @@
 #include "debug/event.h"
 #include "dio/dio.h"
 #include "fs/namei.h"
+#include "util/ctx.h"
 #include "util/util.h"
 
 #define BS 4096u
@@ -342,6 +343,46 @@ static void test_fast_path(void **state)
 	contents("hh.d");
 }
 
+/* Events of one kind on the inode that name @req as theirs. */
+static unsigned events_of(enum gfs2_event_type type, uint64_t req, int32_t pid)
+{
+	struct gfs2_event ev[64];
+	uint64_t seq = mark;
+	unsigned n, found = 0;
+
+	while ((n = gfs2_event_read(&seq, ev, 64)))
+		for (unsigned i = 0; i < n; i++)
+			found += ev[i].type == type && ev[i].gl_number == ip->i_no_addr &&
+				 ev[i].req == req && ev[i].pid == pid;
+	return found;
+}
+
+/* The receive thread has read another request by the time the write is through. */
+static void test_end_names_its_request(void **state)
+{
+	struct gfs2_dio d = { .ring = ring, .buf = buf, .buf_index = -1, .write = true, .len = BS,
+			      .done = fast_done };
+
+	layout("xx");
+	assert_int_equal(dio(true, 0, BS, 'p'), BS);
+	d.ip = ip;
+	mark = gfs2_event_next_seq();
+	*current_ctx() = (struct gfs2_ctx){ .req = 4711, .pid = 1234 };
+	fast_result = 1;
+	assert_true(gfs2_dio_fast(&d));
+	*current_ctx() = (struct gfs2_ctx){ .req = 4712, .pid = 1235 };
+	while (fast_result == 1)
+		io_ring_wait(ring, 1);
+	assert_int_equal(fast_result, BS);
+	assert_int_equal(current_ctx()->req, 4712);
+	assert_int_equal(current_ctx()->pid, 1235);
+	*current_ctx() = (struct gfs2_ctx){ 0 };
+	assert_int_equal(events_of(EV_DIO_BEGIN, 4711, 1234), 1);
+	assert_int_equal(events_of(EV_GLOCK_DEQUEUE, 4711, 1234), 1);
+	assert_int_equal(events_of(EV_DIO_END, 4711, 1234), 1);
+	assert_int_equal(events_of(EV_GLOCK_DEQUEUE, 4712, 1235) + events_of(EV_DIO_END, 4712, 1235), 0);
+}
+
 #define T(f) cmocka_unit_test_setup_teardown(f, new_file, drop_file)
 
 int main(void)
@@ -351,6 +392,7 @@ int main(void)
 		T(test_past_eof_is_buffered), T(test_sector_in_block), T(test_stuffed),
 		T(test_read_short_only_at_eof), T(test_behaviours), T(test_error_under_way),
 		T(test_dirty_data_first), T(test_fast_path),
+		T(test_end_names_its_request),
 	};
 
 	return cmocka_run_group_tests(tests, mount_volume, unmount_volume);
