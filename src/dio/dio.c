@@ -276,6 +276,8 @@ static bool dio_fast_ok(struct gfs2_dio *dio)
 	/* +a and +S are looked after by the worker. */
 	if (ip->i_diskflags & (GFS2_DIF_APPENDONLY | GFS2_DIF_SYNC))
 		return false;
+	if (gfs2_has_privs(ip, dio->kill_suidgid, false))
+		return false;
 	/* The kernel's page cache has to be told, which may block. */
 	if (atomic_load_explicit(&ip->i_kcached, memory_order_relaxed))
 		return false;
@@ -494,6 +496,27 @@ static int64_t dio_hole(struct gfs2_dio *dio, enum short_dio behaviour)
 	return dio_fall_back(dio, dio->sent, DIO_FB_HOLE);
 }
 
+/*
+ * DF for a write.  Rights that the file loses by being written need EX first, as the kernel's
+ * file_remove_privs() does.
+ */
+static int dio_write_lock(struct gfs2_dio *dio)
+{
+	struct gfs2_inode *ip = dio->ip;
+	int error;
+
+	for (;;) {
+		error = gfs2_glock_nq_init(ip->i_gl, LM_ST_DEFERRED, 0, &dio->gh);
+		if (error || !gfs2_has_privs(ip, dio->kill_suidgid, true))
+			return error;
+		gfs2_glock_dq_uninit(&dio->gh);
+		error = gfs2_remove_privs(ip, dio->kill_suidgid);
+		if (error < 0)
+			return error;
+		dio->killed = true;
+	}
+}
+
 static int64_t dio_write(struct gfs2_dio *dio)
 {
 	struct gfs2_inode *ip = dio->ip;
@@ -508,7 +531,7 @@ static int64_t dio_write(struct gfs2_dio *dio)
 	if (mtime_is_strict(sdp))
 		ret = dio_update_time_strict(ip);
 	if (!ret)
-		ret = gfs2_glock_nq_init(ip->i_gl, LM_ST_DEFERRED, 0, &dio->gh);
+		ret = dio_write_lock(dio);
 	if (ret)
 		return ret;
 	if (ip->i_diskflags & GFS2_DIF_APPENDONLY && dio->pos < ip->i_size) {
@@ -554,6 +577,7 @@ int64_t gfs2_dio_run(struct gfs2_dio *dio)
 		return -EIO;
 	if (!dio->len)
 		return 0;
+	dio->killed = false;
 	count(&stats.slow[dio->write]);
 	dio_event(dio, EV_DIO_BEGIN, dio->pos, dio->len, 0, dio->write ? "write" : "read");
 	ret = dio->write ? dio_write(dio) : dio_read(dio);

@@ -37,6 +37,8 @@ struct gfs2_dio {
 	int buf_index;		/* registered buffer of @ring, or -1 */
 	bool write;
 	bool dsync;		/* O_DSYNC or O_SYNC on the open file */
+	bool kill_suidgid;	/* writes: the caller may not keep the file's suid and sgid bits */
+	bool killed;		/* out, gfs2_dio_run(): rights were taken away */
 	uint64_t pos;
 	uint32_t len;
 	/* Fast path only: the request is complete; @ret bytes or -errno.  Runs on the ring's thread. */

@@ -8,11 +8,23 @@
  */
 #include <linux/fuse.h>
 #include <sys/sysmacros.h>
+#include "fs/acl.h"
 #include "fs/bmap.h"
 #include "fs/file.h"
+#include "fs/namei_i.h"
 #include "util/util.h"
 
 #define FATTR_TIMES (FATTR_ATIME | FATTR_MTIME | FATTR_ATIME_NOW | FATTR_MTIME_NOW)
+
+int gfs2_inode_nq_any(struct gfs2_inode *ip, struct gfs2_holder *gh)
+{
+	/* A shared holder does not go together with deferred ones, but their state is as good for this. */
+	gfs2_holder_init(ip->i_gl, LM_ST_DEFERRED, 0, gh, __func__);
+	if (gfs2_glock_nq_fast(gh))
+		return 0;
+	gfs2_holder_uninit(gh);
+	return gfs2_glock_nq_init(ip->i_gl, LM_ST_SHARED, LM_FLAG_ANY, gh);
+}
 
 void gfs2_getattr(struct gfs2_inode *ip, struct stat *st)
 {
@@ -34,18 +46,80 @@ void gfs2_getattr(struct gfs2_inode *ip, struct stat *st)
 	gfs2_pending_mtime_peek(ip, &st->st_mtim, &st->st_ctim);
 }
 
-/* kernel: should_remove_suid() */
+/* Bits that chown and writing take away; kernel: should_remove_suid(). */
+static uint32_t kill_bits(uint32_t mode)
+{
+	uint32_t kill = mode & S_ISUID;
+
+	if ((mode & (S_ISGID | S_IXGRP)) == (S_ISGID | S_IXGRP))
+		kill |= S_ISGID;
+	return kill;
+}
+
 bool gfs2_kill_priv(struct gfs2_inode *ip)
 {
-	uint32_t kill = ip->i_mode & S_ISUID;
+	uint32_t kill = S_ISREG(ip->i_mode) ? kill_bits(ip->i_mode) : 0;
 
 	gfs2_assert_held(ip->i_gl, true);
-	if (!S_ISREG(ip->i_mode))
-		return false;
-	if ((ip->i_mode & (S_ISGID | S_IXGRP)) == (S_ISGID | S_IXGRP))
-		kill |= S_ISGID;
 	ip->i_mode &= ~kill;
 	return kill;
+}
+
+bool gfs2_has_privs(struct gfs2_inode *ip, bool suidgid, bool may_block)
+{
+	gfs2_assert_held(ip->i_gl, false);
+	if (!S_ISREG(ip->i_mode))
+		return false;
+	if (suidgid && kill_bits(ip->i_mode))
+		return true;
+	if (!ip->i_eattr)
+		return false;
+	/* relaxed: see gfs2_has_capability() */
+	if (!may_block)
+		return atomic_load_explicit(&ip->i_capability, memory_order_relaxed) != CAPS_NONE;
+	return gfs2_has_capability(ip);
+}
+
+int gfs2_remove_privs_locked(struct gfs2_inode *ip, bool suidgid)
+{
+	struct gfs2_sbd *sdp = ip->i_sbd;
+	int error = 0;
+
+	if (!gfs2_has_privs(ip, suidgid, true))
+		return 0;
+	if (ip->i_eattr && gfs2_has_capability(ip))
+		error = gfs2_remove_capability(ip);
+	if (error || !suidgid || !kill_bits(ip->i_mode))
+		return error ? error : 1;
+	error = gfs2_trans_begin(sdp->sd_log, 1, 0);
+	if (error)
+		return error;
+	gfs2_pending_mtime_fold(ip);
+	gfs2_kill_priv(ip);
+	ip->i_ctime = current_time();
+	error = gfs2_dinode_log(ip);
+	gfs2_trans_end(sdp->sd_log);
+	return error ? error : 1;
+}
+
+int gfs2_remove_privs(struct gfs2_inode *ip, bool suidgid)
+{
+	struct gfs2_holder gh;
+	bool some;
+	int error = gfs2_inode_nq_any(ip, &gh);
+
+	if (error)
+		return error;
+	some = gfs2_has_privs(ip, suidgid, true);
+	gfs2_glock_dq_uninit(&gh);
+	if (!some)
+		return 0;
+	error = gfs2_glock_nq_init(ip->i_gl, LM_ST_EXCLUSIVE, 0, &gh);
+	if (error)
+		return error;
+	error = gfs2_remove_privs_locked(ip, suidgid);
+	gfs2_glock_dq_uninit(&gh);
+	return error;
 }
 
 /* kernel: may_setattr() */
@@ -79,7 +153,7 @@ static void apply_attr(struct gfs2_inode *ip, const struct stat *attr, int valid
 	if (valid & FATTR_MODE)
 		ip->i_mode = (ip->i_mode & S_IFMT) | (attr->st_mode & 07777);
 	else if (valid & (FATTR_UID | FATTR_GID) && !S_ISDIR(ip->i_mode))
-		gfs2_kill_priv(ip);
+		ip->i_mode &= ~kill_bits(ip->i_mode);
 	if (valid & FATTR_ATIME_NOW)
 		ip->i_atime = now;
 	else if (valid & FATTR_ATIME)
@@ -91,27 +165,46 @@ static void apply_attr(struct gfs2_inode *ip, const struct stat *attr, int valid
 	ip->i_ctime = valid & FATTR_CTIME ? attr->st_ctim : now;
 }
 
-int gfs2_setattr(struct gfs2_inode *ip, const struct stat *attr, int valid)
+/* EX held. */
+static int setattr_locked(struct gfs2_inode *ip, const struct stat *attr, int valid)
 {
 	struct gfs2_sbd *sdp = ip->i_sbd;
+	char acl[ACL_MAX_SIZE];
+	struct ea_change c;
+	int error = may_change(ip, valid), has_acl = 0;
+
+	if (!error && valid & FATTR_MODE) {
+		has_acl = gfs2_acl_chmod_begin(ip, attr->st_mode, &c, acl);
+		if (has_acl < 0)
+			error = has_acl;
+	}
+	if (error)
+		return error;
+	error = gfs2_trans_begin(sdp->sd_log, 1 + (has_acl ? c.trans : 0), has_acl ? c.revokes : 0);
+	if (!error) {
+		apply_attr(ip, attr, valid);
+		if (has_acl)
+			error = ea_change_apply(&c);
+		if (!error)
+			error = gfs2_dinode_log(ip);
+		error = namei_trans_end(sdp, error, "setattr");
+	}
+	if (has_acl)
+		ea_change_end(&c);
+	return error;
+}
+
+int gfs2_setattr(struct gfs2_inode *ip, const struct stat *attr, int valid)
+{
 	struct gfs2_holder gh;
 	int error;
 
-	if (sdp->sd_ro)
+	if (ip->i_sbd->sd_ro)
 		return -EROFS;
 	error = gfs2_glock_nq_init(ip->i_gl, LM_ST_EXCLUSIVE, 0, &gh);
 	if (error)
 		return error;
-	error = may_change(ip, valid);
-	if (error)
-		goto out;
-	error = gfs2_trans_begin(sdp->sd_log, 1, 0);
-	if (error)
-		goto out;
-	apply_attr(ip, attr, valid);
-	error = gfs2_dinode_log(ip);
-	gfs2_trans_end(sdp->sd_log);
-out:
+	error = setattr_locked(ip, attr, valid);
 	gfs2_glock_dq_uninit(&gh);
 	return error;
 }

@@ -9,6 +9,7 @@
  *   hand out. The last one is only tried: whoever still has the glock of a free block is a late
  *   user of the inode that lived there before, and might be waiting for our rgrp.
  */
+#include "fs/acl.h"
 #include "fs/namei_i.h"
 
 /* What a new inode will be, decided before anything is changed. */
@@ -20,7 +21,12 @@ struct create_ctx {
 	struct gfs2_inode *ip;	/* the new one */
 	struct gfs2_holder gh;	/* its EX */
 	uint64_t bn;
+	uint32_t mode;		/* as umask or the directory's default ACL leave it */
+	struct acl_inherited acl;
+	unsigned ea_blocks;	/* for the ACLs */
 };
+
+#define MAX_EA_BLOCKS 3
 
 /* Directories below the root and below TOPDIR directories are spread over the rgrps. */
 static bool create_spread(const struct gfs2_inode *dip, mode_t mode)
@@ -46,7 +52,8 @@ static int create_prepare(struct create_ctx *c)
 	int error;
 
 	for (;;) {
-		error = namei_reserve(dip, &c->q, 1, create_spread(dip, c->args->mode), &c->room);
+		error = namei_reserve(dip, &c->q, 1 + c->ea_blocks,
+				      create_spread(dip, c->args->mode), &c->room);
 		if (error)
 			return error;
 		error = gfs2_alloc_peek(dip, &c->room.ap, &c->bn);
@@ -79,7 +86,7 @@ static void create_fill(struct create_ctx *c, uint64_t generation)
 	struct gfs2_inode *dip = c->dip, *ip = c->ip;
 
 	ip->i_no_formal_ino = ip->i_generation = generation;
-	ip->i_mode = a->mode;
+	ip->i_mode = c->mode;
 	ip->i_uid = a->uid;
 	ip->i_gid = a->gid;
 	if (dip->i_mode & S_ISGID) {
@@ -100,6 +107,7 @@ static void create_fill(struct create_ctx *c, uint64_t generation)
 	ip->i_height = ip->i_depth = 0;
 	ip->i_entries = 0;
 	ip->i_eattr = 0;
+	atomic_store_explicit(&ip->i_capability, CAPS_UNKNOWN, memory_order_relaxed);
 	ip->i_size = 0;
 	if (S_ISDIR(a->mode)) {
 		ip->i_size = gfs2_max_stuffed_size(ip);
@@ -132,24 +140,55 @@ static void create_dinode(struct create_ctx *c)
 	gfs2_inode_note_log(ip, false);
 }
 
+/*
+ * In the transaction: the dinode's block and, behind it if there is room, those of the xattrs
+ * (@ea).
+ */
+static int create_alloc(struct create_ctx *c, uint64_t *generation, uint64_t *ea)
+{
+	unsigned n = 1 + c->ea_blocks, done = 0;
+	uint64_t bn;
+	int error = gfs2_alloc_blocks(c->dip, &c->room.ap, &bn, &n, true, generation);
+
+	if (error)
+		return error;
+	GFS2_BUG_ON(bn != c->bn);
+	while (--n)
+		ea[done++] = ++bn;
+	while (done < c->ea_blocks) {
+		n = c->ea_blocks - done;
+		error = gfs2_alloc_blocks(c->dip, &c->room.ap, &bn, &n, false, NULL);
+		if (error)
+			return error;
+		while (n--)
+			ea[done++] = bn++;
+	}
+	return 0;
+}
+
 /* Parent held EX, the name is free. */
 static int create_new(struct create_ctx *c, struct stat *st)
 {
 	struct gfs2_sbd *sdp = c->dip->i_sbd;
-	uint64_t bn, generation;
-	unsigned n = 1;
+	uint64_t generation, ea[MAX_EA_BLOCKS];
 	int error;
 
+	c->mode = c->args->mode;
+	error = gfs2_acl_inherit(c->dip, &c->mode, c->args->umask, &c->acl);
+	if (error)
+		return error;
+	c->ea_blocks = ea_new_blocks(sdp, c->acl.ea, c->acl.nr);
 	error = create_prepare(c);
 	if (error)
 		return error;
 	error = gfs2_trans_begin(sdp->sd_log, c->room.trans, 0);
 	if (error)
 		goto out;
-	error = gfs2_alloc_blocks(c->dip, &c->room.ap, &bn, &n, true, &generation);
+	error = create_alloc(c, &generation, ea);
 	if (!error) {
-		GFS2_BUG_ON(bn != c->bn);
 		create_fill(c, generation);
+		if (c->acl.nr)
+			ea_new_write(c->ip, c->acl.ea, c->acl.nr, ea);
 		create_dinode(c);
 		error = gfs2_dir_add(c->dip, &c->q, c->ip, &c->room.ap);
 	}

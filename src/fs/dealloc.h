@@ -50,7 +50,8 @@ struct gfs2_dealloc *gfs2_dealloc_new(struct gfs2_inode *ip);
 void gfs2_dealloc_free(struct gfs2_dealloc *d);
 /*
  * One block, found through the 8-byte pointer at @off of @bh (NULL: the pointer is cleared by
- * ->finish).  The pointers of one @bh come in ascending order.  -EIO when the block is in no rgrp.
+ * ->finish).  The pointers of one @bh come in ascending or in descending order.  -EIO when the block
+ * is in no rgrp.
  */
 int gfs2_dealloc_add(struct gfs2_dealloc *d, struct gfs2_bh *bh, uint32_t off, uint64_t blkno,
 		     bool meta);

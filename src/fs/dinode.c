@@ -93,6 +93,7 @@ int gfs2_dinode_in(struct gfs2_inode *ip, const struct gfs2_bh *bh)
 	ip->i_depth = (uint8_t)be16_to_cpu(di->di_depth);
 	ip->i_entries = be32_to_cpu(di->di_entries);
 	ip->i_eattr = be64_to_cpu(di->di_eattr);
+	atomic_store_explicit(&ip->i_capability, CAPS_UNKNOWN, memory_order_relaxed);
 	ip->i_valid = true;
 	return 0;
 }

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The end of an inode that has no name any more (kernel: super.c:gfs2_evict_inode,
- * evict_should_delete, xattr.c:gfs2_ea_dealloc; reference gfs2-ondisk.md 3.6, 4.8, 6,
- * gfs2-locking-dio.md 4.3).
+ * evict_should_delete; reference gfs2-ondisk.md 3.6, 4.8, gfs2-locking-dio.md 4.3).
  *
  * Guarantees
  *  1. An inode is freed only if, under its EX lock, its block is UNLINKED in the bitmap, its
@@ -15,140 +14,8 @@
 #include <inttypes.h>
 #include "fs/dealloc.h"
 #include "fs/dir.h"
+#include "fs/xattr.h"
 #include "util/util.h"
-
-/* --- extended attributes --- */
-
-/* The rule of 6.2 that the record at @off breaks, or NULL. */
-static const char *ea_broken_rule(const struct gfs2_sbd *sdp, const struct gfs2_bh *bh,
-				  uint32_t off)
-{
-	const struct gfs2_ea_header *ea = (const void *)(bh->b_data + off);
-	uint32_t rec_len, ptrs_end;
-
-	if (off + sizeof(*ea) > sdp->sd_bsize)
-		return "an xattr record lies inside its block";
-	rec_len = be32_to_cpu(ea->ea_rec_len);
-	if (rec_len < sizeof(*ea) || rec_len % 8 || rec_len > sdp->sd_bsize - off)
-		return "an xattr record lies inside its block";
-	if (ea->ea_flags & GFS2_EAFLAG_LAST && off + rec_len != sdp->sd_bsize)
-		return "the last xattr record ends with its block";
-	if (!(ea->ea_flags & GFS2_EAFLAG_LAST) && off + rec_len == sdp->sd_bsize)
-		return "the last xattr record of a block is marked";
-	ptrs_end = sizeof(*ea) + ALIGN_UP(ea->ea_name_len, 8u) + 8u * ea->ea_num_ptrs;
-	if (ea->ea_num_ptrs && ptrs_end > rec_len)
-		return "the pointers of an xattr record lie inside it";
-	return NULL;
-}
-
-/* Collect the ED blocks that the records in EA block @bh point to. */
-static int ea_collect_data(struct gfs2_dealloc *d, struct gfs2_bh *bh)
-{
-	struct gfs2_sbd *sdp = d->ip->i_sbd;
-	uint32_t off = sizeof(struct gfs2_meta_header);
-	const struct gfs2_ea_header *ea;
-
-	do {
-		const char *rule = ea_broken_rule(sdp, bh, off);
-		uint32_t ptr;
-
-		if (rule)
-			return gfs2_consist(sdp, bh->b_blocknr, rule);
-		ea = (const void *)(bh->b_data + off);
-		ptr = off + sizeof(*ea) + ALIGN_UP(ea->ea_name_len, 8u);
-		for (unsigned i = 0; i < ea->ea_num_ptrs; i++, ptr += 8) {
-			uint64_t blkno = be64_to_cpu(*(__be64 *)(bh->b_data + ptr));
-			int error = blkno ? gfs2_dealloc_add(d, bh, ptr, blkno, true) : 0;
-
-			if (!error && gfs2_dealloc_full(d))
-				error = gfs2_dealloc_commit(d, false);
-			if (error)
-				return error;
-		}
-		off += be32_to_cpu(ea->ea_rec_len);
-	} while (!(ea->ea_flags & GFS2_EAFLAG_LAST));
-	return 0;
-}
-
-/*
- * Collect one EA block and what it points to; the pointer to it is at @off of @parent (NULL: in
- * the dinode).
- */
-static int ea_collect_block(struct gfs2_dealloc *d, struct gfs2_bh *parent, uint32_t off,
-			    uint64_t blkno)
-{
-	struct gfs2_inode *ip = d->ip;
-	struct gfs2_bh *bh;
-	int error = gfs2_check_pointer(ip, blkno);
-
-	if (!error)
-		error = gfs2_meta_read(ip->i_sbd, ip->i_gl, blkno, GFS2_METATYPE_EA, &bh);
-	if (error)
-		return error;
-	error = ea_collect_data(d, bh);
-	if (!error) {
-		gfs2_dealloc_drop_clears(d, bh);
-		error = gfs2_dealloc_add(d, parent, off, blkno, true);
-	}
-	buf_put(bh);
-	return error;
-}
-
-/* EA_INDIRECT: an indirect block full of pointers to EA blocks. */
-static int ea_collect_indirect(struct gfs2_dealloc *d)
-{
-	struct gfs2_inode *ip = d->ip;
-	struct gfs2_bh *bh;
-	unsigned i;
-	int error = gfs2_check_pointer(ip, ip->i_eattr);
-
-	if (!error)
-		error = gfs2_meta_read(ip->i_sbd, ip->i_gl, ip->i_eattr, GFS2_METATYPE_IN, &bh);
-	if (error)
-		return error;
-	/* All of it, beyond a zero too: a crash in the middle of this leaves zeros at the front. */
-	for (i = 0; i < ip->i_sbd->sd_inptrs && !error; i++) {
-		__be64 *ptr = gfs2_metaptrs(bh, 1) + i;
-
-		if (*ptr)
-			error = ea_collect_block(d, bh, (uint32_t)((char *)ptr - bh->b_data),
-						 be64_to_cpu(*ptr));
-		if (!error && gfs2_dealloc_full(d))
-			error = gfs2_dealloc_commit(d, false);
-	}
-	if (!error) {
-		gfs2_dealloc_drop_clears(d, bh);
-		error = gfs2_dealloc_add(d, NULL, 0, ip->i_eattr, true);
-	}
-	buf_put(bh);
-	return error;
-}
-
-static void ea_finish(struct gfs2_dealloc *d, struct gfs2_bh *dibh, bool last)
-{
-	if (!last)
-		return;
-	d->ip->i_eattr = 0;
-	d->ip->i_diskflags &= ~(uint32_t)GFS2_DIF_EA_INDIRECT;
-}
-
-static int ea_dealloc(struct gfs2_inode *ip)
-{
-	struct gfs2_dealloc *d = gfs2_dealloc_new(ip);
-	int error;
-
-	if (!d)
-		return -ENOMEM;
-	d->finish = ea_finish;
-	if (ip->i_diskflags & GFS2_DIF_EA_INDIRECT)
-		error = ea_collect_indirect(d);
-	else
-		error = ea_collect_block(d, NULL, 0, ip->i_eattr);
-	if (!error)
-		error = gfs2_dealloc_commit(d, true);
-	gfs2_dealloc_free(d);
-	return error;
-}
 
 /* --- may it go? --- */
 
@@ -218,7 +85,7 @@ static int delete_all(struct gfs2_inode *ip)
 	if (gfs2_is_dir(ip) && ip->i_diskflags & GFS2_DIF_EXHASH)
 		error = gfs2_dir_exhash_dealloc(ip);
 	if (!error && ip->i_eattr)
-		error = ea_dealloc(ip);
+		error = gfs2_ea_dealloc(ip);
 	if (!error)
 		error = gfs2_free_tree_and_dinode(ip);
 	if (!error)

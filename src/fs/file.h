@@ -39,4 +39,17 @@ int gfs2_file_flush_inval(struct gfs2_inode *ip);
 /* EX: if mode has suid, or sgid+exec, clear them; true if changed (the caller logs the dinode). */
 bool gfs2_kill_priv(struct gfs2_inode *ip);
 
+/*
+ * Rights that a file loses when it is written or cut: suid and sgid unless the caller may keep them
+ * (@suidgid false), security.capability always (kernel: file_remove_privs()).
+ *
+ * Any holder: does it have such?  Looks into the attributes only once, and never blocks if
+ * @may_block is false (then true means: perhaps).
+ */
+bool gfs2_has_privs(struct gfs2_inode *ip, bool suidgid, bool may_block);
+/* Takes EX if there is something to be done: 1; else 0; -errno. */
+int gfs2_remove_privs(struct gfs2_inode *ip, bool suidgid);
+/* The same under EX, no transaction. */
+int gfs2_remove_privs_locked(struct gfs2_inode *ip, bool suidgid);
+
 #endif

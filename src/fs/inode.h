@@ -20,6 +20,8 @@
 #include "fs/extmap.h"
 #include "fs/super.h"
 
+enum { CAPS_UNKNOWN, CAPS_NONE, CAPS_SOME };
+
 struct gfs2_inode {
 	struct gfs2_sbd *i_sbd;
 	/*
@@ -42,6 +44,8 @@ struct gfs2_inode {
 	uint8_t i_height, i_depth;
 	uint32_t i_entries;
 	uint64_t i_eattr;
+	/* CAPS_*: is there a security.capability?  Forgotten when the dinode is read (xattr.c). */
+	atomic_int i_capability;
 	/* dir.c: in-memory copy of the hash table, NULL if not read; dropped by go_inval */
 	__be64 *i_hash_cache;
 	/*
@@ -154,12 +158,17 @@ int gfs2_dinode_log_times(struct gfs2_inode *ip); /* the same when only time sta
 void gfs2_inode_note_log(struct gfs2_inode *ip, bool only_times);
 
 /* --- attributes --- */
+/*
+ * Hold @ip in any state that allows reading the dinode: joins direct I/O under way rather than wait
+ * for its end.
+ */
+int gfs2_inode_nq_any(struct gfs2_inode *ip, struct gfs2_holder *gh);
 /* Any holder.  Includes pending direct-I/O times. */
 void gfs2_getattr(struct gfs2_inode *ip, struct stat *st);
 /*
  * FUSE_SET_ATTR_* (= FATTR_* of <linux/fuse.h>) in @valid except size; takes EX and one
- * transaction. chown clears suid/sgid as in the kernel unless the mode comes with it; ctime
- * becomes now.  -EPERM for immutable and append-only inodes.
+ * transaction. chown clears suid/sgid as in the kernel unless the mode comes with it; an access ACL
+ * follows the mode; ctime becomes now.  -EPERM for immutable and append-only inodes.
  */
 int gfs2_setattr(struct gfs2_inode *ip, const struct stat *attr, int valid);
 /*

@@ -14,7 +14,8 @@
 int gfs2_lookup(struct gfs2_inode *dip, const char *name, struct gfs2_inode **out, struct stat *st);
 
 struct gfs2_create_args {
-	mode_t mode;		/* with type; umask is already applied by the kernel */
+	mode_t mode;		/* with type */
+	mode_t umask;		/* taken off unless the directory has a default ACL */
 	uid_t uid;
 	gid_t gid;
 	uint32_t major, minor;	/* device nodes */

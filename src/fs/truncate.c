@@ -64,17 +64,27 @@ static struct dealloc_clear *find_clear(struct gfs2_dealloc *d, const struct gfs
 	return NULL;
 }
 
+static bool all_zero(const char *p, uint32_t len)
+{
+	return !len || (!*p && !memcmp(p, p + 1, len - 1));
+}
+
 static void add_clear(struct gfs2_dealloc *d, struct gfs2_bh *bh, uint32_t off)
 {
 	struct dealloc_clear *c = find_clear(d, bh);
+	uint32_t end = off + sizeof(__be64);
 
-	if (c) {
-		/* Pointers come in ascending order: what lies between is zero or in this piece. */
-		GFS2_BUG_ON(off < c->off);
-		c->len = off + sizeof(__be64) - c->off;
-		return;
+	/* Between pointers that follow each other are zeros; between those of two xattrs is a name. */
+	if (c && off >= c->off + c->len &&
+	    all_zero(bh->b_data + c->off + c->len, off - (c->off + c->len))) {
+		c->len = end - c->off;
+	} else if (c && end <= c->off && all_zero(bh->b_data + end, c->off - end)) {
+		c->len += c->off - off;
+		c->off = off;
+	} else {
+		d->clears[d->nr_clears++] =
+			(struct dealloc_clear){ buf_hold(bh), off, sizeof(__be64) };
 	}
-	d->clears[d->nr_clears++] = (struct dealloc_clear){ buf_hold(bh), off, sizeof(__be64) };
 }
 
 int gfs2_dealloc_add(struct gfs2_dealloc *d, struct gfs2_bh *bh, uint32_t off, uint64_t blkno,

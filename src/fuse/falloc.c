@@ -5,8 +5,10 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include "fs/falloc.h"
+#include "fs/file.h"
 #include "fs/fileattr.h"
 #include "fuse/ops.h"
+#include "util/ctx.h"
 
 static void reply_err(fuse_req_t req, int64_t error)
 {
@@ -21,14 +23,17 @@ void op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t offset, off_t 
 		  struct fuse_file_info *fi)
 {
 	struct gfs2_file *f = fi_file(fi);
+	struct server *s = op_begin(req);
 	int error;
 
-	op_begin(req);
 	if (offset < 0 || length <= 0)
 		error = -EINVAL;
 	else
 		error = gfs2_fallocate(f->f_inode, mode, (uint64_t)offset, (uint64_t)length,
 				       f->f_sync);
+	/* The request does not say who may keep suid and sgid bits; root may. */
+	if (!error && gfs2_remove_privs(f->f_inode, current_ctx()->uid != 0) > 0)
+		inval_mode(s, f->f_inode);
 	reply_err(req, error);
 }
 

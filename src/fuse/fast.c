@@ -69,6 +69,7 @@ static bool fast_write(struct rx_buf *b, struct io_ring *ring)
 	fast_dio_init(b, ring, f->f_inode, w->offset, w->size);
 	b->dio.write = true;
 	b->dio.dsync = w->flags & O_DSYNC; /* O_SYNC contains it */
+	b->dio.kill_suidgid = w->write_flags & FUSE_WRITE_KILL_SUIDGID;
 	b->dio.done = fast_write_done;
 	return gfs2_dio_fast(&b->dio);
 }

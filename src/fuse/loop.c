@@ -133,6 +133,7 @@ static void request_run(struct work *w)
 	fb.mem = rw->b ? rx_request(rw->b) : rw->copy;
 	/* The request's number for events and holders; the fast path used the same. */
 	current_ctx()->req = ((const struct fuse_in_header *)fb.mem)->unique;
+	proto_request(rw->s, &fb);
 	fuse_session_process_buf(rw->s->se, &fb);
 	*current_ctx() = (struct gfs2_ctx){ 0 };
 	if (rw->b)

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <sys/statvfs.h>
 #include <sys/sysmacros.h>
+#include "fs/file.h"
 #include "fs/namei.h"
 #include "fuse/ops.h"
 #include "util/ctx.h"
@@ -48,20 +49,10 @@ void fill_entry(struct server *s, struct gfs2_inode *ip, const struct stat *st,
 	e->entry_timeout = s->timeout;
 }
 
-int inode_nq_any(struct gfs2_inode *ip, struct gfs2_holder *gh)
-{
-	/* A shared holder does not go together with deferred ones, but their state is as good for this. */
-	gfs2_holder_init(ip->i_gl, LM_ST_DEFERRED, 0, gh, __func__);
-	if (gfs2_glock_nq_fast(gh))
-		return 0;
-	gfs2_holder_uninit(gh);
-	return gfs2_glock_nq_init(ip->i_gl, LM_ST_SHARED, LM_FLAG_ANY, gh);
-}
-
 int inode_stat(struct gfs2_inode *ip, struct stat *st)
 {
 	struct gfs2_holder gh;
-	int error = inode_nq_any(ip, &gh);
+	int error = gfs2_inode_nq_any(ip, &gh);
 
 	if (error)
 		return error;
@@ -164,6 +155,8 @@ void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set,
 	if (!error && to_set & FUSE_SET_ATTR_SIZE)
 		error = attr->st_size < 0 ? -EINVAL
 					  : gfs2_setattr_size(ip, (uint64_t)attr->st_size);
+	if (!error && to_set & FUSE_SET_ATTR_SIZE && current_ctx()->flags & FATTR_KILL_SUIDGID)
+		error = min_t(int, gfs2_remove_privs(ip, true), 0);
 	if (!error && to_set & ~FUSE_SET_ATTR_SIZE)
 		error = gfs2_setattr(ip, attr, to_set & ~FUSE_SET_ATTR_SIZE);
 	if (!error)
@@ -195,7 +188,8 @@ static void create_args(struct gfs2_create_args *a, fuse_req_t req, mode_t mode)
 {
 	const struct fuse_ctx *fc = fuse_req_ctx(req);
 
-	*a = (struct gfs2_create_args){ .mode = mode, .uid = fc->uid, .gid = fc->gid, .excl = true };
+	*a = (struct gfs2_create_args){ .mode = mode, .umask = fc->umask, .uid = fc->uid,
+					.gid = fc->gid, .excl = true };
 }
 
 static void make_node(fuse_req_t req, struct server *s, fuse_ino_t parent, const char *name,

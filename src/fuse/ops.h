@@ -42,19 +42,26 @@ void op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t offset, off_t 
 void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi);
 void op_ioctl(fuse_req_t req, fuse_ino_t ino, unsigned cmd, void *arg, struct fuse_file_info *fi,
 	      unsigned flags, const void *in_buf, size_t in_bufsz, size_t out_bufsz);
+/* xattr.c */
+void op_getxattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size);
+void op_listxattr(fuse_req_t req, fuse_ino_t ino, size_t size);
+void op_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value, size_t size,
+		 int flags);
+void op_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name);
 
 /* --- shared by the handlers --- */
 /* The inode of a node id, +1 reference; NULL if the kernel never looked it up (a protocol error). */
 struct gfs2_inode *server_inode(struct server *s, fuse_ino_t ino);
+/*
+ * The file lost its suid or sgid bit.  The kernel left that to us (FUSE_HANDLE_KILLPRIV_V2), but what
+ * it believes in is its copy of the mode, also for execve().  Touches no pages; no glock may be held.
+ */
+void inval_mode(struct server *s, struct gfs2_inode *ip);
 /* Starts a request: sets the thread's context, returns the server. */
 struct server *op_begin(fuse_req_t req);
 void fill_entry(struct server *s, struct gfs2_inode *ip, const struct stat *st,
 		struct fuse_entry_param *e);
-/*
- * Hold @ip in any state that allows reading the dinode: joins direct I/O under way rather than wait for its end.
- */
-int inode_nq_any(struct gfs2_inode *ip, struct gfs2_holder *gh);
-/* Attributes, under inode_nq_any(). */
+/* Attributes, under gfs2_inode_nq_any(). */
 int inode_stat(struct gfs2_inode *ip, struct stat *st);
 static inline struct gfs2_file *fi_file(const struct fuse_file_info *fi)
 {

@@ -30,6 +30,17 @@ static void inval_pages(struct server *s, struct gfs2_inode *ip, off_t off, off_
 	fuse_lowlevel_notify_inval_inode(s->se, ip->i_no_addr, off, len);
 }
 
+void inval_mode(struct server *s, struct gfs2_inode *ip)
+{
+	fuse_lowlevel_notify_inval_inode(s->se, ip->i_no_addr, -1, 0);
+}
+
+/* May the caller of this WRITE not keep suid and sgid bits? */
+static bool write_kills_suidgid(void)
+{
+	return current_ctx()->flags & FUSE_WRITE_KILL_SUIDGID;
+}
+
 /* --- open, create --- */
 
 /*
@@ -51,7 +62,7 @@ static int file_open(struct server *s, struct gfs2_inode *ip, int flags, struct 
 	struct gfs2_file *f;
 	bool direct = flags & O_DIRECT, uncached = direct;
 	struct gfs2_holder gh;
-	int error = inode_nq_any(ip, &gh);
+	int error = gfs2_inode_nq_any(ip, &gh);
 
 	if (error)
 		return error;
@@ -163,7 +174,7 @@ void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
 {
 	struct server *s = op_begin(req);
 	const struct fuse_ctx *fc = fuse_req_ctx(req);
-	struct gfs2_create_args a = { .mode = S_IFREG | (mode & 07777), .uid = fc->uid,
+	struct gfs2_create_args a = { .mode = S_IFREG | (mode & 07777), .umask = fc->umask, .uid = fc->uid,
 				      .gid = fc->gid, .excl = fi->flags & O_EXCL };
 	struct gfs2_inode *dip = server_inode(s, parent), *ip = NULL;
 	struct gfs2_file *f;
@@ -222,6 +233,7 @@ static void dio_init(struct gfs2_dio *dio, struct server *s, struct gfs2_inode *
 	dio->buf_index = -1; /* registered with the receive thread's ring, not with ours */
 	dio->write = write;
 	dio->dsync = flags & O_DSYNC;
+	dio->kill_suidgid = write && write_kills_suidgid();
 	dio->pos = pos;
 	dio->len = (uint32_t)size;
 }
@@ -290,28 +302,37 @@ static int64_t write_direct(struct server *s, struct gfs2_inode *ip, const char 
 	if (!dio.ring)
 		return -ENOMEM;
 	ret = gfs2_dio_run(&dio);
+	if (dio.killed)
+		inval_mode(s, ip);
 	if (ret > 0 && kcached(ip))
 		inval_pages(s, ip, (off_t)pos, (off_t)size);
 	return ret;
 }
 
-static int64_t write_buffered(struct gfs2_inode *ip, const char *buf, uint64_t pos, size_t size,
-			      int flags, bool writepage)
+/* @writepage: a page of a shared mapping; nobody calls write(2), so no rights are lost. */
+static int64_t write_buffered(struct server *s, struct gfs2_inode *ip, const char *buf,
+			      uint64_t pos, size_t size, int flags, bool writepage)
 {
 	bool sync = flags & O_DSYNC, full_sync = flags & (O_SYNC & ~O_DSYNC);
 	struct gfs2_holder gh;
 	int64_t ret = gfs2_glock_nq_init(ip->i_gl, LM_ST_EXCLUSIVE, 0, &gh);
+	bool killed;
 
 	if (ret)
 		return ret;
 	/* O_APPEND may have been taken away with F_SETFL, which the kernel would refuse if it knew. */
 	if (ip->i_diskflags & GFS2_DIF_APPENDONLY && pos < ip->i_size && !writepage)
 		ret = -EPERM;
-	else
+	else if (!writepage)
+		ret = gfs2_remove_privs_locked(ip, write_kills_suidgid());
+	killed = ret > 0;
+	if (ret >= 0)
 		ret = gfs2_file_write(ip, buf, pos, (uint32_t)size, false);
 	if (ip->i_diskflags & GFS2_DIF_SYNC && !writepage)
 		sync = full_sync = true;
 	gfs2_glock_dq_uninit(&gh);
+	if (killed)
+		inval_mode(s, ip);
 	if (ret > 0 && sync) {
 		int error = gfs2_file_sync(ip, !full_sync);
 
@@ -341,7 +362,7 @@ void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_
 	else if (fi->flags & O_DIRECT && !fi->writepage)
 		ret = write_direct(s, ip, buf, (uint64_t)off, size, fi->flags);
 	else
-		ret = write_buffered(ip, buf, (uint64_t)off, size, fi->flags, fi->writepage);
+		ret = write_buffered(s, ip, buf, (uint64_t)off, size, fi->flags, fi->writepage);
 	/* Went past the kernel's pages: older kernels leave stale ones there. */
 	if (ret > 0 && !fi->writepage && !(fi->flags & O_DIRECT) && fi_file(fi)->f_direct && kcached(ip))
 		inval_pages(s, ip, off, (off_t)size);

@@ -34,13 +34,15 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
 	conn->congestion_threshold = 192;
 	/* Data must be in our aligned buffers. */
 	conn->want &= ~(unsigned)(FUSE_CAP_SPLICE_READ | FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE);
-	/* The kernel then clears suid/sgid itself, and truncates before an open with O_TRUNC. */
+	/* HANDLE_KILLPRIV_V2 is better: proto.c.  The kernel truncates before an open with O_TRUNC. */
 	conn->want &= ~(unsigned)(FUSE_CAP_HANDLE_KILLPRIV | FUSE_CAP_ATOMIC_O_TRUNC);
 	/* The daemon tells the kernel what to drop; times that move must not throw away pages. */
 	conn->want &= ~(unsigned)FUSE_CAP_AUTO_INVAL_DATA;
 	conn->want |= conn->capable & (FUSE_CAP_ASYNC_READ | FUSE_CAP_ASYNC_DIO |
 				       FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_READDIRPLUS |
 				       FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_EXPLICIT_INVAL_DATA);
+	/* Permission checks follow ACLs, and a default ACL takes the place of the umask. */
+	conn->want |= conn->capable & (FUSE_CAP_POSIX_ACL | FUSE_CAP_DONT_MASK);
 	/* Offsets in directories are 64 bit for us; the kernel hands them through. */
 }
 
@@ -75,7 +77,7 @@ static int mount_args(const struct server_config *cfg, struct fuse_args *args)
 static int answer_init(struct server *s)
 {
 	struct fuse_buf fb = { 0 };
-	int res;
+	int res, error;
 
 	do {
 		res = fuse_session_receive_buf(s->se, &fb);
@@ -84,9 +86,9 @@ static int answer_init(struct server *s)
 		free(fb.mem);
 		return res ? res : -ENODEV;
 	}
-	fuse_session_process_buf(s->se, &fb);
+	error = proto_answer_init(s, &fb);
 	free(fb.mem);
-	return 0;
+	return error;
 }
 
 int server_mount(struct gfs2_sbd *sdp, const struct server_config *cfg, struct server **out)
@@ -252,4 +254,8 @@ const struct fuse_lowlevel_ops gfs2_fuse_ops = {
 	.fallocate = op_fallocate,
 	.lseek = op_lseek,
 	.ioctl = op_ioctl,
+	.getxattr = op_getxattr,
+	.listxattr = op_listxattr,
+	.setxattr = op_setxattr,
+	.removexattr = op_removexattr,
 };

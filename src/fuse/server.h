@@ -92,10 +92,17 @@ struct server {
 	struct list_head files;	/* open ones: the kernel need not close them before a forced end */
 	atomic_bool stopping;	/* release by server_run, acquire by the receive threads */
 	unsigned kernel_minor;
+	uint32_t init_flags;	/* FUSE_* that were agreed on beside libfuse's: proto.c */
 	double timeout;		/* entries and attributes, seconds */
 };
 
 extern const struct fuse_lowlevel_ops gfs2_fuse_ops;
+
+/* --- proto.c: what libfuse does not know of the protocol --- */
+/* Answers INIT. */
+int proto_answer_init(struct server *s, const struct fuse_buf *fb);
+/* Before libfuse decodes a request: notes its flags in the thread's context; may move fb->mem. */
+void proto_request(struct server *s, struct fuse_buf *fb);
 
 /* --- rw.c: at the end, when nobody handles requests any more --- */
 void server_close_files(struct server *s);

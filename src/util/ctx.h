@@ -15,6 +15,7 @@ struct gfs2_ctx {
 	uid_t uid;
 	gid_t gid;
 	mode_t umask;
+	uint32_t flags;	/* of the request's own kind, where libfuse does not hand them on (fuse/proto.c) */
 };
 
 /* The current thread's context, never NULL. */

@@ -340,7 +340,7 @@ static uint64_t make_ea(struct gfs2_inode *ip, struct gfs2_alloc *ap, unsigned n
 	ea = (void *)((char *)ea + 24);
 	name = (char *)(ea + 1);
 	ea->ea_rec_len = cpu_to_be32(sdp->sd_bsize - 48);
-	ea->ea_data_len = cpu_to_be32(nr_ed * sdp->sd_jbsize);
+	ea->ea_data_len = cpu_to_be32(min_t(uint32_t, nr_ed * sdp->sd_jbsize, GFS2_EA_MAX_DATA_LEN));
 	ea->ea_name_len = 9;
 	ea->ea_type = GFS2_EATYPE_USR;
 	ea->ea_flags = GFS2_EAFLAG_LAST;
