@@ -6,12 +6,14 @@
 
 Tab-separated: path, type, mode, uid, gid, links, size, mtime in ns, and what the type adds: a
 file's SHA-256, a symlink's target, a device's major:minor. Names that share an inode show the first
-of them as `=path`. Access times, inode numbers and blocks are left out.
+of them as `=path`. Extended attributes follow, if there are any: a digest of all names and values,
+and their names. Access times, inode numbers and blocks are left out.
 
 A directory's size, which each file system counts in its own way, is shown with --exact only.
 Exit status 1 if something could not be read; its line then says so.
 """
 import argparse
+import errno
 import hashlib
 import os
 import stat
@@ -59,6 +61,24 @@ def names_below(top):
                 todo.append(name)
 
 
+def attributes(path):
+    """Extended attributes as one field: their number, a digest of names and values, the names."""
+    try:
+        names = sorted(os.listxattr(path, follow_symlinks=False))
+    except OSError as e:
+        if e.errno in (errno.EOPNOTSUPP, errno.ENOSYS):
+            return ()
+        raise
+    if not names:
+        return ()
+    h = hashlib.sha256()
+    for name in names:
+        value = os.getxattr(path, name, follow_symlinks=False)
+        h.update(b'%s=%d:%s\0' % (os.fsencode(name), len(value), value))
+    shown = ' '.join(show(os.fsencode(n)) for n in names)
+    return ('xattr %d %s %s' % (len(names), h.hexdigest()[:32], shown[:200]),)
+
+
 def describe(top, name, first_names, args):
     path = os.path.join(top, name) if name else top
     st = os.lstat(path)
@@ -77,7 +97,7 @@ def describe(top, name, first_names, args):
             extra = '=' + show(first)
     size = '-' if is_dir and not args.exact else st.st_size
     return (TYPES.get(kind, '?'), '%04o' % stat.S_IMODE(st.st_mode), st.st_uid, st.st_gid,
-            st.st_nlink, size, '-' if args.no_times else st.st_mtime_ns, extra)
+            st.st_nlink, size, '-' if args.no_times else st.st_mtime_ns, extra, *attributes(path))
 
 
 def manifest(top, args, out):

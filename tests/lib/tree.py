@@ -2,14 +2,17 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Make a tree with all kinds of files, the same for the same seed wherever it is made.
 
-usage: tree.py DIRECTORY [SEED [SCALE]]
+usage: tree.py DIRECTORY [SEED [SCALE [xattrs]]]
 
 SCALE 1.0 makes about 8000 names and 60 MB.  Every name has an explicit owner, mode and time
-(nanoseconds, before 1970 too), so that two such trees have equal manifests.
+(nanoseconds, before 1970 too), so that two such trees have equal manifests.  With "xattrs" the tree
+is one of extended attributes and ACLs instead, made by setting, replacing, removing and inheriting.
 """
+import errno
 import os
 import random
 import stat
+import struct
 import sys
 
 # Around what GFS2 keeps inside the dinode for each block size (block size - 232), around
@@ -22,6 +25,20 @@ BIG_SIZES = [2978304, 5000000, 12345678]
 NAMES = ["with space", "-dash", "...", "new\nline", "tab\t", "\u00fcml\u00e4ut", "\u6f22\u5b57",
          "back\\slash", "'quote\"", "*?[a]", "%20", "n" * 255, "\u00fc" * 127]
 MODES = [0o644, 0o600, 0o755, 0o000, 0o4755, 0o2755, 0o6711, 0o1644, 0o7777, 0o400]
+
+
+# Around where values stop being inline, and where they need one block more, for each block size.
+VALUE_SIZES = sorted({edge + by
+                      for edge in (1, 460, 488, 960, 976, 1000, 1990, 2000, 4040, 4050, 4072, 8144, 20000)
+                      for by in (-1, 0, 1)}) + [65536]
+ACCESS, DEFAULT = "system.posix_acl_access", "system.posix_acl_default"
+
+
+def acl(*entries):
+    """(tag, permissions[, id]): 1 owner, 2 user, 4 group, 8 named group, 16 mask, 32 others."""
+    return struct.pack("<I", 2) + b"".join(
+        struct.pack("<HHI", entry[0], entry[1], entry[2] if len(entry) > 2 else 0xffffffff)
+        for entry in entries)
 
 
 class Tree:
@@ -142,6 +159,115 @@ class Tree:
                           int(self.random.lognormvariate(7.5, 1.5)) % 300000)
 
 
+class XattrTree(Tree):
+    """Everything that changes attributes and ACLs, the same on every file system that is right."""
+
+    def make(self):
+        old = os.umask(0o026)
+        self.directory(self.top)
+        self.make_values()
+        self.make_many_values()
+        self.make_acls()
+        os.umask(old)
+        for path, when in reversed(self.times):
+            os.utime(path, ns=(when, when), follow_symlinks=False)
+
+    def set(self, path, name, size):
+        try:
+            os.setxattr(path, name, self.random.randbytes(size), follow_symlinks=False)
+        except OSError as error:
+            # With small blocks the longest values have no room for their pointers.
+            if error.errno != errno.ERANGE:
+                raise
+
+    def make_values(self):
+        where = self.directory(os.path.join(self.top, "values"))
+        for size in VALUE_SIZES:
+            path = os.path.join(where, f"size-{size}")
+            self.file(path, 0)
+            self.set(path, "user.value", size)
+            self.set(path, "trusted.second", self.random.choice([0, 5, 300, 3000]))
+        for kind in ("link", "fifo"):
+            path = os.path.join(where, kind)
+            os.symlink("x", path) if kind == "link" else os.mkfifo(path)
+            self.set(path, "trusted.value", 100)
+            self.set(path, "security.test", 1000)
+            self.finish(path)
+
+    def make_many_values(self):
+        """Set, replaced by longer and shorter ones, removed: first, last, in the middle, all."""
+        where = self.directory(os.path.join(self.top, "many"))
+        for number in range(self.count(40)):
+            path = os.path.join(where, f"{number}")
+            self.file(path, 0)
+            names = [f"{self.random.choice(['user', 'trusted', 'security'])}."
+                     + "n" * self.random.randrange(60) + str(i) for i in range(12)]
+            for _ in range(60):
+                name = self.random.choice(names)
+                if self.random.random() < 0.3 and name in os.listxattr(path):
+                    os.removexattr(path, name)
+                else:
+                    self.set(path, name, self.random.choice([0, 1, 20, 100, 400, 1500, 5000]))
+            if number % 8 == 0:
+                for name in os.listxattr(path):
+                    os.removexattr(path, name)
+            self.finish(path, 0o644)
+        path = os.path.join(where, "hundreds")
+        self.file(path, 0)
+        for number in range(300):
+            self.set(path, f"user.{number}", number % 60)
+
+    def make_acls(self):
+        where = self.directory(os.path.join(self.top, "acls"))
+        first = acl((1, 7), (2, 7, 1000), (2, 4, 70000), (4, 5), (8, 2, 5), (16, 7), (32, 1))
+        mode = acl((1, 6), (4, 4), (32, 0))
+        path = os.path.join(where, "file")
+        self.file(path, 100)
+        os.chmod(path, 0o2750)
+        os.setxattr(path, ACCESS, first)
+        for number, bits in enumerate((0o600, 0o4777, 0o2712)):
+            path = os.path.join(where, f"chmod{number}")
+            self.file(path, 0)
+            os.setxattr(path, ACCESS, first)
+            os.chmod(path, bits)
+        path = os.path.join(where, "only-a-mode")
+        self.file(path, 0)
+        os.setxattr(path, ACCESS, first)
+        os.setxattr(path, ACCESS, mode)
+        path = os.path.join(where, "removed")
+        self.file(path, 0)
+        os.setxattr(path, ACCESS, first)
+        os.removexattr(path, ACCESS)
+        for name, default in (("plain", None), ("named", first), ("mode", mode)):
+            path = os.path.join(where, name)
+            os.mkdir(path, 0o775)
+            os.chmod(path, 0o2775)
+            os.chown(path, 0, 3000)
+            if default:
+                os.setxattr(path, DEFAULT, default)
+            for bits in (0o666, 0o777, 0o640, 0o4755):
+                os.close(os.open(os.path.join(path, f"f{bits:o}"), os.O_CREAT | os.O_WRONLY, bits))
+                os.mkdir(os.path.join(path, f"d{bits:o}"), bits)
+                os.mkfifo(os.path.join(path, f"p{bits:o}"), bits)
+            os.symlink("f640", os.path.join(path, "link"))
+            os.mkdir(os.path.join(path, "d777/below"), 0o777)
+        # as many as gfs2 takes with blocks of 512 bytes
+        path = os.path.join(where, "long")
+        os.mkdir(path)
+        long = acl((1, 7), *((2, i % 8, 1000 + i) for i in range(33)), (4, 5), (16, 7), (32, 1))
+        os.setxattr(path, ACCESS, long)
+        os.setxattr(path, DEFAULT, long)
+        os.mkdir(os.path.join(path, "d"))
+        for directory, names, files in os.walk(self.top):
+            for name in names + files:
+                self.times.append((os.path.join(directory, name), 1700000000123456789))
+        self.times.append((self.top, 1700000000123456789))
+
+
+def make_xattrs(top, seed=1, scale=1.0):
+    XattrTree(top, seed, scale).make()
+
+
 def make_tree(top, seed=1, scale=1.0):
     Tree(top, seed, scale).make()
 
@@ -149,5 +275,5 @@ def make_tree(top, seed=1, scale=1.0):
 if __name__ == "__main__":
     if len(sys.argv) < 2:
         sys.exit(__doc__)
-    SEED, SCALE = (sys.argv[2:] + ["1", "1.0"][len(sys.argv) - 2:])[:2]
-    make_tree(sys.argv[1], int(SEED), float(SCALE))
+    SEED, SCALE, WHAT = (sys.argv[2:] + ["1", "1.0", "files"][len(sys.argv) - 2:])[:3]
+    (make_xattrs if WHAT == "xattrs" else make_tree)(sys.argv[1], int(SEED), float(SCALE))

@@ -9,7 +9,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from umltest import *    # noqa: E402
 from testlib import *    # noqa: E402
 
-from tree import make_tree    # noqa: E402
+from tree import make_tree, make_xattrs    # noqa: E402
 
 SCALE = 1.0 if FULL else 0.15
 
@@ -30,6 +30,27 @@ def ours(image):
         return host_manifest(mount.dir)
 
 
+def equal_below(manifest, got, want):
+    """Two trees in one manifest must be equal."""
+    def below(name):
+        return "\n".join(line.replace(f"./{name}", ".", 1) for line in manifest.splitlines()
+                         if re.match(rf"\./{name}[/\t]", line))
+    check(len(below(want).splitlines()) > 50, "there is something to compare")
+    same(below(got), below(want), f"{got}, as {want}")
+
+
+def change_xattrs(top):
+    """Change and remove attributes that somebody else wrote, and files that have some."""
+    for number, path in enumerate(sorted(os.path.join(top, "many", name)
+                                         for name in os.listdir(os.path.join(top, "many")))):
+        for name in os.listxattr(path)[::2]:
+            os.setxattr(path, name, b"changed" * (number * 40))
+        for name in os.listxattr(path)[1::3]:
+            os.removexattr(path, name)
+    for path in sorted(os.listdir(os.path.join(top, "values")))[::2]:
+        os.unlink(os.path.join(top, "values", path))
+
+
 def case_ours_read_by_the_kernel():
     with uml.Cluster() as c:
         c.up(1, images=None)
@@ -38,6 +59,7 @@ def case_ours_read_by_the_kernel():
             image = volume(bs=bs)
             with image.mount() as mount:
                 make_tree(str(mount / "tree"), SEED + bs, SCALE)
+                make_xattrs(str(mount / "xattrs"), SEED + bs, SCALE)
                 # deleted and written again: freed blocks, old journal images, long extents
                 make_tree(str(mount / "gone"), SEED + bs + 1, SCALE / 4)
                 run(["rm", "-rf", mount / "gone"])
@@ -61,11 +83,16 @@ def case_the_kernels_read_by_us():
             with uml.volume.kernel_mount(node, image.path) as directory:
                 node.run(["/usr/bin/python3", "-B", os.path.join(ROOT, "tests", "lib", "tree.py"),
                           directory + "/tree", str(SEED), str(SCALE / 2)], check=True)
+                node.run(["/usr/bin/python3", "-B", os.path.join(ROOT, "tests", "lib", "tree.py"),
+                          directory + "/xattrs", str(SEED), str(SCALE), "xattrs"], check=True)
                 wanted = uml.volume.manifest(node, directory)
             image.fsck()
             same(ours(image), wanted, f"block size {bs}")
-            # and we go on with it
+            # and we go on with it; attributes and ACLs come out as the kernel's did
             with image.mount() as mount:
+                make_xattrs(str(mount / "xattrs2"), SEED, SCALE)
+                equal_below(host_manifest(mount.dir), "xattrs2", "xattrs")
+                change_xattrs(mount / "xattrs")
                 make_tree(str(mount / "more"), SEED + 7, SCALE / 4)
                 run(["rm", "-rf", mount / "tree"])
                 wanted = host_manifest(mount.dir)

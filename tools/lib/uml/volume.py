@@ -30,8 +30,9 @@ def kernel_mount(node, image, readonly=False, options=''):
     context is left alone."""
     device = node.cluster.attach(image, readonly)
     try:
-        node.mount(device, 'kernel', READ_DIR, ','.join(o for o in ('ro' if readonly else '', options)
-                                                        if o))
+        # acl: gfs2 has none without it
+        node.mount(device, 'kernel', READ_DIR, ','.join(o for o in ('ro' if readonly else '', 'acl',
+                                                                    options) if o))
         try:
             yield READ_DIR
         finally:
