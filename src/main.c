@@ -116,11 +116,11 @@ static void report_ready(int fd, int code)
  */
 #define LOCK_PATIENCE_NS (2ull * 1000000000)
 
-static int lock_volume(struct io_engine *e, const char *device)
+static int lock_volume(struct io_engine *e, const char *device, int how)
 {
 	uint64_t deadline = now_ns() + LOCK_PATIENCE_NS;
 
-	while (flock(io_engine_fd(e), LOCK_EX | LOCK_NB)) {
+	while (flock(io_engine_fd(e), how | LOCK_NB)) {
 		int error = -errno;
 
 		if (error != -EWOULDBLOCK || now_ns() >= deadline) {
@@ -188,7 +188,11 @@ static int run(const struct options *o, int report_fd)
 			       : strerror(-error));
 		return error;
 	}
-	error = lock_volume(e, o->device);
+	/*
+	 * Exclusive while mounting in every case: nobody else on this machine uses the volume now.  Then only lock_nolock keeps
+	 * it that way; a daemon that died is noticed by its lock being gone.
+	 */
+	error = lock_volume(e, o->device, LOCK_EX);
 	if (!error && o->has_fault)
 		error = io_fault_add(e, &o->fault_rule);
 	if (!error) {
@@ -197,6 +201,9 @@ static int run(const struct options *o, int report_fd)
 			fs_err("%s cannot be mounted: %s", o->device, strerror(-error));
 	}
 	if (!error) {
+		if (sdp->sd_lm == &lm_dlm && flock(io_engine_fd(e), LOCK_SH))
+			fs_warn("%s: the lock on the volume cannot be shared: %s", o->device,
+				strerror(errno));
 		if (o->args.ar_ro)
 			io_engine_set_readonly(e);
 		error = serve(sdp, o, report_fd);

@@ -147,7 +147,8 @@ static int open_journal(struct gfs2_sbd *sdp, struct gfs2_jdesc *jd)
 		if (!own)
 			gfs2_glock_dq_uninit(&gh);
 	}
-	gfs2_inode_put(ip);
+	/* Also others' stay in core: to look one up takes locks that may not be had when it has to be replayed. */
+	jd->jd_inode = ip;
 	return err;
 }
 
@@ -277,12 +278,10 @@ static int replay_of_dead(struct gfs2_sbd *sdp, const struct gfs2_jdesc *known)
 {
 	struct gfs2_recovery_result res = { 0 };
 	struct gfs2_jdesc jd = *known;
+	struct gfs2_inode *ip = jd.jd_inode;
 	struct gfs2_holder gh;
-	struct gfs2_inode *ip;
-	int err = gfs2_inode_lookup(sdp, jd.jd_no_addr, 0, &ip);
+	int err;
 
-	if (err)
-		return err;
 	jd.jd_extents = NULL;
 	jd.jd_nr_extents = 0;
 	err = gfs2_glock_nq_init(ip->i_gl, LM_ST_SHARED, LM_FLAG_NOEXP | GL_NOCACHE, &gh);
@@ -294,7 +293,6 @@ static int replay_of_dead(struct gfs2_sbd *sdp, const struct gfs2_jdesc *known)
 		gfs2_glock_dq_uninit(&gh);
 	}
 	free(jd.jd_extents);
-	gfs2_inode_put(ip);
 	return err;
 }
 
@@ -308,7 +306,7 @@ int gfs2_recover_jid(void *private, unsigned jid)
 	/* Our own journal is the others' business, if it comes to that. */
 	if (gfs2_withdrawn(sdp) || jid == sdp->sd_jid)
 		return LM_RD_GAVEUP;
-	if (jid >= sdp->sd_nr_journals) {
+	if (jid >= sdp->sd_nr_journals || !sdp->sd_jdescs[jid].jd_inode) {
 		fs_err("jid=%u: no such journal when this node mounted; cannot replay it", jid);
 		return LM_RD_GAVEUP;
 	}

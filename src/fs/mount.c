@@ -66,7 +66,11 @@ static int choose_lock_module(struct gfs2_sbd *sdp)
 		sdp->sd_lm = &lm_nolock;
 		return 0;
 	}
-	if (!strcmp(sdp->sd_lockproto, "lock_dlm") || !strcmp(sdp->sd_lockproto, "lock_local")) {
+	if (!strcmp(sdp->sd_lockproto, lm_dlm.lm_proto_name)) {
+		sdp->sd_lm = &lm_dlm;
+		return 0;
+	}
+	if (!strcmp(sdp->sd_lockproto, "lock_local")) {
 		fs_err("lock protocol %s is not available in this version; if no other node uses the "
 		       "volume, mount it with lockproto=lock_nolock", sdp->sd_lockproto);
 		return -EOPNOTSUPP;
@@ -394,6 +398,8 @@ static int teardown(struct gfs2_sbd *sdp)
 	put_inode(&sdp->sd_master);
 	release_holder(&sdp->sd_freeze_gh);
 	release_holder(&sdp->sd_jinode_gh);
+	for (unsigned j = 0; j < sdp->sd_nr_journals; j++)
+		put_inode(&sdp->sd_jdescs[j].jd_inode);
 	release_holder(&sdp->sd_journal_gh);
 	release_holder(&sdp->sd_live_gh);
 	release_holder(&sdp->sd_mount_gh);

@@ -71,7 +71,9 @@ static int read_master(struct gfs2_sbd *sdp, struct gfs2_statfs_host *out)
 {
 	struct gfs2_holder gh;
 	struct gfs2_bh *bh;
-	int err = gfs2_glock_nq_init(sdp->sd_statfs_inode->i_gl, LM_ST_SHARED, 0, &gh);
+	/* Who replays a dead node's journal changes the master on the device, under no lock: nobody may keep a copy. */
+	int err = gfs2_glock_nq_init(sdp->sd_statfs_inode->i_gl, LM_ST_SHARED,
+				     sdp->sd_lm->lm_has_peers ? GL_NOCACHE : 0, &gh);
 
 	if (err)
 		return err;

@@ -75,6 +75,9 @@ static int file_open(struct server *s, struct gfs2_inode *ip, int flags, struct 
 	/* Nobody would ask us before a shared mapping changes what is there: there must be none. */
 	if ((flags & O_ACCMODE) != O_RDONLY && ip->i_diskflags & GFS2_DIF_APPENDONLY)
 		uncached = true;
+	/* With other nodes the kernel caches nothing (and refuses shared mappings): it could not be taken back in time. */
+	if (s->sdp->sd_lm->lm_has_peers)
+		uncached = true;
 	gfs2_glock_dq_uninit(&gh);
 	if (error)
 		return error;

@@ -101,7 +101,8 @@ int server_mount(struct gfs2_sbd *sdp, const struct server_config *cfg, struct s
 	s->wake_fd = -1;
 	pthread_mutex_init(&s->files_lock, NULL);
 	list_init(&s->files);
-	s->timeout = NOLOCK_TIMEOUT;
+	/* What other nodes can change is asked for each time. */
+	s->timeout = sdp->sd_lm->lm_has_peers ? 0 : NOLOCK_TIMEOUT;
 	s->mountpoint = strdup(cfg->mountpoint);
 	s->nr_rx = cfg->rx_threads;
 	if (!s->nr_rx) {

@@ -47,6 +47,7 @@ struct gfs2_jdesc {
 	uint32_t jd_blocks;	/* J */
 	unsigned jd_nr_extents;
 	struct gfs2_journal_extent *jd_extents; /* ascending, without holes */
+	struct gfs2_inode *jd_inode;	/* referenced from mount to unmount (fs/journals.c) */
 	uint64_t jd_statfs_addr, jd_quota_addr; /* dinodes of statfs_change<jid>, quota_change<jid> */
 };
 

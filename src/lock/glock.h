@@ -210,7 +210,7 @@ struct lm_lockops {
 	void (*lm_put_lock)(struct gfs2_glock *gl);
 	bool lm_has_peers;	/* other nodes can ask: minimum hold time and value blocks matter */
 };
-extern const struct lm_lockops lm_nolock;
+extern const struct lm_lockops lm_nolock, lm_dlm;
 
 /* --- life --- */
 /*

@@ -1,0 +1,415 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Who may use the locks after a death: the kernel's protocol of CONTROL and MOUNTED (kernel: lock_dlm.c:control_mount,
+ * control_first_done, gfs2_control_func; reference gfs2-locking-dio.md 3.3-3.6).
+ *
+ * CONTROL's value block holds a generation and a bit for every journal that has to be replayed.  MOUNTED is held PR by whoever has
+ * the volume mounted, EX by the first mounter until it has replayed all journals.
+ *
+ *	member:	 BEGIN -> blocked; REMOVE -> dc_submit; DONE(gen) -> control thread:
+ *		 CONTROL EX; what is new since the block's generation goes into its bits, what was replayed out of them; CONTROL NL;
+ *		 bits left: replay those journals, again; none, and no news meanwhile: not blocked any more
+ *	joiner:	 CONTROL EX, MOUNTED EX (first) or PR; not first: wait until no bit is left and the generation is the newest
+ *
+ * Every survivor tries every journal; the journal's own lock decides.  The generation is published after a mere join as well, or the
+ * joiner would wait for ever.
+ */
+#include "lock/dlm_i.h"
+
+#include <libdlm.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include "util/util.h"
+
+#define RETRY_NS 1000000000ull	/* somebody else replays it */
+#define NEWS_NS 100000000ull	/* another node knows of a recovery that is not in our log yet */
+#define MOUNT_RETRY_US 100000
+#define SAY_AFTER 50		/* attempts to mount, before it says what it waits for */
+
+/* --- the log's news; dc_lock held, on the reader --- */
+
+static unsigned slot_of(const struct lm_dlm *dc, unsigned nodeid)
+{
+	for (unsigned i = 0; i < dc->dc_slots.nr; i++)
+		if (dc->dc_slots.at[i].nodeid == nodeid)
+			return dc->dc_slots.at[i].slot;
+	return 0;
+}
+
+static void member_gone(struct lm_dlm *dc, unsigned nodeid)
+{
+	unsigned slot = slot_of(dc, nodeid);
+
+	/* One who has left has a clean journal, and looking at it does no harm. */
+	if (slot) {
+		dc->dc_submit[slot - 1] = dc->dc_block + 1;
+		return;
+	}
+	/* Before our own first slots: whoever was there then deals with it. */
+	if (dc->dc_slots.nr)
+		fs_err("node %u has gone, but its slot is not known", nodeid);
+}
+
+/*
+ * Nodes that are not in the new list stay known until somebody else has their slot: if this recovery is interrupted by another
+ * one, their removal may be repeated.
+ */
+static void new_slots(struct lm_dlm *dc, const struct dlm_slots *slots)
+{
+	struct dlm_slots old = dc->dc_slots;
+
+	if (!slots->complete)
+		fs_warn("the list of slots in the kernel log is cut off: %u are known", slots->nr);
+	dc->dc_slots = *slots;
+	for (unsigned i = 0; i < old.nr && dc->dc_slots.nr < DLM_MAX_JID; i++) {
+		bool taken = false;
+
+		for (unsigned j = 0; j < slots->nr; j++)
+			taken |= slots->at[j].slot == old.at[i].slot ||
+				 slots->at[j].nodeid == old.at[i].nodeid;
+		if (!taken)
+			dc->dc_slots.at[dc->dc_slots.nr++] = old.at[i];
+	}
+}
+
+void dlm_control_news(struct lm_dlm *dc, const struct dlm_news *news)
+{
+	switch (news->type) {
+	case DLM_NEWS_NONE:
+		break;
+	case DLM_NEWS_BEGIN:
+		dc->dc_block = dc->dc_start;
+		dc->dc_recovering = true;
+		if (dc->dc_mount_done && !dc->dc_first && !dc->dc_control_stopped)
+			dc->dc_blocked = true;
+		break;
+	case DLM_NEWS_REMOVE:
+		member_gone(dc, news->nodeid);
+		break;
+	case DLM_NEWS_SLOTS:
+		new_slots(dc, &news->slots);
+		break;
+	case DLM_NEWS_DONE:
+		dc->dc_start = news->generation;
+		dc->dc_recovering = false;
+		if (!dc->dc_mount) {
+			unsigned slot = slot_of(dc, dc->dc_nodeid);
+
+			if (slot) {
+				dc->dc_mount = news->generation;
+				dc->dc_jid = slot - 1;
+			}
+		}
+		dc->dc_retry_ns = 0;
+		rcond_broadcast(&dc->dc_cond);
+		break;
+	}
+}
+
+/* --- replaying --- */
+
+static void recover_bits(struct lm_dlm *dc, const struct control_lvb *c, uint32_t gen)
+{
+	for (unsigned jid = 0; jid < DLM_MAX_JID; jid++) {
+		bool stop, again;
+		int result;
+
+		rmutex_lock(&dc->dc_lock);
+		stop = dc->dc_stop_control;
+		rmutex_unlock(&dc->dc_lock);
+		if (stop)
+			return;
+		if (!control_bit(c, jid))
+			continue;
+		fs_info("recover generation %u jid %u", gen, jid);
+		result = gfs2_glock_table_recover_journal(dc->dc_table, jid);
+		again = result != LM_RD_SUCCESS;
+		fs_info("recover jid %u result %s", jid, again ? "busy" : "success");
+		rmutex_lock(&dc->dc_lock);
+		if (again)
+			dc->dc_retry_ns = now_ns() + RETRY_NS;
+		else
+			dc->dc_recovered[jid] = true;
+		rmutex_unlock(&dc->dc_lock);
+	}
+}
+
+/* dc_lock held, CONTROL held EX.  True: the value block has changed. */
+static bool merge(struct lm_dlm *dc, struct control_lvb *c)
+{
+	uint32_t start = dc->dc_start;
+	bool changed = false;
+
+	/* A newer one: news of our own will come soon. */
+	if (c->generation > start)
+		return false;
+	for (unsigned i = 0; i < DLM_MAX_JID; i++) {
+		if (dc->dc_recovered[i] && control_bit(c, i)) {
+			c->bits[i / 8] &= (uint8_t) ~(1u << i % 8);
+			changed = true;
+		}
+		dc->dc_recovered[i] = false;
+	}
+	for (unsigned i = 0; i < DLM_MAX_JID; i++) {
+		uint32_t since = dc->dc_submit[i] - 1;
+
+		if (!dc->dc_submit[i] || since >= start)
+			continue;
+		dc->dc_submit[i] = 0;
+		/* Whoever has published this generation knew of it, too. */
+		if (c->generation < start)
+			c->bits[i / 8] |= (uint8_t)(1u << i % 8);
+	}
+	if (c->generation < start || c->owner != CONTROL_US) {
+		c->generation = start;
+		c->owner = CONTROL_US;
+		changed = true;
+	}
+	return changed;
+}
+
+static bool any_bit(const struct control_lvb *c)
+{
+	for (unsigned i = 0; i < sizeof(c->bits); i++)
+		if (c->bits[i])
+			return true;
+	return false;
+}
+
+/* One round of the control thread, for the generation that is the newest now. */
+static void control_round(struct lm_dlm *dc)
+{
+	struct control_lvb c;
+	uint32_t start, block;
+	bool write = false, current, thaw = false;
+
+	rmutex_lock(&dc->dc_lock);
+	start = dc->dc_start;
+	block = dc->dc_block;
+	dc->dc_retry_ns = 0;
+	rmutex_unlock(&dc->dc_lock);
+
+	if (dlm_sync_lock(&dc->dc_control, LM_ST_EXCLUSIVE, LKF_VALBLK)) {
+		gfs2_glock_table_lost(dc->dc_table, "the control lock cannot be had");
+		return;
+	}
+	control_lvb_decode(dc->dc_control.lvb, &c);
+	rmutex_lock(&dc->dc_lock);
+	current = start == dc->dc_start && block == dc->dc_block;
+	if (current)
+		write = merge(dc, &c);
+	rmutex_unlock(&dc->dc_lock);
+	if (write)
+		control_lvb_encode(dc->dc_control.lvb, &c);
+	/* The block is written by the conversion from EX, if VALBLK is given. */
+	dlm_sync_lock(&dc->dc_control, LM_ST_UNLOCKED, write ? LKF_VALBLK : 0);
+	if (!current)
+		return;
+	if (c.generation > start) {
+		rmutex_lock(&dc->dc_lock);
+		dc->dc_retry_ns = now_ns() + NEWS_NS;
+		rmutex_unlock(&dc->dc_lock);
+		return;
+	}
+	if (any_bit(&c)) {
+		recover_bits(dc, &c, start);
+		return;
+	}
+	rmutex_lock(&dc->dc_lock);
+	if (start == dc->dc_start && block == dc->dc_block && c.generation == start) {
+		dc->dc_blocked = false;
+		thaw = true;
+	}
+	rmutex_unlock(&dc->dc_lock);
+	if (thaw) {
+		fs_info("recover generation %u done", start);
+		dlm_thaw(dc);
+	}
+}
+
+/* --- the thread --- */
+
+/* dc_lock held */
+static bool work_due(const struct lm_dlm *dc)
+{
+	return dc->dc_mount_done && !dc->dc_first && !dc->dc_finishing && dc->dc_blocked && !dc->dc_recovering &&
+	       dc->dc_block != dc->dc_start && now_ns() >= dc->dc_retry_ns;
+}
+
+static void *control(void *arg)
+{
+	struct lm_dlm *dc = arg;
+
+	rmutex_lock(&dc->dc_lock);
+	while (!dc->dc_stop_control) {
+		if (work_due(dc)) {
+			rmutex_unlock(&dc->dc_lock);
+			control_round(dc);
+			rmutex_lock(&dc->dc_lock);
+		} else if (dc->dc_retry_ns > now_ns()) {
+			rcond_wait_until(&dc->dc_cond, &dc->dc_lock, dc->dc_retry_ns);
+		} else {
+			rcond_wait(&dc->dc_cond, &dc->dc_lock);
+		}
+	}
+	rmutex_unlock(&dc->dc_lock);
+	return NULL;
+}
+
+int dlm_control_start(struct lm_dlm *dc)
+{
+	sigset_t all, old;
+	int error;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_BLOCK, &all, &old);
+	error = -pthread_create(&dc->dc_control_thread, NULL, control, dc);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	if (!error) {
+		dc->dc_has_control = true;
+		pthread_setname_np(dc->dc_control_thread, "dlm_control");
+	}
+	return error;
+}
+
+void dlm_control_stop(struct lm_dlm *dc)
+{
+	if (!dc->dc_has_control)
+		return;
+	rmutex_lock(&dc->dc_lock);
+	dc->dc_stop_control = true;
+	rcond_broadcast(&dc->dc_cond);
+	rmutex_unlock(&dc->dc_lock);
+	pthread_join(dc->dc_control_thread, NULL);
+	dc->dc_has_control = false;
+}
+
+/* --- mounting --- */
+
+static bool interrupted(void)
+{
+	sigset_t pending;
+
+	/* They are blocked in all threads; who waits for a mount may still want to stop it. */
+	sigpending(&pending);
+	return sigismember(&pending, SIGINT) || sigismember(&pending, SIGTERM);
+}
+
+/* What a second node still waits for; NULL: nothing. */
+static const char *not_yet(struct lm_dlm *dc, const struct control_lvb *c)
+{
+	const char *why = NULL;
+
+	rmutex_lock(&dc->dc_lock);
+	if (any_bit(c))
+		why = "the other nodes to replay the journal of a dead one";
+	else if (c->owner == CONTROL_NOBODY || c->generation < dc->dc_mount)
+		why = "the other nodes to notice this one";
+	else if (c->generation != dc->dc_start)
+		why = "the other nodes to notice a change of members";
+	else if (dc->dc_block == dc->dc_start || dc->dc_recovering)
+		why = "the DLM's recovery";
+	if (!why) {
+		dc->dc_blocked = false;
+		dc->dc_mount_done = true;
+		memset(dc->dc_submit, 0, sizeof(dc->dc_submit));
+		memset(dc->dc_recovered, 0, sizeof(dc->dc_recovered));
+	}
+	rmutex_unlock(&dc->dc_lock);
+	return why;
+}
+
+/* 0 and *@first, -EAGAIN: once more after a while (*@why), or an error. */
+static int try_mount(struct lm_dlm *dc, bool *first, const char **why)
+{
+	struct control_lvb c;
+	int error;
+
+	*why = "another node that is mounting";
+	if (dc->dc_mounted.held != LM_ST_UNLOCKED) {
+		error = dlm_sync_lock(&dc->dc_mounted, LM_ST_UNLOCKED, 0);
+		if (error)
+			return error;
+	}
+	error = dlm_sync_lock(&dc->dc_control, LM_ST_EXCLUSIVE, LKF_NOQUEUE | LKF_VALBLK);
+	if (error)
+		return error;
+	error = dlm_sync_lock(&dc->dc_mounted, LM_ST_EXCLUSIVE, LKF_NOQUEUE);
+	if (!error) {
+		rmutex_lock(&dc->dc_lock);
+		dc->dc_blocked = false;
+		dc->dc_first = dc->dc_mount_done = true;
+		rmutex_unlock(&dc->dc_lock);
+		*first = true;
+		return 0;
+	}
+	if (error != -EAGAIN)
+		return error;
+	*first = false;
+	error = dlm_sync_lock(&dc->dc_mounted, LM_ST_SHARED, LKF_NOQUEUE);
+	if (error) {
+		fs_err("the mounted lock cannot be shared: %s", strerror(-error));
+		return -EIO;
+	}
+	control_lvb_decode(dc->dc_control.lvb, &c);
+	error = dlm_sync_lock(&dc->dc_control, LM_ST_UNLOCKED, 0);
+	if (error)
+		return error;
+	if (c.owner == CONTROL_KERNEL) {
+		fs_err("the volume is mounted by the kernel's gfs2 on another node: kernel nodes and "
+		       "gfs2-fuse cannot share a volume yet, only take turns");
+		return -EBUSY;
+	}
+	*why = not_yet(dc, &c);
+	return *why ? -EAGAIN : 0;
+}
+
+int dlm_control_mount(struct lm_dlm *dc, bool *first)
+{
+	const char *why;
+	int error;
+
+	error = dlm_sync_lock(&dc->dc_control, LM_ST_UNLOCKED, LKF_VALBLK);
+	if (!error)
+		error = dlm_sync_lock(&dc->dc_mounted, LM_ST_UNLOCKED, 0);
+	for (unsigned n = 1; !error; n++) {
+		error = try_mount(dc, first, &why);
+		if (error != -EAGAIN)
+			break;
+		error = interrupted() ? -EINTR : 0;
+		if (!error && n % SAY_AFTER == 0)
+			fs_warn("waiting for %s", why);
+		usleep(MOUNT_RETRY_US);
+	}
+	if (!error)
+		fs_info("joined '%s' as journal %u%s, generation %u", dc->dc_name, dc->dc_jid,
+			*first ? ", first mounter" : "", dc->dc_start);
+	return error;
+}
+
+void dlm_control_first_done(struct lm_dlm *dc)
+{
+	struct control_lvb c = { .owner = CONTROL_US };
+
+	rmutex_lock(&dc->dc_lock);
+	/* Who has died meanwhile was not mounted. */
+	while (dc->dc_recovering || dc->dc_start == dc->dc_block)
+		rcond_wait(&dc->dc_cond, &dc->dc_lock);
+	/* From now on deaths count, but CONTROL is ours to use until it has been given back. */
+	dc->dc_first = false;
+	dc->dc_finishing = true;
+	memset(dc->dc_submit, 0, sizeof(dc->dc_submit));
+	memset(dc->dc_recovered, 0, sizeof(dc->dc_recovered));
+	c.generation = dc->dc_start;
+	rmutex_unlock(&dc->dc_lock);
+	control_lvb_encode(dc->dc_control.lvb, &c);
+	/* In this order: who gets CONTROL must find MOUNTED shared. */
+	if (dlm_sync_lock(&dc->dc_mounted, LM_ST_SHARED, 0) ||
+	    dlm_sync_lock(&dc->dc_control, LM_ST_UNLOCKED, LKF_VALBLK))
+		gfs2_glock_table_lost(dc->dc_table, "the control lock cannot be given back");
+	rmutex_lock(&dc->dc_lock);
+	dc->dc_finishing = false;
+	rcond_broadcast(&dc->dc_cond);
+	rmutex_unlock(&dc->dc_lock);
+}

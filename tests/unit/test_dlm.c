@@ -1,0 +1,201 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * lock_dlm without a DLM: what is read out of the kernel log, the value block of CONTROL, names of resources, and what the news of
+ * members do to the state that decides whether grants are kept back.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <string.h>
+#include <cmocka.h>
+#include "lock/dlm_i.h"
+#include "util/util.h"
+
+static struct dlm_news parse(const char *record)
+{
+	struct dlm_news news;
+
+	memset(&news, 0xee, sizeof(news));
+	dlm_kmsg_parse(record, "vol", &news);
+	return news;
+}
+
+static void test_log_lines(void **state)
+{
+	struct dlm_news n;
+
+	assert_int_equal(parse("6,301,8150000,-;dlm: vol: dlm_recover 3\n").type, DLM_NEWS_BEGIN);
+	n = parse("6,302,8150000,-;dlm: vol: dlm_recover 3 generation 7 done: 300 ms\n");
+	assert_int_equal(n.type, DLM_NEWS_DONE);
+	assert_int_equal(n.generation, 7);
+	n = parse("6,303,34580000,-;dlm: vol: remove member 2\n");
+	assert_int_equal(n.type, DLM_NEWS_REMOVE);
+	assert_int_equal(n.nodeid, 2);
+	n = parse("6,303,34580000,-;dlm: vol: remove member 12 comm_seq 3 5\n");
+	assert_int_equal(n.type, DLM_NEWS_REMOVE);
+	assert_int_equal(n.nodeid, 12);
+	n = parse("6,304,8170000,-;dlm: vol: generation 2 slots 2 1:1 4:3\n SUBSYSTEM=x\n");
+	assert_int_equal(n.type, DLM_NEWS_SLOTS);
+	assert_int_equal(n.generation, 2);
+	assert_true(n.slots.complete);
+	assert_int_equal(n.slots.nr, 2);
+	assert_int_equal(n.slots.at[1].slot, 4);
+	assert_int_equal(n.slots.at[1].nodeid, 3);
+	n = parse("6,304,8170000,-;dlm: vol: generation 2 slots 3 1:1 4:3\n");
+	assert_int_equal(n.type, DLM_NEWS_SLOTS);
+	assert_false(n.slots.complete);
+}
+
+static void test_other_lines(void **state)
+{
+	static const char *const lines[] = {
+		"",
+		"6,1,2,-",
+		"6,301,8150000,-;dlm: vol2: dlm_recover 3\n",
+		"6,301,8150000,-;dlm: vo: dlm_recover 3\n",
+		"6,301,8150000,-;dlm: vol: dlm_recover_members 2 nodes\n",
+		"6,301,8150000,-;dlm: vol: dlm_recover 3 error -1\n",
+		"6,301,8150000,-;dlm: vol: remove member\n",
+		"6,301,8150000,-;dlm: vol: generation x slots 1 1:1\n",
+		"6,301,8150000,-;dlm: connecting to 2\n",
+		/* Written by a user (facility 1), whatever it says. */
+		"14,301,8150000,-;dlm: vol: remove member 1\n",
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(lines); i++)
+		assert_int_equal(parse(lines[i]).type, DLM_NEWS_NONE);
+}
+
+static void test_control_block(void **state)
+{
+	struct control_lvb c = { .generation = 0x01020304 }, d;
+	char lvb[DLM_LVB_LEN] = { 0 };
+
+	control_lvb_decode(lvb, &d);
+	assert_int_equal(d.owner, CONTROL_NOBODY);
+	c.bits[0] = 0x02;
+	c.bits[23] = 0x80;
+	control_lvb_encode(lvb, &c);
+	/* The kernel refuses to mount when it finds this. */
+	assert_memory_equal(lvb, "\xff\xff\xff\xff\x04\x03\x02\x01\x02", 9);
+	control_lvb_decode(lvb, &d);
+	assert_int_equal(d.owner, CONTROL_US);
+	assert_int_equal(d.generation, 0x01020304);
+	assert_true(control_bit(&d, 1));
+	assert_true(control_bit(&d, 191));
+	assert_false(control_bit(&d, 0));
+	/* What a kernel node writes. */
+	memset(lvb, 0, sizeof(lvb));
+	lvb[0] = 5;
+	lvb[8] = 1;
+	control_lvb_decode(lvb, &d);
+	assert_int_equal(d.owner, CONTROL_KERNEL);
+	assert_int_equal(d.generation, 5);
+	assert_true(control_bit(&d, 0));
+}
+
+static void test_names(void **state)
+{
+	char name[DLM_NAME_LEN + 1];
+
+	dlm_resource_name(name, LM_TYPE_INODE, 0x3346);
+	assert_string_equal(name, "       2            3346");
+	dlm_resource_name(name, LM_TYPE_QUOTA, 0xfedcba9876543210);
+	assert_string_equal(name, "       8fedcba9876543210");
+}
+
+static struct lm_dlm *member(void)
+{
+	struct lm_dlm *dc = xzalloc(sizeof(*dc));
+
+	rmutex_init(&dc->dc_lock, RANK_LM);
+	rcond_init(&dc->dc_cond);
+	dc->dc_nodeid = 3;
+	dc->dc_blocked = true;
+	return dc;
+}
+
+static void member_free(struct lm_dlm *dc)
+{
+	rcond_destroy(&dc->dc_cond);
+	rmutex_destroy(&dc->dc_lock);
+	free(dc);
+}
+
+static void tell(struct lm_dlm *dc, const char *text)
+{
+	struct dlm_news news;
+	char record[200];
+
+	snprintf(record, sizeof(record), "6,1,1,-;dlm: vol: %s\n", text);
+	dlm_kmsg_parse(record, "vol", &news);
+	assert_int_not_equal(news.type, DLM_NEWS_NONE);
+	rmutex_lock(&dc->dc_lock);
+	dlm_control_news(dc, &news);
+	rmutex_unlock(&dc->dc_lock);
+}
+
+static void test_join_and_death(void **state)
+{
+	struct lm_dlm *dc = member();
+
+	tell(dc, "dlm_recover 1");
+	tell(dc, "generation 4 slots 3 1:1 2:3 3:7");
+	tell(dc, "dlm_recover 1 generation 4 done: 1 ms");
+	assert_int_equal(dc->dc_mount, 4);
+	assert_int_equal(dc->dc_jid, 1);
+	dc->dc_mount_done = true;
+	dc->dc_blocked = false;
+
+	tell(dc, "dlm_recover 2");
+	/* From here on nothing is granted. */
+	assert_true(dc->dc_blocked);
+	assert_true(dc->dc_recovering);
+	assert_int_equal(dc->dc_block, 4);
+	tell(dc, "remove member 7");
+	assert_int_equal(dc->dc_submit[2], 5);
+	tell(dc, "generation 5 slots 2 1:1 2:3");
+	/* Interrupted, and the next attempt says it again. */
+	tell(dc, "dlm_recover 3");
+	tell(dc, "remove member 7");
+	tell(dc, "remove member 1");
+	tell(dc, "generation 6 slots 1 2:3");
+	tell(dc, "dlm_recover 3 generation 6 done: 1 ms");
+	assert_int_equal(dc->dc_start, 6);
+	assert_int_equal(dc->dc_block, 4);
+	assert_int_equal(dc->dc_submit[0], 5);
+	assert_int_equal(dc->dc_submit[2], 5);
+	assert_int_equal(dc->dc_submit[1], 0);
+	assert_int_equal(dc->dc_jid, 1);
+	assert_true(dc->dc_blocked);
+	member_free(dc);
+}
+
+static void test_first_mounter_is_not_blocked(void **state)
+{
+	struct lm_dlm *dc = member();
+
+	tell(dc, "dlm_recover 1");
+	tell(dc, "generation 1 slots 1 1:3");
+	tell(dc, "dlm_recover 1 generation 1 done: 1 ms");
+	dc->dc_mount_done = dc->dc_first = true;
+	dc->dc_blocked = false;
+	/* Nobody else can have mounted yet, and the first mounter needs its locks to replay the journals. */
+	tell(dc, "dlm_recover 2");
+	assert_false(dc->dc_blocked);
+	member_free(dc);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_log_lines),
+		cmocka_unit_test(test_other_lines),
+		cmocka_unit_test(test_control_block),
+		cmocka_unit_test(test_names),
+		cmocka_unit_test(test_join_and_death),
+		cmocka_unit_test(test_first_mounter_is_not_blocked),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
