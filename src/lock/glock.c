@@ -22,6 +22,7 @@
 
 #include "debug/event.h"
 #include "util/ctx.h"
+#include "util/seeded.h"
 #include "util/util.h"
 
 #define FLAG(f) (1ul << (f))
@@ -235,7 +236,8 @@ static int finish_grant(struct gfs2_holder *gh, bool inst)
 	if (!error && gl->gl_ops->go_held && !(gh->gh_flags & GL_SKIP))
 		error = gl->gl_ops->go_held(gh);
 	if (error) {
-		gfs2_glock_dq(gh);
+		if (!SEEDED_BUG("glock-holder-kept-on-error"))
+			gfs2_glock_dq(gh);
 		gh->gh_error = error;
 	}
 	return error;
@@ -381,7 +383,7 @@ bool gfs2_glock_nq_fast(struct gfs2_holder *gh)
 
 	if (!try_gl_lock(gl))
 		return false;
-	ok = gl->gl_phase == GLP_IDLE && !(gl->gl_flags & demote) && !somebody_waits(gl) &&
+	ok = (gl->gl_phase == GLP_IDLE || SEEDED_BUG("glock-fast-grant-in-transition")) && !(gl->gl_flags & demote) && !somebody_waits(gl) &&
 	     ((gh->gh_flags & GL_SKIP) || !(gl->gl_flags & FLAG(GLF_INSTANTIATE_NEEDED))) &&
 	     glock_may_grant(gl, glock_first_holder(gl), gh) &&
 	     likely(!glock_blocked_by_withdraw(gl, gh->gh_flags));
@@ -419,7 +421,7 @@ static bool dq_waiting(struct gfs2_glock *gl, struct gfs2_holder *gh)
 
 	list_del_init(&gh->gh_list);
 	gh->gh_error = -ECANCELED;
-	if (gh->gh_cond)
+	if (gh->gh_cond && !SEEDED_BUG("glock-cancel-wakes-nobody"))
 		rcond_signal(gh->gh_cond);
 	glock_fire(gl, first ? GLE_CANCEL : GLE_DEQUEUE, NULL);
 	return gl->gl_phase == GLP_WAIT && gl->gl_cancel_sent && !sent;

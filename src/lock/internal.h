@@ -136,6 +136,8 @@ void glock_unlock(struct gfs2_glock *gl);
 bool glock_demote_due(const struct gfs2_glock *gl);
 /* Nanoseconds that a remote demote request arriving at @now has to wait (reference 1.7); 0: none. */
 uint64_t glock_hold_left(const struct gfs2_glock *gl, uint64_t now);
+/* The glock whose lm_lock this thread is in; for the simulator, whose threads are not threads and must keep it apart. */
+struct gfs2_glock **glock_asking(void);
 _Noreturn void glock_bug(struct gfs2_glock *gl, const char *what);
 
 /* --- glock.c --- */

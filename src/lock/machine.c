@@ -27,6 +27,7 @@
 #include "lock/internal.h"
 
 #include "debug/event.h"
+#include "util/seeded.h"
 #include "util/util.h"
 
 #define FLAG(f) (1ul << (f))
@@ -38,13 +39,19 @@
 /* The glock whose lm_lock this thread is in: its answer may come from inside, and then this thread goes on with it. */
 static _Thread_local struct gfs2_glock *asking;
 
+struct gfs2_glock **glock_asking(void)
+{
+	return &asking;
+}
+
 static bool frozen_by_withdraw(const struct gfs2_glock *gl)
 {
 	const struct gfs2_glock_table *t = gl->gl_table;
 
 	return atomic_load_explicit(&t->t_withdrawn, memory_order_relaxed) &&
 	       !(gl->gl_ops->go_flags & GLOF_NONDISK) &&
-	       !atomic_load_explicit(&t->t_destroying, memory_order_relaxed);
+	       !atomic_load_explicit(&t->t_destroying, memory_order_relaxed) &&
+	       !SEEDED_BUG("glock-withdrawn-gives-up");
 }
 
 bool glock_blocked_by_withdraw(const struct gfs2_glock *gl, unsigned flags)
@@ -63,7 +70,7 @@ uint64_t glock_hold_left(const struct gfs2_glock *gl, uint64_t now)
 	uint64_t over = gl->gl_tchange_ns + gl->gl_hold_ns;
 
 	if (!gl->gl_table->t_lm->lm_has_peers || gl->gl_type != LM_TYPE_INODE ||
-	    list_empty(&gl->gl_holders))
+	    list_empty(&gl->gl_holders) || SEEDED_BUG("glock-min-hold-ignored"))
 		return 0;
 	/* Not granted yet: the time counts from the answer. */
 	if (gl->gl_phase != GLP_IDLE)
@@ -132,7 +139,7 @@ static void promote(struct gfs2_glock *gl, bool answer)
 		}
 	}
 	/* Whoever still waits does so for a granted holder to leave: not what try requests do. */
-	if (current)
+	if (current && !SEEDED_BUG("glock-try-waits-for-holder"))
 		fail_waiters(gl, TRY_FLAGS, GLR_TRYFAILED, NULL);
 }
 
@@ -150,7 +157,7 @@ static void settle(struct gfs2_glock *gl)
 	}
 	if (!glock_demote_needed[gl->gl_state][gl->gl_demote_state])
 		demote_done(gl);
-	else if (gl->gl_flags & FLAG(GLF_PENDING_DEMOTE))
+	else if ((gl->gl_flags & FLAG(GLF_PENDING_DEMOTE)) && !SEEDED_BUG("glock-hold-timer-not-set"))
 		glock_queue_work(gl, GLW_HOLD, gl->gl_tchange_ns + gl->gl_hold_ns);
 }
 
@@ -170,6 +177,8 @@ static void act_demand(struct gfs2_glock *gl, const struct glock_arg *arg)
 	const unsigned long wanted = FLAG(GLF_DEMOTE) | FLAG(GLF_PENDING_DEMOTE);
 	uint64_t now, left;
 
+	if (gl->gl_phase != GLP_IDLE && SEEDED_BUG("glock-demand-lost-in-transition"))
+		return;
 	/* A late one: we hold nothing that is in the way.  During a transition nobody knows yet. */
 	if (gl->gl_phase == GLP_IDLE && !(gl->gl_flags & wanted) &&
 	    !glock_demote_needed[gl->gl_state][arg->wished])
@@ -180,7 +189,7 @@ static void act_demand(struct gfs2_glock *gl, const struct glock_arg *arg)
 	if (gl->gl_demote_state == EX) {
 		gl->gl_demote_state = arg->wished;
 		gl->gl_demote_ns = now;
-	} else if (gl->gl_demote_state != arg->wished) {
+	} else if (gl->gl_demote_state != arg->wished && !SEEDED_BUG("glock-second-wish-lost")) {
 		gl->gl_demote_state = UN;
 	}
 	ev_glock(EV_GLOCK_DEMOTE_RQ, gl, gl->gl_state, arg->wished,
@@ -201,7 +210,8 @@ static void act_hold_over(struct gfs2_glock *gl, const struct glock_arg *arg)
 		return;
 	}
 	gl->gl_flags &= ~FLAG(GLF_PENDING_DEMOTE);
-	gl->gl_flags |= FLAG(GLF_DEMOTE);
+	if (!SEEDED_BUG("glock-pending-demote-dropped"))
+		gl->gl_flags |= FLAG(GLF_DEMOTE);
 }
 
 /* The request is for somebody who has left: take it back, unless the next one can use the answer too. */
@@ -294,7 +304,7 @@ static void act_refused(struct gfs2_glock *gl, const struct glock_arg *arg)
 		gl->gl_demote_state = UN;
 	else if (gl->gl_req_flags & TRY_FLAGS)
 		fail_waiters(gl, TRY_FLAGS, GLR_TRYFAILED, NULL);
-	else
+	else if (!SEEDED_BUG("glock-deadlock-asks-again"))
 		gl->gl_unlock_first = true;
 	settle(gl);
 	promote(gl, false);
@@ -302,7 +312,8 @@ static void act_refused(struct gfs2_glock *gl, const struct glock_arg *arg)
 
 static void act_canceled(struct gfs2_glock *gl, const struct glock_arg *arg)
 {
-	set_state(gl, arg->reply & LM_OUT_ST_MASK, "canceled");
+	set_state(gl, SEEDED_BUG("glock-cancel-taken-for-grant") ? (int)gl->gl_req :
+								     arg->reply & LM_OUT_ST_MASK, "canceled");
 	settle(gl);
 	promote(gl, false);
 }
@@ -427,6 +438,8 @@ static bool next_step(struct gfs2_glock *gl, struct glock_step *step)
 	step->why = GLY_PROMOTE;
 	step->target = gh->gh_state;
 	step->flags = gh->gh_flags & (TRY_FLAGS | LM_FLAG_NOEXP);
+	if (SEEDED_BUG("glock-try-waits-in-dlm"))
+		step->flags &= ~TRY_FLAGS;
 	return true;
 }
 
@@ -480,18 +493,19 @@ static void run_transition(struct gfs2_glock *gl)
 
 	gl->gl_runner = glock_owner_token();
 	glock_unlock(gl);
-	if (ops->go_sync && !forget)
+	if (ops->go_sync && !forget && !(gl->gl_req == LM_ST_SHARED && SEEDED_BUG("glock-no-sync-to-shared")))
 		error = ops->go_sync(gl);
 	if (error && last) {
 		forget = true;
 		error = 0;
 	}
-	if (inval && !error)
+	if (inval && !error && !(gl->gl_req == LM_ST_DEFERRED && SEEDED_BUG("glock-no-inval-to-deferred")))
 		ops->go_inval(gl, r->drop_meta);
 	rmutex_lock(&gl->gl_lock);
 	gl->gl_runner = 0;
 	gl->gl_flags &= ~FLAG(GLF_INVALIDATE_IN_PROGRESS);
-	if (inval && !error && r->drop_meta && ops->go_instantiate)
+	if (inval && !error && r->drop_meta && ops->go_instantiate &&
+	    !SEEDED_BUG("glock-not-instantiated-again"))
 		gl->gl_flags |= FLAG(GLF_INSTANTIATE_NEEDED);
 
 	if (error) {
