@@ -9,8 +9,6 @@
 #include "sim.h"
 
 #include <stdio.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 /* --- everything --- */
 
@@ -126,17 +124,10 @@ void path_run(const struct program *p, const char *choices, struct run_result *r
 	run_program(p, choose_given, &choices, res);
 }
 
-/*
- * What one caller may do in the exhaustive programs.  The last ones only come at level 2 (--full).
- */
+/* What one caller may do in the exhaustive programs; the larger ones only use the first few. */
 static const char *const alphabet[] = {
-	"SH", "DF", "EX", "EXt", "SHt", "DFT", "dUN", "dDF", "EXk", "EXc", "SHbk", "dSH", "EXs", "DFk", "EXbk", "SHa",
+	"SH", "DF", "EX", "dUN", "EXt", "DFT", "SHt", "dDF", "EXk", "EXc", "SHbk", "dSH", "EXs", "DFk", "EXbk", "SHa",
 };
-#define LEVEL0_OPS 8
-#define LEVEL1_OPS 10
-
-struct shape { unsigned callers0, callers1, ops; unsigned deaths; bool kill_process; };
-
 static void explore_words(const unsigned *pick, unsigned nr0, unsigned nr1, const char *tail,
 			  struct explored *sum)
 {
@@ -195,23 +186,22 @@ static void explore_sequences(unsigned ops, const char *tail, struct explored *s
 
 int explore_all(unsigned level, struct explored *sum)
 {
-	static const unsigned sizes[] = { LEVEL0_OPS, LEVEL1_OPS, ARRAY_SIZE(alphabet) };
-	unsigned ops = sizes[level];
+	const unsigned all = ARRAY_SIZE(alphabet), some = level ? 10 : 6, few = level > 1 ? 8 : 5;
 
-	explore_shape(1, 0, ARRAY_SIZE(alphabet), "nodes=1", sum);
-	explore_shape(1, 1, ARRAY_SIZE(alphabet), "nodes=2", sum);
-	explore_shape(2, 0, ARRAY_SIZE(alphabet), "nodes=1", sum);
-	explore_shape(2, 1, ops, "nodes=2", sum);
-	explore_sequences(ops, "nodes=2", sum);
-	explore_shape(1, 1, ARRAY_SIZE(alphabet), "nodes=2 deaths=1", sum);
-	explore_shape(1, 1, ARRAY_SIZE(alphabet), "nodes=2 deaths=1 kill", sum);
-	if (level > 0)
-		explore_shape(1, 1, ARRAY_SIZE(alphabet), "nodes=2 reorder", sum);
-	if (level > 1) {
-		explore_shape(2, 2, LEVEL0_OPS, "nodes=2", sum);
-		explore_shape(2, 1, LEVEL0_OPS, "nodes=2 deaths=1", sum);
-		explore_sequences(LEVEL0_OPS, "nodes=2 deaths=1", sum);
-	}
+	explore_shape(1, 0, all, "nodes=1", sum);
+	explore_shape(2, 0, all, "nodes=1", sum);
+	explore_shape(1, 1, all, "nodes=2", sum);
+	explore_shape(2, 1, some, "nodes=2", sum);
+	explore_sequences(some, "nodes=2", sum);
+	explore_shape(1, 1, level ? all : some, "nodes=2 deaths=1", sum);
+	explore_shape(1, 1, level ? all : some, "nodes=2 deaths=1 kill", sum);
+	explore_shape(1, 1, level ? all : some, "nodes=2 reorder", sum);
+	if (!level)
+		return 0;
+	explore_shape(2, 1, few, "nodes=2 deaths=1", sum);
+	explore_sequences(few, "nodes=2 deaths=1", sum);
+	if (level > 1)
+		explore_shape(2, 2, few, "nodes=2", sum);
 	return 0;
 }
 
@@ -244,7 +234,7 @@ static int choose_by_luck(void *arg, const struct action *acts, unsigned nr)
 
 	for (unsigned tries = 0; tries < 3; tries++) {
 		i = luck_rnd(nr);
-		if (acts[i].kind == ACT_DIE && nr > 1 && luck_rnd(12))
+		if (acts[i].kind == ACT_DIE && nr > 1 && luck_rnd(25))
 			continue;
 		if (favour == 1 && acts[i].kind == ACT_DELIVER && luck_rnd(4))
 			continue;

@@ -238,19 +238,23 @@ static void bug_random(void *arg)
 	run_range(arg);
 }
 
+/* A check has failed, or the code under test ended the process. */
+static bool found(int status)
+{
+	return status == SIM_FAILED || status > 128;
+}
+
 static int hunt(const char *name)
 {
-	struct range r = { .first = 0, .nr = 4000, .fd = -1 };
+	struct range r = { .first = 0, .nr = 3000, .fd = -1 };
 	unsigned level = 0;
-	int by_all, by_luck;
+	bool by_all, by_luck;
 
 	chosen = name;
-	by_luck = in_child(bug_random, &r, true);
-	by_all = in_child(bug_all, &level, true);
-	printf("%-28s %s%s%s\n", name, by_luck ? "found at random" : "", by_luck && by_all ? ", " : "",
-	       by_all ? "found among all small programs" : "");
-	if (!by_luck && !by_all)
-		printf("%-28s NOT FOUND\n", name);
+	by_luck = found(in_child(bug_random, &r, true));
+	by_all = !by_luck && found(in_child(bug_all, &level, true));
+	printf("%-32s %s\n", name, by_luck ? "found at random" : by_all ? "found among all small programs" :
+							       "NOT FOUND");
 	return !by_luck && !by_all;
 }
 

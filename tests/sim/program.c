@@ -197,7 +197,7 @@ static void random_op(struct op *op, unsigned resources, bool quiet)
 	if (op->state == EX)
 		op->flags &= ~LM_FLAG_ANY;
 	op->cancel = op->how != HOW_FAST && !rnd(5);
-	op->fsync = op->state == EX && !rnd(3);
+	op->fsync = op->state == EX && rnd(2);
 }
 
 void program_random(uint64_t seed, unsigned nodes, struct program *p)
