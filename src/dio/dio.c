@@ -134,6 +134,7 @@ static void dio_set_error(struct gfs2_dio *dio, int error)
 {
 	int none = 0;
 
+	/* ERROR */
 	atomic_compare_exchange_strong_explicit(&dio->error, &none, error, memory_order_relaxed,
 						memory_order_relaxed);
 }
@@ -161,11 +162,15 @@ static void dio_finish_async(struct gfs2_dio *dio)
 /* Drop one reference; the last one decides by `wait` who goes on (see dio.h for the orderings). */
 static void dio_put(struct gfs2_dio *dio)
 {
+	/* DROP */
 	if (atomic_fetch_sub_explicit(&dio->ref, 1, memory_order_acq_rel) != 1)
 		return;
+	/* DECIDE */
 	if (dio->wait)
+		/* DRAINED: from here on the request is the waiter's */
 		atomic_store_explicit(&dio->drained, true, memory_order_release);
 	else
+		/* FINISH */
 		dio_finish_async(dio);
 }
 
@@ -185,7 +190,7 @@ static void dio_send(struct gfs2_dio *dio)
 
 		run->done = dio_run_done;
 		run->priv = dio;
-		/* relaxed: the submitter's own reference keeps the count above zero */
+		/* COUNT; relaxed: the submitter's own reference keeps the count above zero */
 		atomic_fetch_add_explicit(&dio->ref, 1, memory_order_relaxed);
 		dio_event(dio, EV_DIO_SUBMIT, dio->pos + (uint64_t)((char *)run->iov1.iov_base - dio->buf),
 			  run->iov1.iov_len, 0, NULL);
@@ -198,12 +203,14 @@ static int dio_drain(struct gfs2_dio *dio)
 {
 	int error;
 
+	/* PUBLISH */
 	dio->wait = true;
 	dio_put(dio);
 	while (!atomic_load_explicit(&dio->drained, memory_order_acquire)) {
 		error = io_ring_wait(dio->ring, 1);
 		GFS2_BUG_ON(error && error != -EINTR && error != -EAGAIN);
 	}
+	/* RESULT */
 	return atomic_load_explicit(&dio->error, memory_order_relaxed);
 }
 

@@ -21,6 +21,8 @@
  * before it is sent.  `wait` is plain memory: the submitter stores it before it drops its reference
  * and whoever drops the last one reads it afterwards.  Both drops are acq_rel: release orders the
  * submitter's store before its drop, acquire orders the last dropper's load after it.
+ * tests/model/dio_count.pml is this for Spin, and shows that every one of these orderings is needed; its
+ * steps are named in dio.c: COUNT, ERROR, PUBLISH, DROP, DECIDE, FINISH, DRAINED, RESULT.
  */
 #ifndef GFS2FUSE_DIO_H
 #define GFS2FUSE_DIO_H

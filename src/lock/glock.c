@@ -383,7 +383,8 @@ bool gfs2_glock_nq_fast(struct gfs2_holder *gh)
 
 	if (!try_gl_lock(gl))
 		return false;
-	ok = (gl->gl_phase == GLP_IDLE || SEEDED_BUG("glock-fast-grant-in-transition")) && !(gl->gl_flags & demote) && !somebody_waits(gl) &&
+	ok = (gl->gl_phase == GLP_IDLE || SEEDED_BUG("glock-fast-grant-in-transition")) &&
+	     !(gl->gl_flags & demote) && !somebody_waits(gl) &&
 	     ((gh->gh_flags & GL_SKIP) || !(gl->gl_flags & FLAG(GLF_INSTANTIATE_NEEDED))) &&
 	     glock_may_grant(gl, glock_first_holder(gl), gh) &&
 	     likely(!glock_blocked_by_withdraw(gl, gh->gh_flags));

@@ -312,8 +312,11 @@ static void act_refused(struct gfs2_glock *gl, const struct glock_arg *arg)
 
 static void act_canceled(struct gfs2_glock *gl, const struct glock_arg *arg)
 {
-	set_state(gl, SEEDED_BUG("glock-cancel-taken-for-grant") ? (int)gl->gl_req :
-								     arg->reply & LM_OUT_ST_MASK, "canceled");
+	enum lm_state state = arg->reply & LM_OUT_ST_MASK;
+
+	if (SEEDED_BUG("glock-cancel-taken-for-grant"))
+		state = gl->gl_req;
+	set_state(gl, state, "canceled");
 	settle(gl);
 	promote(gl, false);
 }
@@ -493,13 +496,15 @@ static void run_transition(struct gfs2_glock *gl)
 
 	gl->gl_runner = glock_owner_token();
 	glock_unlock(gl);
-	if (ops->go_sync && !forget && !(gl->gl_req == LM_ST_SHARED && SEEDED_BUG("glock-no-sync-to-shared")))
+	if (ops->go_sync && !forget &&
+	    !(SEEDED_BUG("glock-no-sync-to-shared") && gl->gl_req == LM_ST_SHARED))
 		error = ops->go_sync(gl);
 	if (error && last) {
 		forget = true;
 		error = 0;
 	}
-	if (inval && !error && !(gl->gl_req == LM_ST_DEFERRED && SEEDED_BUG("glock-no-inval-to-deferred")))
+	if (inval && !error &&
+	    !(SEEDED_BUG("glock-no-inval-to-deferred") && gl->gl_req == LM_ST_DEFERRED))
 		ops->go_inval(gl, r->drop_meta);
 	rmutex_lock(&gl->gl_lock);
 	gl->gl_runner = 0;

@@ -332,12 +332,13 @@ static void check_request(unsigned n, unsigned r, enum lm_state req)
 {
 	const struct node *nd = &w.nodes[n];
 	const struct simlock *l = &nd->locks[r];
-	const struct cache *c = &nd->caches[r];
+	const struct cache *c;
 
 	if (l->busy)
 		sim_fail("node %u: two requests for resource %u at a time", n, r);
 	if (r >= MAX_RES)
 		return;
+	c = &nd->caches[r];
 	if (c->dirty)
 		sim_fail("node %u: asks for %s while resource %u is dirty", n, glock_state_name(req), r);
 	if (req == UN && (c->meta_valid || c->data_valid))
@@ -1248,14 +1249,13 @@ void action_text(const struct action *act, char *buf, size_t size)
 static void perform(const struct action *act)
 {
 	bool preempt = co_preempt;
-	struct node *nd = &w.nodes[act->a];
 
 	switch (act->kind) {
 	case ACT_RUN:
 		co_resume(&fibres[act->a]);
 		break;
 	case ACT_WORK:
-		nd->workers++;
+		w.nodes[act->a].workers++;
 		co_resume(co_start(act->a, "worker", worker_fn, (void *)(uintptr_t)act->a, 0));
 		break;
 	case ACT_DLM:
@@ -1274,7 +1274,7 @@ static void perform(const struct action *act)
 		co_preempt = preempt;
 		break;
 	case ACT_DIE:
-		if (!nd->sick)
+		if (!w.nodes[act->a].sick)
 			w.deaths_left--;
 		die(act->a);
 		break;

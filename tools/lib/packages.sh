@@ -9,6 +9,7 @@ packages_build='gcc libc6-dev linux-libc-dev clang libclang-rt-14-dev meson ninj
 packages_run='fuse3 gfs2-utils python3 util-linux mount procps'
 packages_cluster='user-mode-linux corosync dlm-controld iproute2 kmod'
 packages_bench='fio'
+packages_model='spin'
 
 package_installed()
 {
