@@ -5,8 +5,8 @@
  *   options -> lock the volume -> mount it (journal recovery) -> control socket -> mount the FUSE
  *   file system -> tell the parent that all is well -> serve -> unmount the volume -> release the lock
  *
- * Exit codes are mount(8)'s: 1 usage, 2 system error, 32 mount failure.  In the background the parent returns
- * only when the mount is usable or has failed.
+ * Exit codes are mount(8)'s: 1 usage, 2 system error, 8 interrupted, 32 mount failure.  In the background the parent returns
+ * only when the mount is usable or has failed; if it is interrupted or killed before, there will be no mount.
  */
 #include <fcntl.h>
 #include <limits.h>
@@ -18,13 +18,14 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include "claim.h"
 #include "debug/control.h"
 #include "debug/event.h"
 #include "fuse/server.h"
 #include "options.h"
 #include "util/util.h"
 
-enum { EX_OK_ = 0, EX_USAGE_ = 1, EX_SYSERR_ = 2, EX_FAIL_ = 32 };
+enum { EX_OK_ = 0, EX_USAGE_ = 1, EX_SYSERR_ = 2, EX_USER_ = 8, EX_FAIL_ = 32 };
 
 #define EVENT_RING_ORDER 15
 
@@ -58,54 +59,117 @@ static int wait_for_volume(const struct options *o)
 
 /* --- background --- */
 
+static void stop_signals(sigset_t *set)
+{
+	sigemptyset(set);
+	sigaddset(set, SIGTERM);
+	sigaddset(set, SIGINT);
+	sigaddset(set, SIGHUP);
+}
+
+static volatile pid_t background_pid;
+static volatile sig_atomic_t interrupted;
+
+static void hand_on(int sig)
+{
+	interrupted = 1;
+	kill(background_pid, SIGTERM);
+}
+
+/* Ctrl-C is for both of us: the child, which is in a session of its own, gives up, too. */
+static void hand_signals_on(pid_t pid)
+{
+	static const int sigs[] = { SIGTERM, SIGINT, SIGHUP };
+	struct sigaction sa = { .sa_handler = hand_on }, old;
+	sigset_t set;
+
+	background_pid = pid;
+	for (unsigned i = 0; i < ARRAY_SIZE(sigs); i++)
+		if (!sigaction(sigs[i], NULL, &old) && old.sa_handler != SIG_IGN)
+			sigaction(sigs[i], &sa, NULL);
+	stop_signals(&set);
+	sigprocmask(SIG_UNBLOCK, &set, NULL);
+}
+
+static _Noreturn void wait_in_foreground(int fd, pid_t pid)
+{
+	unsigned char code;
+	int status = 0;
+	ssize_t n;
+
+	hand_signals_on(pid);
+	while ((n = read(fd, &code, 1)) < 0 && errno == EINTR)
+		;
+	if (n == 1 && !interrupted)
+		_exit(code);
+	/* It died without a word, or is about to. */
+	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+		;
+	if (interrupted) {
+		fprintf(stderr, "gfs2-fuse: interrupted: nothing is mounted\n");
+		_exit(EX_USER_);
+	}
+	_exit(WIFEXITED(status) && WEXITSTATUS(status) ? WEXITSTATUS(status) : EX_FAIL_);
+}
+
 /* Parent: wait for the child's word and exit with it.  Child: returns the descriptor to report on. */
 static int go_to_background(void)
 {
+	sigset_t set;
 	int fds[2];
 	pid_t pid;
 
 	if (pipe2(fds, O_CLOEXEC))
 		return -errno;
+	/* None of them gets lost before the parent handles them; the child reads them later. */
+	stop_signals(&set);
+	sigprocmask(SIG_BLOCK, &set, NULL);
 	pid = fork();
 	if (pid < 0)
 		return -errno;
 	if (pid) {
-		unsigned char code;
-		int status;
-
 		close(fds[1]);
-		if (read(fds[0], &code, 1) == 1)
-			_exit(code);
-		/* It died without a word. */
-		if (waitpid(pid, &status, 0) == pid && WIFEXITED(status) && WEXITSTATUS(status))
-			_exit(WEXITSTATUS(status));
-		_exit(EX_FAIL_);
+		wait_in_foreground(fds[0], pid);
 	}
 	close(fds[0]);
 	setsid();
 	return fds[1];
 }
 
-static void report_ready(int fd, int code)
+static bool told_to_stop(void)
 {
-	unsigned char c = (unsigned char)code;
-	int null;
+	sigset_t set;
 
+	return !sigpending(&set) &&
+	       (sigismember(&set, SIGTERM) || sigismember(&set, SIGINT) || sigismember(&set, SIGHUP));
+}
+
+/* The mount is usable.  -EINTR if nobody wants it any more. */
+static int report_ready(int fd)
+{
+	unsigned char code = EX_OK_;
+	int null, error = 0;
+
+	if (told_to_stop())
+		return -EINTR;
 	if (fd < 0)
-		return;
-	if (!code) {
-		msg_use_syslog();
-		null = open("/dev/null", O_RDWR | O_CLOEXEC);
-		if (null >= 0) {
-			dup2(null, 0);
-			dup2(null, 1);
-			dup2(null, 2);
-			close(null);
-		}
+		return 0;
+	if (write(fd, &code, 1) != 1) {
+		fs_warn("who wanted the mount has been killed: unmounting");
+		error = -EINTR;
 	}
-	if (write(fd, &c, 1) != 1)
-		fs_warn("nobody waits for the mount any more");
 	close(fd);
+	if (error)
+		return error;
+	msg_use_syslog();
+	null = open("/dev/null", O_RDWR | O_CLOEXEC);
+	if (null >= 0) {
+		dup2(null, 0);
+		dup2(null, 1);
+		dup2(null, 2);
+		close(null);
+	}
+	return 0;
 }
 
 /* --- one mount --- */
@@ -154,7 +218,7 @@ static int serve(struct gfs2_sbd *sdp, const struct options *o, int report_fd)
 		.debug = o->debug,
 	};
 	struct gfs2_control *control = NULL;
-	struct server *s;
+	struct server *s = NULL;
 	int error;
 
 	/* First the socket, so that who sees the mount finds it. */
@@ -162,19 +226,20 @@ static int serve(struct gfs2_sbd *sdp, const struct options *o, int report_fd)
 	if (error)
 		return error;
 	error = server_mount(sdp, &cfg, &s);
+	if (!error)
+		error = report_ready(report_fd);
 	if (!error) {
-		report_ready(report_fd, EX_OK_);
 		fs_info("%s mounted on %s%s", o->device, o->dir, sdp->sd_ro ? " read-only" : "");
 		server_run(s);
 	}
 	gfs2_control_stop(control);
-	if (!error)
-		server_destroy(s);
+	server_destroy(s);
 	return error;
 }
 
 static int run(const struct options *o, int report_fd)
 {
+	struct claim claim = CLAIM_NONE;
 	struct io_engine *e;
 	struct gfs2_sbd *sdp;
 	int error, unmounted;
@@ -183,7 +248,7 @@ static int run(const struct options *o, int report_fd)
 	if (error) {
 		fs_err("%s: %s", o->device,
 		       error == -ENOTBLK ? "neither a block device nor a regular file"
-		       : error == -EROFS || error == -EACCES || error == -EPERM
+		       : error == -EROFS || ((error == -EACCES || error == -EPERM) && !access(o->device, R_OK))
 			       ? "write-protected (mount it with -o ro)"
 			       : strerror(-error));
 		return error;
@@ -193,6 +258,8 @@ static int run(const struct options *o, int report_fd)
 	 * it that way; a daemon that died is noticed by its lock being gone.
 	 */
 	error = lock_volume(e, o->device, LOCK_EX);
+	if (!error)
+		error = claim_take(&claim, io_engine_fd(e), o->device, false, LOCK_PATIENCE_NS);
 	if (!error && o->has_fault)
 		error = io_fault_add(e, &o->fault_rule);
 	if (!error) {
@@ -201,6 +268,8 @@ static int run(const struct options *o, int report_fd)
 			fs_err("%s cannot be mounted: %s", o->device, strerror(-error));
 	}
 	if (!error) {
+		if (sdp->sd_lm == &lm_dlm)
+			claim_share(&claim);
 		if (sdp->sd_lm == &lm_dlm && flock(io_engine_fd(e), LOCK_SH))
 			fs_warn("%s: the lock on the volume cannot be shared: %s", o->device,
 				strerror(errno));
@@ -211,6 +280,7 @@ static int run(const struct options *o, int report_fd)
 		if (!error)
 			error = unmounted;
 	}
+	claim_drop(&claim);
 	io_engine_close(e);
 	return error;
 }
@@ -263,10 +333,7 @@ static void process_setup(void)
 	prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
 #endif
 	signal(SIGPIPE, SIG_IGN);
-	sigemptyset(&set);
-	sigaddset(&set, SIGTERM);
-	sigaddset(&set, SIGINT);
-	sigaddset(&set, SIGHUP);
+	stop_signals(&set);
 	pthread_sigmask(SIG_BLOCK, &set, NULL);
 	umask(0);
 }
@@ -277,6 +344,8 @@ static int mount_main(struct options *o)
 
 	if (resolve_paths(o))
 		return EX_FAIL_;
+	if (o->fake)
+		return EX_OK_;
 	if (!o->foreground) {
 		report_fd = go_to_background();
 		if (report_fd < 0) {
@@ -294,10 +363,24 @@ static int mount_main(struct options *o)
 	return error ? EX_FAIL_ : EX_OK_;
 }
 
+/* Descriptors 0 to 2 are open, so that no file of ours gets one of these numbers. */
+static void open_standard_fds(void)
+{
+	int fd;
+
+	do
+		fd = open("/dev/null", O_RDWR);
+	while (fd >= 0 && fd <= 2);
+	if (fd >= 0)
+		close(fd);
+}
+
 int main(int argc, char **argv)
 {
 	struct options o;
 	int code;
+
+	open_standard_fds();
 
 	if (options_parse(&o, argc, argv)) {
 		options_free(&o);
@@ -319,5 +402,9 @@ int main(int argc, char **argv)
 		code = mount_main(&o);
 	}
 	options_free(&o);
+	if (!code && (fflush(stdout) || ferror(stdout))) {
+		fprintf(stderr, "gfs2-fuse: standard output: %s\n", strerror(errno));
+		code = EX_SYSERR_;
+	}
 	return code;
 }

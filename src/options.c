@@ -58,6 +58,9 @@ static const struct opt table[] = {
 	{ .name = "nouser", .kind = K_IGNORE }, { .name = "users", .kind = K_IGNORE },
 	{ .name = "async", .kind = K_IGNORE }, { .name = "allow_other", .kind = K_IGNORE },
 	{ .name = "default_permissions", .kind = K_IGNORE },
+	{ .name = "owner", .kind = K_IGNORE }, { .name = "group", .kind = K_IGNORE },
+	{ .name = "relatime", .kind = K_IGNORE }, { .name = "silent", .kind = K_IGNORE },
+	{ .name = "loud", .kind = K_IGNORE },
 	{ .name = "dev", .kind = K_FUSE }, { .name = "nodev", .kind = K_FUSE },
 	{ .name = "suid", .kind = K_FUSE }, { .name = "nosuid", .kind = K_FUSE },
 	{ .name = "exec", .kind = K_FUSE }, { .name = "noexec", .kind = K_FUSE },
@@ -205,14 +208,21 @@ static int parse_one(struct options *opts, char *text)
 {
 	char *value = strchr(text, '=');
 
-	if (!*text || !strncmp(text, "x-", 2) || !strncmp(text, "comment=", 8))
+	/* For mount(8) itself, or for whoever reads fstab. */
+	if (!*text || !strncmp(text, "x-", 2) || !strncmp(text, "X-", 2) || !strncmp(text, "comment=", 8) ||
+	    !strncmp(text, "user=", 5))
 		return 0;
 	if (value)
 		*value++ = 0;
 	for (unsigned i = 0; i < ARRAY_SIZE(table); i++)
 		if (!strcmp(text, table[i].name))
 			return set_option(opts, &table[i], value);
-	fprintf(stderr, "gfs2-fuse: unknown option '%s'\n", text);
+	if (opts->sloppy)
+		return 0;
+	if (!strcmp(text, "remount"))
+		fprintf(stderr, "gfs2-fuse: option 'remount' is not supported: unmount, and mount again\n");
+	else
+		fprintf(stderr, "gfs2-fuse: unknown option '%s'\n", text);
 	return -EINVAL;
 }
 
@@ -273,13 +283,46 @@ static void set_defaults(struct options *o)
 	o->args.ar_cache = 256u << 20;
 }
 
+/* Called by mount(8) as mount.TYPE: there -f is its "fake". */
+static bool is_mount_helper(const char *argv0)
+{
+	const char *slash = strrchr(argv0, '/');
+
+	return !strncmp(slash ? slash + 1 : argv0, "mount.", 6);
+}
+
+static int add_list(char **lists, const char *list)
+{
+	char *n = NULL;
+
+	if (asprintf(&n, "%s%s%s", *lists ? *lists : "", *lists ? "," : "", list) < 0)
+		return -ENOMEM;
+	free(*lists);
+	*lists = n;
+	return 0;
+}
+
+static int parse_operands(struct options *o, int nr, char **args)
+{
+	if (nr != 2 || !*args[0] || !*args[1]) {
+		fprintf(stderr, "gfs2-fuse: wanted DEVICE and DIR; see --help\n");
+		return -EINVAL;
+	}
+	o->device = strdup(args[0]);
+	o->dir = strdup(args[1]);
+	o->args.ar_lockproto = o->lockproto;
+	o->args.ar_locktable = o->locktable;
+	return 0;
+}
+
 int options_parse(struct options *o, int argc, char **argv)
 {
 	static const struct option longs[] = { { "wait", no_argument, NULL, 'w' },
 					       { "version", no_argument, NULL, 'V' },
 					       { "help", no_argument, NULL, 'h' },
 					       { 0 } };
-	bool wait = false, sloppy = false;
+	bool wait = false, helper = argc && is_mount_helper(argv[0]);
+	char *lists = NULL;
 	int c, error = 0;
 
 	set_defaults(o);
@@ -287,47 +330,42 @@ int options_parse(struct options *o, int argc, char **argv)
 	while (!error && (c = getopt_long(argc, argv, "o:fdhVvsnt:", longs, NULL)) != -1) {
 		switch (c) {
 		case 'o':
-			error = parse_list(o, optarg);
+			error = add_list(&lists, optarg);
 			break;
 		case 'd':
-			o->debug = true;
-			/* fall through */
+			o->debug = o->foreground = true;
+			break;
 		case 'f':
-			o->foreground = true;
+			*(helper ? &o->fake : &o->foreground) = true;
 			break;
 		case 'w':
 			wait = true;
 			break;
 		case 'V':
-			o->action = OPT_VERSION;
-			return 0;
 		case 'h':
-			o->action = OPT_HELP;
+			o->action = c == 'V' ? OPT_VERSION : OPT_HELP;
+			free(lists);
 			return 0;
-		case 's': /* mount(8) -s, -n, -v, -t: nothing to do for us */
-		case 'n':
+		case 's':
+			o->sloppy = true;
+			break;
+		case 'n': /* mount(8) -n, -v, -t: nothing to do for us */
 		case 'v':
 		case 't':
-			sloppy = true;
 			break;
 		default:
 			error = -EINVAL;
 		}
 	}
-	(void)sloppy;
+	/* All at once, because -s may come last. */
+	if (!error && lists)
+		error = parse_list(o, lists);
+	free(lists);
 	if (error)
 		return error;
 	if (wait)
 		return parse_wait(o, argc - optind, argv + optind);
-	if (argc - optind != 2) {
-		fprintf(stderr, "gfs2-fuse: wanted DEVICE and DIR; see --help\n");
-		return -EINVAL;
-	}
-	o->device = strdup(argv[optind]);
-	o->dir = strdup(argv[optind + 1]);
-	o->args.ar_lockproto = o->lockproto;
-	o->args.ar_locktable = o->locktable;
-	return 0;
+	return parse_operands(o, argc - optind, argv + optind);
 }
 
 void options_free(struct options *o)

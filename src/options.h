@@ -11,6 +11,8 @@ struct options {
 	struct gfs2_args args;
 	char *device, *dir;
 	bool foreground, debug;
+	bool fake;		/* mount -f: check the arguments only */
+	bool sloppy;		/* mount -s: pass over unknown options */
 	bool subtype;
 	char *control;		/* control=PATH */
 	char *fault;		/* fault=RULE: for tests; io/io.h:io_fault_parse with ':' for ',' */

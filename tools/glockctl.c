@@ -255,6 +255,8 @@ static void find_mount(const char *dir, const char *path, struct conn *c)
 		*c = f.found;
 		return;
 	}
+	if (f.nr && dir)
+		die(EXIT_USAGE, "%u mounts on %s, one over the other: choose one with -s SOCKET", f.nr, dir);
 	if (f.nr)
 		die(EXIT_USAGE, "%u mounts, choose one with -m DIR", f.nr);
 	if (f.error)
@@ -580,7 +582,7 @@ int main(int argc, char **argv)
 			json = true;
 		} else if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) {
 			usage(stdout);
-			return EXIT_DONE;
+			return fflush(stdout) ? EXIT_REFUSED : EXIT_DONE;
 		} else if (!strcmp(argv[i], "--version")) {
 			printf("glockctl " GFS2_FUSE_VERSION "\n");
 			return EXIT_DONE;

@@ -444,44 +444,61 @@ static void control_free(struct gfs2_control *c)
 	free(c);
 }
 
+#define CTL_PATH_MAX sizeof(((struct sockaddr_un *)0)->sun_path)
+
+/* Listen on @given, or under the first default name that no other mount has; c->path and @path: the last one tried. */
+static int listen_somewhere(struct gfs2_control *c, const char *given, char *path)
+{
+	int error = given && strlen(given) >= CTL_PATH_MAX ? -ENAMETOOLONG : -EADDRINUSE;
+
+	for (unsigned attempt = 0; attempt < (given ? 1 : 3) && error == -EADDRINUSE; attempt++) {
+		error = 0;
+		if (given)
+			snprintf(path, CTL_PATH_MAX, "%s", given);
+		else
+			error = ctl_socket_path(c->mountpoint, attempt, path, CTL_PATH_MAX);
+		if (error)
+			break;
+		if (!given && !attempt)
+			ctl_socket_sweep(path);
+		free(c->path);
+		c->path = strdup(path);
+		error = c->path ? ctl_socket_make(c) : -ENOMEM;
+		if (error && c->listen_fd >= 0) {
+			close(c->listen_fd);
+			c->listen_fd = -1;
+		}
+	}
+	return error;
+}
+
 int gfs2_control_start(struct gfs2_sbd *sdp, const char *mountpoint, const char *device,
 		       const char *path_or_null, struct gfs2_control **out)
 {
-	char path[sizeof(((struct sockaddr_un *)0)->sun_path)];
+	char path[CTL_PATH_MAX] = "";
 	struct gfs2_control *c;
 	int error = 0;
 
 	*out = NULL;
-	if (!path_or_null)
-		error = ctl_socket_path(mountpoint, path, sizeof(path));
-	else if ((size_t)snprintf(path, sizeof(path), "%s", path_or_null) >= sizeof(path))
-		error = -ENAMETOOLONG;
-	if (error) {
-		fs_err("control socket for %s: %s", mountpoint, strerror(-error));
-		return error;
-	}
 	c = xzalloc(sizeof(*c));
 	c->sdp = sdp;
 	c->mountpoint = strdup(mountpoint);
 	c->device = strdup(device);
-	c->path = strdup(path);
 	c->cache = sdp->sd_args.ar_cache;
 	c->listen_fd = -1;
 	list_init(&c->clients);
 	rmutex_init(&c->lock, RANK_CONTROL);
 	c->stop_fd = eventfd(0, EFD_CLOEXEC);
-	if (!c->mountpoint || !c->device || !c->path)
+	if (!c->mountpoint || !c->device)
 		error = -ENOMEM;
 	else if (c->stop_fd < 0)
 		error = -errno;
-	if (!error && !path_or_null)
-		ctl_socket_sweep(path);
 	if (!error)
-		error = ctl_socket_make(c);
+		error = listen_somewhere(c, path_or_null, path);
 	if (!error)
 		error = -pthread_create(&c->listener, NULL, listen_main, c);
 	if (error) {
-		fs_err("control socket %s: %s", path, strerror(-error));
+		fs_err("control socket %s: %s", path_or_null ? path_or_null : *path ? path : mountpoint, strerror(-error));
 		control_free(c);
 		return error;
 	}

@@ -76,9 +76,10 @@ bool ctl_gone(struct ctl_conn *conn);
 /* --- control_socket.c --- */
 /*
  * The default path: DIR/NAME.sock, NAME being the mount point in one word, shortened if it would
- * not fit a socket address. Makes the directory. -errno with a message.
+ * not fit a socket address. Makes the directory. -errno with a message.  @attempt: 0, then 1 and 2, for other names when the
+ * one before is another mount's.
  */
-int ctl_socket_path(const char *mountpoint, char *path, size_t size);
+int ctl_socket_path(const char *mountpoint, unsigned attempt, char *path, size_t size);
 /* Remove what killed daemons have left in the directory of @path, the default one. */
 void ctl_socket_sweep(const char *path);
 /*

@@ -40,7 +40,7 @@ static int control_dir(char *dir, size_t size)
 	return 0;
 }
 
-int ctl_socket_path(const char *mountpoint, char *path, size_t size)
+int ctl_socket_path(const char *mountpoint, unsigned attempt, char *path, size_t size)
 {
 	char dir[128], name[256];
 	size_t n = 0;
@@ -50,12 +50,15 @@ int ctl_socket_path(const char *mountpoint, char *path, size_t size)
 	if (error)
 		return error;
 	for (s = mountpoint + (*mountpoint == '/'); *s && n < sizeof(name) - 1; s++)
-		name[n++] = *s == '/' ? '-' : (unsigned char)*s <= ' ' ? '_' : *s;
+		name[n++] = *s == '/' ? '-' : (unsigned char)*s <= ' ' || *s == 0x7f ? '_' : *s;
 	name[n] = 0;
-	if ((size_t)snprintf(path, size, "%s/%s.sock", dir, n ? name : "root") < size)
+	if (!attempt && (size_t)snprintf(path, size, "%s/%s.sock", dir, n ? name : "root") < size)
 		return 0;
-	if ((size_t)snprintf(path, size, "%s/%.40s-%08x.sock", dir, name,
-			     gfs2_crc32(0, mountpoint, strlen(mountpoint))) < size)
+	/* Too long, or of another mount: /a/b and /a-b have one name, and so have two mounts on one directory. */
+	if (attempt < 2 && (size_t)snprintf(path, size, "%s/%.40s-%08x.sock", dir, name,
+					    gfs2_crc32(0, mountpoint, strlen(mountpoint))) < size)
+		return 0;
+	if ((size_t)snprintf(path, size, "%s/%.40s-%d.sock", dir, name, (int)getpid()) < size)
 		return 0;
 	return -ENAMETOOLONG;
 }

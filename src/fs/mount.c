@@ -322,14 +322,28 @@ static void release_holder(struct gfs2_holder *gh)
 		gfs2_glock_dq_uninit(gh);
 }
 
-/* Demotions that the maintenance thread started may still be at work with the log. */
+static bool is_held(struct gfs2_glock *gl)
+{
+	bool held;
+
+	rmutex_lock(&gl->gl_lock);
+	held = !list_empty(&gl->gl_holders);
+	rmutex_unlock(&gl->gl_lock);
+	return held;
+}
+
+/*
+ * Demotions that the maintenance thread started may still be at work with the log.  Not so those of locks that are held: these
+ * are the mount's own (live, journal, ...), asked for by somebody, and begin when they are released later.
+ */
 static void wait_for_demotions(struct gfs2_sbd *sdp)
 {
 	struct gl_list l;
 
 	gl_list_fill(sdp, &l);
 	for (unsigned i = 0; i < l.nr; i++)
-		gfs2_glock_wait_demoted(l.gls[i], UINT64_MAX / 2);
+		if (!is_held(l.gls[i]))
+			gfs2_glock_wait_demoted(l.gls[i], UINT64_MAX / 2);
 	gl_list_free(&l);
 }
 

@@ -1,0 +1,175 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+# test: the mount command interrupted, killed, faked, with closed descriptors; odd names; locks asked for that the mount itself keeps
+# timeout: 180
+# variants: plain asan
+import os
+import socket
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+from testlib import *    # noqa: E402
+
+# A mount that takes long enough to be met on the way; nothing waits for its end.
+SLOW = "fault=op=read:cls=meta:delay_us=1500000:count=1"
+
+
+def place(name="mnt"):
+    path = temp(name)
+    os.mkdir(path)
+    return path
+
+
+def wait_free(volume):
+    run([gfs2_fuse(), "--wait", volume.path, str(STEP_SECONDS)])
+
+
+def under_way(volume):
+    """A daemon has locked the volume."""
+    fd = os.open(volume.path, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return False
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+
+
+def case_interrupted():
+    """Ctrl-C, or a kill of the command that waits for the mount: there will be none."""
+    need_fuse()
+    tries = []
+    for sign, status in ((signal.SIGINT, 8), (signal.SIGTERM, 8), (signal.SIGKILL, -9)):
+        volume, where = Volume(size="64M"), place()
+        command = subprocess.Popen([gfs2_fuse(), "-o", SLOW, volume.path, where],
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        tries.append((sign, status, volume, where, command))
+    for sign, status, volume, where, command in tries:
+        wait_for(lambda: under_way(volume), "the mount to be under way")
+        command.send_signal(sign)
+    for sign, status, volume, where, command in tries:
+        equal(command.wait(STEP_SECONDS), status, f"exit status after {sign.name}")
+        wait_free(volume)
+        check(not mount_entry(where), f"there is a mount after {sign.name}")
+        volume.fsck()
+
+
+def case_mount_helper():
+    """What mount(8) says to its helpers: -f is a rehearsal, -s passes over unknown options."""
+    need_fuse()
+    volume, where = Volume(size="64M"), place()
+    helper = os.path.join(workdir(), "mount.fuse.gfs2-fuse")
+    os.symlink(gfs2_fuse(), helper)
+    run([helper, volume.path, where, "-f", "-o", "rw,noatime"])
+    check(not mount_entry(where) and not under_way(volume), "a rehearsal mounted")
+    run([helper, volume.path, where, "-f", "-o", "nosuchthing"], ok=(1,))
+    run([helper, volume.path, where, "-o", "nosuchthing"], ok=(1,))
+    check("not supported" in run([helper, volume.path, where, "-o", "remount,ro"], ok=(1,)).stdout,
+          "no word about remount")
+    run([helper, volume.path, where, "-o", "nosuchthing", "-s", "-n", "-v"])
+    run(["umount", where])
+    wait_free(volume)
+    run([helper, volume.path, where, "-o", "defaults,_netdev,noauto,nofail,user=joe,users,group,relatime,"
+         "silent,nosuid,nodev,noexec,x-systemd.automount,X-mount.mkdir,comment=some words"])
+    for word in ("nosuid", "nodev", "noexec"):
+        check(word in mount_entry(where)[2].split(","), f"{word} is not in the mount's options")
+    run(["umount", where])
+    wait_free(volume)
+
+
+def case_closed_descriptors():
+    """Started without standard input and output: no file of the daemon's takes their place."""
+    need_fuse()
+    volume, where = Volume(size="64M"), place()
+    run(["sh", "-c", '"$@" <&- >&- 2>&-', "sh", gfs2_fuse(), volume.path, where])
+    write_file(os.path.join(where, "f"), b"x" * 100000)
+    run(["umount", where])
+    wait_free(volume)
+    volume.fsck()
+    run(["sh", "-c", f"{gfs2_fuse()} --help >/dev/full"], ok=(2,))
+
+
+def case_names():
+    """Whatever a name can contain; and mount points whose sockets would have one name."""
+    need_fuse()
+    words = ["a b,c\nnew line\ttab", "back\\slash'quote\" gr\u00fc\u00df", "bad\udcff\udcfe", "-dash", "l" * 200]
+    for word in words:
+        volume = Volume(size="64M", name=word.strip("-"))
+        where = os.path.join(place(), word)
+        os.mkdir(where)
+        run([gfs2_fuse(), "--", volume.path, where])
+        write_file(os.path.join(where, "f"), b"x")
+        equal(run([glockctl_program(), "-m", where, "get", "commit"]).stdout, "30\n", f"glockctl for {word!r}")
+        run(["umount", where])
+        wait_free(volume)
+        volume.remove()
+    top = place()
+    twins = [os.path.join(top, "a", "b"), os.path.join(top, "a-b")]
+    volumes = [Volume(size="64M") for _ in range(3)]
+    for volume, where in zip(volumes, twins + twins[:1]):
+        os.makedirs(where, exist_ok=True)
+        run([gfs2_fuse(), volume.path, where])
+    equal(run([glockctl_program(), "-m", twins[1], "get", "commit"]).stdout, "30\n", "the second one's socket")
+    check("-s SOCKET" in run([glockctl_program(), "-m", twins[0], "get"], ok=(2,)).stdout,
+          "two mounts on one directory: no advice")
+    for where in twins + twins[:1]:
+        run(["umount", where])
+    for volume in volumes:
+        wait_free(volume)
+
+
+def case_locks_of_the_mount():
+    """Asking for the locks that the mount itself holds (live, journal, ...) is refused, and does not keep it from ending."""
+    need_fuse()
+    volume = Volume(size="64M")
+    mount = volume.mount()
+    write_file(mount / "f", b"x" * 100000)
+    dump = mount.glockctl("dump").stdout
+    names = [f"{kind}/{number}" for kind, number in re.findall(r"^G:.* n:(\d+)/([0-9a-f]+) ", dump, re.M)]
+    held = 0
+    for name in names:
+        held += mount.glockctl("demote", name, "UN", "0", ok=(0, 1)).returncode
+    check({"1/2", "9/0"} <= set(names) and held >= 2, f"no such locks? {names}")
+    write_file(mount / "g", b"y" * 100000)
+    mount.umount()
+    volume.fsck()
+    with volume.mount() as mount:
+        equal((len(read_file(mount / "f")), len(read_file(mount / "g"))), (100000, 100000), "sizes")
+
+
+def case_bad_clients():
+    """Noise, a line without end, more clients than are allowed, traces that nobody reads: the volume works on, and ends."""
+    need_fuse()
+    volume = Volume(size="64M")
+    mount = volume.mount("control=" + os.path.join(workdir(), "control.sock"))
+
+    def client():
+        end = socket.socket(socket.AF_UNIX)
+        end.connect(os.path.join(workdir(), "control.sock"))
+        end.settimeout(STEP_SECONDS)
+        return end
+
+    for noise in (random.randbytes(100000), b"A" * 70000 + b"\n", b"\0\n%zz\n\n", b"trace -t nan\n"):
+        noisy = client()
+        try:
+            noisy.sendall(noise)
+        except OSError:
+            pass    # thrown out
+        noisy.close()
+    readers = [client() for _ in range(40)]
+    for reader in readers:
+        try:
+            reader.sendall(b"trace\n")
+        except OSError:
+            pass    # one too many
+    for number in range(300):
+        write_file(mount / f"f{number}", b"x")
+    equal(len([name for name in os.listdir(mount) if name.startswith("f")]), 300, "files")
+    mount.umount()
+    for reader in readers:
+        reader.close()
+    volume.fsck()
+
+
+main()
