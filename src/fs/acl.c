@@ -223,7 +223,7 @@ int gfs2_acl_chmod_begin(struct gfs2_inode *ip, uint32_t mode, struct ea_change 
 	struct acl acl;
 	int error;
 
-	if (!ip->i_eattr || S_ISLNK(ip->i_mode))
+	if (!ip->i_eattr || S_ISLNK(ip->i_mode) || ip->i_sbd->sd_args.ar_noacl)
 		return 0;
 	error = acl_read(ip, ACL_ACCESS_NAME, &acl);
 	if (error || !acl.nr)
@@ -243,7 +243,8 @@ int gfs2_acl_inherit(struct gfs2_inode *dip, uint32_t *mode, uint32_t umask,
 	inh->nr = 0;
 	if (S_ISLNK(*mode))
 		return 0;
-	error = acl_read(dip, ACL_DEFAULT_NAME, &acl);
+	acl.nr = 0;
+	error = dip->i_sbd->sd_args.ar_noacl ? 0 : acl_read(dip, ACL_DEFAULT_NAME, &acl);
 	if (error)
 		return error;
 	if (!acl.nr) {

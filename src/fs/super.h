@@ -34,6 +34,7 @@ struct gfs2_args {
 	enum dio_mtime ar_dio_mtime;
 	unsigned ar_dio_mtime_interval; /* seconds */
 	bool ar_dio_strict;		/* dio=strict */
+	bool ar_noacl;			/* POSIX ACLs are neither shown nor looked at */
 	uint64_t ar_cache;		/* bytes */
 	unsigned ar_commit;		/* seconds */
 };

@@ -186,7 +186,7 @@ static int resolve(const struct gfs2_sbd *sdp, const char *name, unsigned *type,
 		if (*type == GFS2_EATYPE_TRUSTED && sdp->sd_fs_format < 1802)
 			return -EOPNOTSUPP;
 		if (*type == GFS2_EATYPE_SYS)
-			return gfs2_is_acl_name(*rest) ? 0 : -EOPNOTSUPP;
+			return gfs2_is_acl_name(*rest) && !sdp->sd_args.ar_noacl ? 0 : -EOPNOTSUPP;
 		return **rest ? 0 : -EINVAL;
 	}
 	return -EOPNOTSUPP;

@@ -42,7 +42,8 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
 				       FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_READDIRPLUS |
 				       FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_EXPLICIT_INVAL_DATA);
 	/* Permission checks follow ACLs, and a default ACL takes the place of the umask. */
-	conn->want |= conn->capable & (FUSE_CAP_POSIX_ACL | FUSE_CAP_DONT_MASK);
+	if (!s->sdp->sd_args.ar_noacl)
+		conn->want |= conn->capable & (FUSE_CAP_POSIX_ACL | FUSE_CAP_DONT_MASK);
 	/* Offsets in directories are 64 bit for us; the kernel hands them through. */
 }
 

@@ -174,6 +174,33 @@ def case_inheritance():
         os.umask(old)
 
 
+def case_noacl():
+    """Mounted without ACLs they do not count, and are there again later."""
+    need_fuse()
+    volume = Volume(size="64M")
+    wanted = acl("u:rwx u1000:rwx g:--- m:rwx o:---")
+    with volume.mount() as m:
+        os.mkdir(m / "d")
+        write_file(m / "d/f", b"")
+        for name in (ACCESS, DEFAULT):
+            os.setxattr(m / "d", name, wanted)
+    old = os.umask(0o027)
+    with volume.mount("noacl") as m:
+        check(not may(m, "d/f", "r"), "the named user has no rights")
+        expect_errno(errno.EOPNOTSUPP, os.getxattr, m / "d", ACCESS)
+        expect_errno(errno.EOPNOTSUPP, os.setxattr, m / "d", ACCESS, wanted)
+        expect_errno(errno.EOPNOTSUPP, os.removexattr, m / "d", DEFAULT)
+        os.close(os.open(m / "d/g", os.O_CREAT | os.O_WRONLY, 0o666))
+        equal(mode(m / "d/g"), 0o640, "the umask counts")
+        os.setxattr(m / "d/g", "user.x", b"x")
+    os.umask(old)
+    volume.fsck()
+    with volume.mount("acl") as m:
+        equal(get(m / "d", ACCESS), wanted, "the ACL is there")
+        equal(os.listxattr(m / "d/g"), ["user.x"], "nothing was inherited")
+        check(may(m, "d/f", "r"), "and counts")
+
+
 def case_setgid():
     """Who is not of the file's group cannot leave setgid standing by setting an ACL."""
     volume = Volume(size="64M")

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
 # test: what we wrote the kernel's gfs2 reads the same, what it wrote we read the same; each replays the other's journal
-# timeout: 300
+# timeout: 400
 import os
 import sys
 

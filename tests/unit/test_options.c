@@ -86,8 +86,9 @@ static void test_later_wins(void **state)
 {
 	struct options o;
 
-	assert_int_equal(parse(&o, "ro,rw,commit=5,commit=6"), 0);
+	assert_int_equal(parse(&o, "ro,rw,acl,noacl,commit=5,commit=6"), 0);
 	assert_false(o.args.ar_ro);
+	assert_true(o.args.ar_noacl);
 	assert_int_equal(o.args.ar_commit, 6);
 	options_free(&o);
 }
@@ -95,7 +96,7 @@ static void test_later_wins(void **state)
 static void test_refused(void **state)
 {
 	static const char *const bad[] = {
-		"nonsense", "acl", "ro=1", "commit", "commit=0", "commit=x", "commit=-1", "commit=1x",
+		"nonsense", "acl=1", "ro=1", "commit", "commit=0", "commit=x", "commit=-1", "commit=1x",
 		"commit=99999999999999999999", "short_dio=", "short_dio=no", "lockproto=lock_gulm",
 		"lockproto", "locktable=", "cache=1", "cache=1Q", "cache=18446744073709551615K",
 		"dio_mtime_interval=0", "dio=off", "rx_threads=0", "rx_threads=65",
