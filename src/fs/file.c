@@ -142,7 +142,7 @@ int gfs2_file_sync(struct gfs2_inode *ip, bool datasync)
 	struct gfs2_sbd *sdp = ip->i_sbd;
 	struct gfs2_log *log = sdp->sd_log;
 	uint64_t seq;
-	bool open_batch;
+	bool flushed;
 	int error, error2;
 
 	if (!log)
@@ -155,13 +155,14 @@ int gfs2_file_sync(struct gfs2_inode *ip, bool datasync)
 	/*
 	 * The flush of a batch that is still open begins after the data have been written, so its
 	 * device flush covers them.  Of any other it is not known, and direct writes have had
-	 * none at all.
+	 * none at all; nor is there one for an empty batch.
 	 */
-	open_batch = gfs2_trans_batch_seq(log) == seq;
+	flushed = gfs2_trans_batch_seq(log) == seq;
 	error2 = gfs2_log_flush_seq(log, seq, GFS2_LOG_HEAD_FLUSH_NORMAL);
+	flushed &= gfs2_log_durable_seq(log) >= seq;
 	if (!error)
 		error = error2;
-	if (!open_batch) {
+	if (!flushed) {
 		error2 = io_flush(sdp->sd_io, IO_DATA);
 		if (!error)
 			error = error2;

@@ -22,6 +22,7 @@
 #include <inttypes.h>
 #include "fs/dir.h"
 #include "fs/icache.h"
+#include "fs/rgrp.h"
 #include "util/util.h"
 
 #define ICACHE_MIN_BUCKETS 1024
@@ -142,6 +143,16 @@ static struct gfs2_inode *inode_alloc(struct gfs2_sbd *sdp, uint64_t no_addr, ui
 	rcond_init(&ip->i_dio_wait);
 	list_init(&ip->i_pending_list);
 	list_init(&ip->i_iopen_gh.gh_list);
+	/*
+	 * An object for this inode that went away before may have left changes in the open batch: as far as
+	 * fsync can know they are its.
+	 */
+	if (sdp->sd_log) {
+		uint64_t seq = gfs2_trans_batch_seq(sdp->sd_log);
+
+		atomic_init(&ip->i_log_seq, seq);
+		atomic_init(&ip->i_datasync_seq, seq);
+	}
 	return ip;
 }
 
@@ -400,6 +411,42 @@ static bool must_write(struct gfs2_inode *ip)
 	return dirty;
 }
 
+static void note_undeleted(struct gfs2_icache *ic, uint64_t no_addr)
+{
+	rmutex_lock(&ic->lock);
+	if (ic->nr_undeleted < ARRAY_SIZE(ic->undeleted))
+		ic->undeleted[ic->nr_undeleted++] = no_addr;
+	rmutex_unlock(&ic->lock);
+}
+
+int gfs2_icache_delete_again(struct gfs2_sbd *sdp)
+{
+	struct gfs2_icache *ic = sdp->sd_icache;
+	uint64_t again[ARRAY_SIZE(ic->undeleted)];
+	unsigned nr, left;
+
+	rmutex_lock(&ic->lock);
+	nr = ic->nr_undeleted;
+	memcpy(again, ic->undeleted, nr * sizeof(again[0]));
+	ic->nr_undeleted = 0;
+	rmutex_unlock(&ic->lock);
+	for (unsigned i = 0; i < nr; i++) {
+		/* Whoever created a new inode in this place had to free the old one first. */
+		int error = gfs2_get_block_type(sdp, again[i]);
+
+		if (error == GFS2_BLKST_UNLINKED_)
+			error = gfs2_reclaim_unlinked(sdp, again[i]);
+		if (error < 0)
+			note_undeleted(ic, again[i]);
+	}
+	rmutex_lock(&ic->lock);
+	left = ic->nr_undeleted;
+	rmutex_unlock(&ic->lock);
+	if (left)
+		fs_err("%u deleted inodes still have their blocks: the next mount frees them", left);
+	return left ? -EIO : 0;
+}
+
 void gfs2_inode_put(struct gfs2_inode *ip)
 {
 	struct gfs2_icache *ic;
@@ -430,9 +477,11 @@ void gfs2_inode_put(struct gfs2_inode *ip)
 	if (delete) {
 		int error = gfs2_evict_unlinked(ip);
 
-		if (error < 0)
+		if (error < 0) {
 			fs_err("inode %" PRIu64 ": cannot be deleted: %s", ip->i_no_addr,
 			       strerror(-error));
+			note_undeleted(ic, ip->i_no_addr);
+		}
 		/* read by waiters after i_dead is cleared under the lock */
 		ip->i_deleted = error > 0;
 	}

@@ -13,6 +13,9 @@ struct gfs2_icache {
 	struct gfs2_inode **buckets;
 	unsigned nr_buckets;	/* power of two */
 	unsigned nr;
+	/* Inodes whose deletion failed: tried again at unmount.  Bounded: the next mount finds the rest. */
+	uint64_t undeleted[64];
+	unsigned nr_undeleted;
 
 	struct rmutex pending_lock; /* RANK_DIO; taken inside i_lock */
 	struct list_head pending; /* inodes with i_pending_mtime, oldest first; no reference is held */

@@ -110,9 +110,8 @@ int inode_go_sync(struct gfs2_glock *gl)
 		goto out;
 	if (ip) {
 		error = publish_under_ex(ip);
-		error2 = mapping_sync(&ip->i_data);
-		if (!error)
-			error = error2;
+		/* What cannot be written is lost, whoever has the lock then; fsync is to tell it. */
+		mapping_write(&ip->i_data);
 	}
 	error2 = gfs2_ail_empty_gl(sdp->sd_log, gl, sdp->sd_lm->lm_has_peers);
 	if (!error)
@@ -170,7 +169,7 @@ int inode_go_held(struct gfs2_holder *gh)
 	if (gh->gh_state != LM_ST_DEFERRED)
 		inode_dio_wait(ip);
 	if (gh->gh_state == LM_ST_EXCLUSIVE && !(gh->gh_flags & GL_SKIP) && ip->i_valid &&
-	    (ip->i_diskflags & GFS2_DIF_TRUNC_IN_PROG) && !ip->i_sbd->sd_ro &&
+	    (ip->i_diskflags & GFS2_DIF_TRUNC_IN_PROG) && ip->i_sbd->sd_log &&
 	    glock_state(gl) == LM_ST_EXCLUSIVE)
 		error = gfs2_truncate_resume(ip);
 	gfs2_glops_end(ip);

@@ -143,6 +143,9 @@ bool gfs2_inode_cached_opens(struct gfs2_inode *ip);
 /* Before unmount: forget all kernel lookups. */
 void gfs2_icache_forget_all(struct gfs2_sbd *sdp);
 
+/* Before unmount: inodes whose deletion failed. -EIO: some still cannot be deleted. */
+int gfs2_icache_delete_again(struct gfs2_sbd *sdp);
+
 /* In-core <- block (checks: reference 4.1); block <- in-core (all 232 bytes but the payload). */
 int gfs2_dinode_in(struct gfs2_inode *ip, const struct gfs2_bh *bh);
 void gfs2_dinode_out(const struct gfs2_inode *ip, void *block);

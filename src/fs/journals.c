@@ -43,7 +43,8 @@ int sys_lookup(struct gfs2_sbd *sdp, struct gfs2_inode *dip, const char *name,
 	if (!err)
 		err = gfs2_inode_lookup(sdp, inum.no_addr, inum.no_formal_ino, out);
 	if (err)
-		fs_err("cannot find the system file '%s': %s", name, strerror(-err));
+		fs_err("cannot find the system file '%s' in directory block %" PRIu64 ": %s", name,
+		       dip->i_no_addr, strerror(-err));
 	return err;
 }
 
@@ -61,7 +62,8 @@ static int find_journals(struct gfs2_sbd *sdp, struct gfs2_inode *jindex)
 		if (err == -ENOENT && j)
 			return 0;
 		if (err) {
-			fs_err("cannot find '%s' in the journal index: %s", name, strerror(-err));
+			fs_err("cannot find '%s' in the journal index, block %" PRIu64 ": %s", name,
+			       jindex->i_no_addr, strerror(-err));
 			return err;
 		}
 		more = realloc(sdp->sd_jdescs, (j + 1) * sizeof(*more));
@@ -92,7 +94,8 @@ static int find_per_node(struct gfs2_sbd *sdp, struct gfs2_inode *per_node)
 		jd->jd_statfs_addr = inum.no_addr;
 	}
 	if (err)
-		fs_err("cannot find the system file '%s': %s", name, strerror(-err));
+		fs_err("cannot find the system file '%s' in directory block %" PRIu64 ": %s", name,
+		       per_node->i_no_addr, strerror(-err));
 	return err;
 }
 
@@ -189,7 +192,8 @@ int open_statfs(struct gfs2_sbd *sdp)
 	int err = sys_search(sdp, sdp->sd_master, "statfs", &inum);
 
 	if (err) {
-		fs_err("cannot find the system file 'statfs': %s", strerror(-err));
+		fs_err("cannot find the system file 'statfs' in directory block %" PRIu64 ": %s",
+		       sdp->sd_master->i_no_addr, strerror(-err));
 		return err;
 	}
 	sdp->sd_statfs_addr = inum.no_addr;

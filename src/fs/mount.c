@@ -204,8 +204,12 @@ static int open_files(struct gfs2_sbd *sdp)
 
 	if (!err)
 		err = sys_lookup(sdp, sdp->sd_master, "rindex", &sdp->sd_rindex);
-	if (!err)
+	if (!err) {
 		err = gfs2_rindex_read(sdp);
+		if (err)
+			fs_err("cannot read the resource index, inode %" PRIu64 ": %s",
+			       sdp->sd_rindex->i_no_addr, strerror(-err));
+	}
 	if (!err)
 		err = gfs2_inode_lookup(sdp, sdp->sd_statfs_addr, 0, &sdp->sd_statfs_inode);
 	return err;
@@ -354,12 +358,13 @@ static void wait_for_demotions(struct gfs2_sbd *sdp)
 static int finish_log(struct gfs2_sbd *sdp)
 {
 	struct gfs2_log *log = sdp->sd_log;
-	int err = 0;
+	int err = 0, undeleted = 0;
 
 	if (!log)
 		return 0;
 	wait_for_demotions(sdp);
 	if (!gfs2_withdrawn(sdp)) {
+		undeleted = gfs2_icache_delete_again(sdp);
 		gfs2_pending_mtime_publish_all(sdp);
 		err = gfs2_statfs_sync(sdp);
 		if (!err)
@@ -369,7 +374,7 @@ static int finish_log(struct gfs2_sbd *sdp)
 	}
 	sdp->sd_log = NULL;
 	gfs2_log_destroy(log);
-	return gfs2_withdrawn(sdp) ? -EIO : 0;
+	return gfs2_withdrawn(sdp) ? -EIO : undeleted;
 }
 
 static void put_inode(struct gfs2_inode **ip)

@@ -69,11 +69,13 @@ static bool all_zero(const char *p, uint32_t len)
 	return !len || (!*p && !memcmp(p, p + 1, len - 1));
 }
 
-static void add_clear(struct gfs2_dealloc *d, struct gfs2_bh *bh, uint32_t off)
+static int add_clear(struct gfs2_dealloc *d, struct gfs2_bh *bh, uint32_t off)
 {
 	struct dealloc_clear *c = find_clear(d, bh);
 	uint32_t end = off + sizeof(__be64);
 
+	if (c && off < c->off + c->len && end > c->off)
+		return gfs2_consist(d->ip->i_sbd, bh->b_blocknr, "two pointers lead to one block");
 	/* Between pointers that follow each other are zeros; between those of two xattrs is a name. */
 	if (c && off >= c->off + c->len &&
 	    all_zero(bh->b_data + c->off + c->len, off - (c->off + c->len))) {
@@ -85,6 +87,7 @@ static void add_clear(struct gfs2_dealloc *d, struct gfs2_bh *bh, uint32_t off)
 		d->clears[d->nr_clears++] =
 			(struct dealloc_clear){ buf_hold(bh), off, sizeof(__be64) };
 	}
+	return 0;
 }
 
 int gfs2_dealloc_add(struct gfs2_dealloc *d, struct gfs2_bh *bh, uint32_t off, uint64_t blkno,
@@ -107,9 +110,7 @@ int gfs2_dealloc_add(struct gfs2_dealloc *d, struct gfs2_bh *bh, uint32_t off, u
 	}
 	d->blocks++;
 	d->meta_blocks += meta;
-	if (bh)
-		add_clear(d, bh, off);
-	return 0;
+	return bh ? add_clear(d, bh, off) : 0;
 }
 
 void gfs2_dealloc_drop_clears(struct gfs2_dealloc *d, const struct gfs2_bh *bh)

@@ -493,6 +493,12 @@ void gfs2_glock_dq_uninit(struct gfs2_holder *gh)
 	gfs2_holder_uninit(gh);
 }
 
+/* The volume is withdrawn, and no transition runs any more: none will. */
+static bool glock_stays(const struct gfs2_glock *gl)
+{
+	return gl->gl_phase == GLP_IDLE && glock_blocked_by_withdraw(gl, 0);
+}
+
 bool gfs2_glock_wait_demoted(struct gfs2_glock *gl, uint64_t timeout_ns)
 {
 	const unsigned long demote =
@@ -502,7 +508,7 @@ bool gfs2_glock_wait_demoted(struct gfs2_glock *gl, uint64_t timeout_ns)
 
 	rmutex_assert_none();
 	rmutex_lock(&gl->gl_lock);
-	while ((gl->gl_flags & demote) && in_time)
+	while ((gl->gl_flags & demote) && in_time && !glock_stays(gl))
 		in_time = rcond_wait_until(&gl->gl_wait, &gl->gl_lock, deadline);
 	done = !(gl->gl_flags & demote);
 	rmutex_unlock(&gl->gl_lock);

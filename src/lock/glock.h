@@ -318,7 +318,10 @@ int gfs2_glock_table_recover_journal(struct gfs2_glock_table *t, unsigned jid);
 void gfs2_glock_table_lost(struct gfs2_glock_table *t, const char *why);
 /* gfs2_glock_table_destroy() is under way: what is at rest may be forgotten without a word to the cluster. */
 bool gfs2_glock_table_dying(const struct gfs2_glock_table *t);
-/* Wait until no demotion is pending or running on @gl, at most @timeout_ns. */
+/*
+ * Wait until no demotion is pending or running on @gl, at most @timeout_ns.  False: there still is one; at once, when after a
+ * withdraw it will not come.
+ */
 bool gfs2_glock_wait_demoted(struct gfs2_glock *gl, uint64_t timeout_ns);
 /* Demote up to @nr LRU glocks that nobody holds and that have no object to UN (memory); returns how many were started. */
 unsigned gfs2_glock_shrink(struct gfs2_glock_table *t, unsigned nr);

@@ -233,6 +233,8 @@ static void act_withdraw(struct gfs2_glock *gl, const struct glock_arg *arg)
 	list_for_each_entry_safe(gh, tmp, &gl->gl_holders, gh_list)
 		if (holder_waits(gh) && glock_blocked_by_withdraw(gl, gh->gh_flags))
 			glock_fail(gl, gh, -EIO);
+	/* Nobody need wait for a demotion that will not come. */
+	rcond_broadcast(&gl->gl_wait);
 }
 
 static void act_start(struct gfs2_glock *gl, const struct glock_arg *arg)
