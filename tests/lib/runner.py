@@ -7,7 +7,7 @@ usage: tools/check [--full] [--no-skip] [--list] [NAME...]
   --full      also what does not fit the time of an ordinary run
   --no-skip   a skipped test counts as a failure
   --list      print the tests and end
-  NAME        only these: a group (build unit sim mount crash uml), a test (mount/20-namespace,
+  NAME        only these: a group (build unit sim fuzz mount crash uml), a test (mount/20-namespace,
               unit/log), either with @VARIANT, or a pattern with * and ?
 
 A test is an executable file tests/GROUP/NN-name. Comment lines at its top declare it:
@@ -42,7 +42,7 @@ import time
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
 TESTS = os.path.join(ROOT, "tests")
-GROUPS = ["build", "unit", "sim", "mount", "crash", "uml"]
+GROUPS = ["build", "unit", "sim", "fuzz", "mount", "crash", "uml"]
 BUILD_SECONDS = 600
 UNIT_SECONDS = 300
 UNIT_SCALE = 3      # the sanitizers make the unit tests that much slower
