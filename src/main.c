@@ -10,6 +10,9 @@
  */
 #include <fcntl.h>
 #include <limits.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 #include <signal.h>
 #include <stdio.h>
 #include <sys/file.h>
@@ -331,6 +334,10 @@ static void process_setup(void)
 #ifdef PR_SET_IO_FLUSHER
 	/* Our memory allocations must not wait for write-back that waits for us. */
 	prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
+#endif
+#ifdef __GLIBC__
+	/* What one thread frees another can use: memory is bounded for the process, not for each of its threads. */
+	mallopt(M_ARENA_MAX, 4);
 #endif
 	signal(SIGPIPE, SIG_IGN);
 	stop_signals(&set);

@@ -46,7 +46,7 @@ static const struct opt table[] = {
 	  .help = "POSIX ACLs count (default)" },
 	{ .name = "noacl", .kind = K_FLAG, .offset = AT(args.ar_noacl), .value = 1,
 	  .help = "they are neither shown nor looked at" },
-	{ .name = "cache", .kind = K_SIZE, .offset = AT(args.ar_cache), .help = "memory for buffers, e.g. 256M" },
+	{ .name = "cache", .kind = K_SIZE, .offset = AT(args.ar_cache), .help = "memory of the daemon, e.g. 256M" },
 	{ .name = "commit", .kind = K_UINT, .offset = AT(args.ar_commit), .min = 1, .max = 3600,
 	  .help = "seconds between log commits (30)" },
 	{ .name = "control", .kind = K_STRING, .offset = AT(control), .help = "path of the control socket" },

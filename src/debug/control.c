@@ -484,7 +484,6 @@ int gfs2_control_start(struct gfs2_sbd *sdp, const char *mountpoint, const char 
 	c->sdp = sdp;
 	c->mountpoint = strdup(mountpoint);
 	c->device = strdup(device);
-	c->cache = sdp->sd_args.ar_cache;
 	c->listen_fd = -1;
 	list_init(&c->clients);
 	rmutex_init(&c->lock, RANK_CONTROL);

@@ -24,7 +24,6 @@ struct gfs2_control {
 	struct rmutex lock;	/* RANK_CONTROL; guards all below */
 	struct list_head clients;
 	unsigned nr_clients;
-	uint64_t cache;		/* tunable `cache`, bytes */
 	char *faults[CTL_MAX_FAULTS];
 	unsigned nr_faults;
 };

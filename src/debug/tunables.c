@@ -8,6 +8,7 @@
  */
 #include "debug/control_i.h"
 #include "debug/event.h"
+#include "fs/inode.h"
 #include "util/util.h"
 
 static const char *const short_dio_names[] = { "drain", "async", "fail", "precheck", "blockdev" };
@@ -66,12 +67,8 @@ static void get_commit(struct gfs2_control *c, FILE *out)
 
 static void get_cache(struct gfs2_control *c, FILE *out)
 {
-	uint64_t cache;
-
-	rmutex_lock(&c->lock);
-	cache = c->cache;
-	rmutex_unlock(&c->lock);
-	fprintf(out, "%llu", (unsigned long long)cache);
+	fprintf(out, "%llu",
+		(unsigned long long)atomic_load_explicit(&c->sdp->sd_cache, memory_order_relaxed));
 }
 
 static void get_fault(struct gfs2_control *c, FILE *out)
@@ -152,15 +149,11 @@ static int set_commit(struct ctl_call *call, const char *value)
 
 static int set_cache(struct ctl_call *call, const char *value)
 {
-	struct gfs2_control *c = call->ctl;
 	uint64_t size;
 
 	if (!parse_size(value, &size) || size < 1 << 20)
 		return ctl_fail(call, -EINVAL, "a size of at least 1m is wanted, like 256m");
-	rmutex_lock(&c->lock);
-	c->cache = size;
-	rmutex_unlock(&c->lock);
-	buf_cache_set_limit(c->sdp->sd_bufs, size);
+	gfs2_budget_set(call->ctl->sdp, size);
 	return 0;
 }
 
@@ -249,6 +242,7 @@ static void stats_print(struct gfs2_sbd *sdp, struct stat_out *s)
 	struct gfs2_statfs_host fs;
 	struct gfs2_log_stats log;
 	uint64_t glocks = 0;
+	unsigned inodes, remnants;
 	struct io_stats io;
 
 	io_get_stats(sdp->sd_io, &io);
@@ -262,6 +256,10 @@ static void stats_print(struct gfs2_sbd *sdp, struct stat_out *s)
 	stat_line(s, "cache_used", buf_cache_used(sdp->sd_bufs));
 	stat_line(s, "cache_dirty", buf_cache_dirty(sdp->sd_bufs));
 	gfs2_glock_table_for_each(sdp->sd_glocks, count_glock, &glocks);
+	stat_line(s, "cache_limit", buf_cache_limit(sdp->sd_bufs));
+	gfs2_icache_count(sdp, &inodes, &remnants);
+	stat_line(s, "inodes", inodes);
+	stat_line(s, "inode_remnants", remnants);
 	stat_line(s, "glocks", glocks);
 	stat_line(s, "events", gfs2_event_next_seq());
 	gfs2_statfs_get(sdp, &fs);

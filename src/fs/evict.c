@@ -133,11 +133,17 @@ int gfs2_reclaim_unlinked(struct gfs2_sbd *sdp, uint64_t blkno)
 		return error;
 	/*
 	 * Reading the dinode is all that has to be done: the last reference to an inode with
-	 * nlink 0 deletes it.
+	 * nlink 0 deletes it.  But somebody may have done that since the bitmap was looked at, and
+	 * then the block is anything.
 	 */
-	error = gfs2_glock_nq_init(ip->i_gl, LM_ST_SHARED, 0, &gh);
+	error = gfs2_glock_nq_init(ip->i_gl, LM_ST_EXCLUSIVE, GL_SKIP, &gh);
 	if (!error) {
-		if (ip->i_nlink)
+		error = gfs2_get_block_type(sdp, blkno);
+		if (error == GFS2_BLKST_UNLINKED_)
+			error = must_instantiate(ip->i_gl) ? inode_go_instantiate(ip->i_gl) : 0;
+		else if (error > 0)
+			error = 0;
+		if (!error && ip->i_valid && ip->i_nlink)
 			fs_warn("inode %" PRIu64 " is unlinked in the bitmap but has %u links: left alone",
 				blkno, ip->i_nlink);
 		gfs2_glock_dq_uninit(&gh);

@@ -503,12 +503,13 @@ static void throttle(struct gfs2_inode *ip)
 {
 	struct gfs2_sbd *sdp = ip->i_sbd;
 	uint64_t dirty = buf_cache_dirty(sdp->sd_bufs);
+	uint64_t limit = buf_cache_limit(sdp->sd_bufs);
 
 	/* Begin early in the background; a writer who is faster than that does its own work. */
-	if (dirty > sdp->sd_args.ar_cache / 8)
+	if (dirty > limit / 4)
 		gfs2_log_wake(sdp->sd_log);
 	/* An error sticks to the mapping and is told by fsync. */
-	if (dirty > sdp->sd_args.ar_cache / 4)
+	if (dirty > limit / 2)
 		mapping_write(&ip->i_data);
 }
 

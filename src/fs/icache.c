@@ -11,15 +11,20 @@
  *     nlink 0 means deletion.
  *  4. Memory is bounded by the references: an unreferenced inode is freed at once.  (What is
  *     worth keeping, its metadata buffers and its lock, stays with the glock.)
+ *  5. References of the kernel's lookups alone do not keep the object: gfs2_icache_trim() reduces those that have been
+ *     idle longest to a remnant, which has what cannot be read from the volume (how often the kernel looked it up).
+ *     Whoever asks for the inode then gets a new object with these lookups.  Not in a cluster: there the IOPEN lock
+ *     tells the other nodes that the inode is in use.  Not inodes without a name: their end is the last reference's.
  *
  * States, all changes under the cache's lock:
  *   new (i_new)    -> live      lookup_setup() has the glocks
  *   new            -> unhashed  no glock
- *   live           -> dead      gfs2_inode_put(): last reference, nothing left to write
+ *   live           -> dead      gfs2_inode_put(): last reference, nothing left to write; gfs2_icache_trim()
  *   dead (i_dead)  -> unhashed  inode_destroy(); freed by it or by the last waiter (i_unhashed)
  * Kernel: inode.c:gfs2_inode_lookup, super.c:gfs2_evict_inode, the VFS's I_NEW and I_FREEING.
  */
 #include <inttypes.h>
+#include <limits.h>
 #include "fs/dir.h"
 #include "fs/icache.h"
 #include "fs/rgrp.h"
@@ -87,6 +92,83 @@ static void hash_remove(struct gfs2_icache *ic, struct gfs2_inode *ip)
 	ic->nr--;
 }
 
+/* --- remnants; all with the cache's lock held --- */
+
+static struct gfs2_remnant **remnant_slot(struct gfs2_icache *ic, uint64_t no_addr)
+{
+	struct gfs2_remnant **p;
+
+	if (!ic->remnants)
+		return NULL;
+	p = &ic->remnants[(no_addr * 0x9e3779b97f4a7c15ull >> 32) & (ic->remnant_buckets - 1)];
+	while (*p && (*p)->r_no_addr != no_addr)
+		p = &(*p)->r_next;
+	return *p ? p : NULL;
+}
+
+static void remnants_grow(struct gfs2_icache *ic)
+{
+	unsigned old_nr = ic->remnant_buckets, nr = old_nr ? 2 * old_nr : ICACHE_MIN_BUCKETS;
+	struct gfs2_remnant **old = ic->remnants, **new;
+
+	if (ic->nr_remnants < old_nr)
+		return;
+	new = calloc(nr, sizeof(struct gfs2_remnant *));
+	if (!new)
+		return;
+	ic->remnants = new;
+	ic->remnant_buckets = nr;
+	for (unsigned i = 0; i < old_nr; i++) {
+		while (old[i]) {
+			struct gfs2_remnant *r = old[i], **head;
+
+			old[i] = r->r_next;
+			head = &new[(r->r_no_addr * 0x9e3779b97f4a7c15ull >> 32) & (nr - 1)];
+			r->r_next = *head;
+			*head = r;
+		}
+	}
+	free(old);
+}
+
+static bool remnant_add(struct gfs2_icache *ic, const struct gfs2_inode *ip)
+{
+	struct gfs2_remnant *r, **head;
+
+	remnants_grow(ic);
+	r = ic->remnants ? malloc(sizeof(*r)) : NULL;
+	if (!r)
+		return false;
+	r->r_no_addr = ip->i_no_addr;
+	r->r_formal = gfs2_formal_ino((struct gfs2_inode *)ip);
+	r->r_nlookup = ip->i_nlookup;
+	r->r_kcached = atomic_load_explicit(&ip->i_kcached, memory_order_relaxed);
+	head = &ic->remnants[(r->r_no_addr * 0x9e3779b97f4a7c15ull >> 32) & (ic->remnant_buckets - 1)];
+	r->r_next = *head;
+	*head = r;
+	ic->nr_remnants++;
+	return true;
+}
+
+static void remnant_drop(struct gfs2_icache *ic, struct gfs2_remnant **slot)
+{
+	struct gfs2_remnant *r = *slot;
+
+	*slot = r->r_next;
+	ic->nr_remnants--;
+	free(r);
+}
+
+/* The lookups come back to the object. */
+static void remnant_take(struct gfs2_icache *ic, struct gfs2_remnant **slot, struct gfs2_inode *ip)
+{
+	ip->i_nlookup = (*slot)->r_nlookup;
+	ip->i_refs++;
+	ip->i_no_formal_ino = (*slot)->r_formal;
+	atomic_store_explicit(&ip->i_kcached, (*slot)->r_kcached, memory_order_relaxed);
+	remnant_drop(ic, slot);
+}
+
 int gfs2_icache_create(struct gfs2_sbd *sdp)
 {
 	struct gfs2_icache *ic = xzalloc(sizeof(*ic));
@@ -101,6 +183,8 @@ int gfs2_icache_create(struct gfs2_sbd *sdp)
 	rcond_init(&ic->wait);
 	rmutex_init(&ic->pending_lock, RANK_DIO);
 	list_init(&ic->pending);
+	list_init(&ic->idle);
+	atomic_init(&ic->many, UINT_MAX);
 	sdp->sd_icache = ic;
 	return 0;
 }
@@ -117,7 +201,8 @@ void gfs2_icache_destroy(struct gfs2_sbd *sdp)
 			       " lookups",
 			       ip->i_no_addr, ip->i_refs, ip->i_opens, ip->i_nlookup);
 	}
-	GFS2_BUG_ON(ic->nr);
+	GFS2_BUG_ON(ic->nr || ic->nr_remnants);
+	free(ic->remnants);
 	rmutex_destroy(&ic->pending_lock);
 	rcond_destroy(&ic->wait);
 	rmutex_destroy(&ic->lock);
@@ -142,6 +227,12 @@ static struct gfs2_inode *inode_alloc(struct gfs2_sbd *sdp, uint64_t no_addr, ui
 	rmutex_init(&ip->i_lock, RANK_INODE);
 	rcond_init(&ip->i_dio_wait);
 	list_init(&ip->i_pending_list);
+	list_init(&ip->i_idle);
+	/* What an earlier object of this inode logged may not be durable yet: fsync must believe it. */
+	if (sdp->sd_log) {
+		atomic_init(&ip->i_log_seq, gfs2_trans_batch_seq(sdp->sd_log));
+		atomic_init(&ip->i_datasync_seq, gfs2_trans_batch_seq(sdp->sd_log));
+	}
 	list_init(&ip->i_iopen_gh.gh_list);
 	/*
 	 * An object for this inode that went away before may have left changes in the open batch: as far as
@@ -214,6 +305,7 @@ static void unhash_and_free(struct gfs2_icache *ic, struct gfs2_inode *ip)
 
 	rmutex_lock(&ic->lock);
 	hash_remove(ic, ip);
+	list_del_init(&ip->i_idle);
 	ip->i_new = ip->i_dead = false;
 	ip->i_unhashed = true;
 	waited_for = ip->i_waiters;
@@ -229,6 +321,11 @@ static int lookup_setup(struct gfs2_icache *ic, struct gfs2_inode *ip)
 
 	if (error) {
 		drop_glocks(ip);
+		rmutex_lock(&ic->lock);
+		/* The kernel still has its lookups; without memory for them it gets ESTALE from now on. */
+		if (ip->i_nlookup)
+			remnant_add(ic, ip);
+		rmutex_unlock(&ic->lock);
 		unhash_and_free(ic, ip);
 		return error < 0 ? error : -EIO;
 	}
@@ -264,6 +361,7 @@ int gfs2_inode_lookup(struct gfs2_sbd *sdp, uint64_t no_addr, uint64_t formal,
 		      struct gfs2_inode **out)
 {
 	struct gfs2_icache *ic = sdp->sd_icache;
+	struct gfs2_remnant **slot;
 	struct gfs2_inode *ip;
 	int error = 0;
 
@@ -285,7 +383,16 @@ int gfs2_inode_lookup(struct gfs2_sbd *sdp, uint64_t no_addr, uint64_t formal,
 		*out = ip;
 		goto out_unlock;
 	}
+	slot = remnant_slot(ic, no_addr);
+	if (slot && formal && (*slot)->r_formal && (*slot)->r_formal != formal) {
+		error = -ESTALE;
+		goto out_unlock;
+	}
+	if (ic->nr > atomic_load_explicit(&ic->many, memory_order_relaxed))
+		gfs2_maint_wake(sdp);
 	ip = inode_alloc(sdp, no_addr, formal);
+	if (slot)
+		remnant_take(ic, slot, ip);
 	hash_insert(ic, ip);
 	rmutex_unlock(&ic->lock);
 	error = lookup_setup(ic, ip);
@@ -300,16 +407,25 @@ out_unlock:
 struct gfs2_inode *gfs2_inode_find(struct gfs2_sbd *sdp, uint64_t no_addr)
 {
 	struct gfs2_icache *ic = sdp->sd_icache;
+	struct gfs2_remnant **slot;
 	struct gfs2_inode *ip;
+	bool reduced = false;
 
 	rmutex_lock(&ic->lock);
 	while ((ip = hash_find(ic, no_addr)) && ip->i_new)
 		wait_settled(ic, ip, 0);
 	if (ip && ip->i_dead)
 		ip = NULL;
-	if (ip)
+	if (ip) {
 		ip->i_refs++;
+	} else {
+		slot = remnant_slot(ic, no_addr);
+		reduced = slot;
+	}
 	rmutex_unlock(&ic->lock);
+	/* If it is only just being reduced, this waits. */
+	if (reduced && gfs2_inode_lookup(sdp, no_addr, 0, &ip))
+		return NULL;
 	return ip;
 }
 
@@ -459,7 +575,11 @@ void gfs2_inode_put(struct gfs2_inode *ip)
 		rmutex_lock(&ic->lock);
 		GFS2_BUG_ON(!ip->i_refs);
 		if (ip->i_refs > 1) {
-			ip->i_refs--;
+			/* Only the kernel knows it now: to the end of the queue of those that gfs2_icache_trim() takes. */
+			if (--ip->i_refs == 1 && ip->i_nlookup) {
+				list_del_init(&ip->i_idle);
+				list_add_tail(&ip->i_idle, &ic->idle);
+			}
 			rmutex_unlock(&ic->lock);
 			return;
 		}
@@ -488,6 +608,60 @@ void gfs2_inode_put(struct gfs2_inode *ip)
 	inode_destroy(ip);
 }
 
+/* --- objects that only the kernel's lookups keep --- */
+
+/* Cache lock held: nothing would be lost with the object, and nobody uses it. */
+static bool reducible(struct gfs2_inode *ip)
+{
+	/* i_valid and i_nlink do not change: who changes them has a reference, and there is none. */
+	return ip->i_valid && ip->i_nlink && !must_write(ip);
+}
+
+unsigned gfs2_icache_trim(struct gfs2_sbd *sdp, unsigned keep)
+{
+	struct gfs2_icache *ic = sdp->sd_icache;
+	unsigned done = 0, look;
+
+	if (sdp->sd_lm->lm_has_peers)
+		return 0;
+	rmutex_lock(&ic->lock);
+	/* Each of them once: those in use leave the queue, those that have something to write get another turn. */
+	for (look = ic->nr; look && ic->nr > keep && !list_empty(&ic->idle); look--) {
+		struct gfs2_inode *ip = list_first_entry(&ic->idle, struct gfs2_inode, i_idle);
+
+		list_del_init(&ip->i_idle);
+		if (ip->i_refs != 1 || !ip->i_nlookup || ip->i_dead)
+			continue;
+		if (!reducible(ip) || !remnant_add(ic, ip)) {
+			list_add_tail(&ip->i_idle, &ic->idle);
+			continue;
+		}
+		ip->i_nlookup = 0;
+		ip->i_dead = true;
+		rmutex_unlock(&ic->lock);
+		inode_destroy(ip);
+		done++;
+		rmutex_lock(&ic->lock);
+	}
+	rmutex_unlock(&ic->lock);
+	return done;
+}
+
+void gfs2_icache_set_many(struct gfs2_sbd *sdp, unsigned nr)
+{
+	atomic_store_explicit(&sdp->sd_icache->many, nr, memory_order_relaxed);
+}
+
+void gfs2_icache_count(struct gfs2_sbd *sdp, unsigned *objects, unsigned *remnants)
+{
+	struct gfs2_icache *ic = sdp->sd_icache;
+
+	rmutex_lock(&ic->lock);
+	*objects = ic->nr;
+	*remnants = ic->nr_remnants;
+	rmutex_unlock(&ic->lock);
+}
+
 /* --- counts of the kernel's lookups and of open files --- */
 
 void gfs2_inode_lookup_inc(struct gfs2_inode *ip)
@@ -514,6 +688,30 @@ void gfs2_inode_forget(struct gfs2_inode *ip, uint64_t n)
 	rmutex_unlock(&ic->lock);
 	if (last)
 		gfs2_inode_put(ip);
+}
+
+void gfs2_inode_forget_addr(struct gfs2_sbd *sdp, uint64_t no_addr, uint64_t n)
+{
+	struct gfs2_icache *ic = sdp->sd_icache;
+	struct gfs2_remnant **slot;
+	struct gfs2_inode *ip;
+
+	rmutex_lock(&ic->lock);
+	slot = remnant_slot(ic, no_addr);
+	if (slot) {
+		(*slot)->r_nlookup -= min_t(uint64_t, n, (*slot)->r_nlookup);
+		if (!(*slot)->r_nlookup)
+			remnant_drop(ic, slot);
+		rmutex_unlock(&ic->lock);
+		return;
+	}
+	rmutex_unlock(&ic->lock);
+	/* Should it be reduced now, this makes an object of it again. */
+	ip = gfs2_inode_find(sdp, no_addr);
+	if (!ip)
+		return;
+	gfs2_inode_forget(ip, n);
+	gfs2_inode_put(ip);
 }
 
 void gfs2_inode_open_inc(struct gfs2_inode *ip, bool cached)
@@ -570,5 +768,8 @@ void gfs2_icache_forget_all(struct gfs2_sbd *sdp)
 		gfs2_inode_put(ip);
 		rmutex_lock(&ic->lock);
 	}
+	for (i = 0; i < ic->remnant_buckets; i++)
+		while (ic->remnants[i])
+			remnant_drop(ic, &ic->remnants[i]);
 	rmutex_unlock(&ic->lock);
 }

@@ -7,6 +7,14 @@
 
 #include "fs/inode.h"
 
+/* What is left of an inode that only the kernel knows; see icache.c. */
+struct gfs2_remnant {
+	struct gfs2_remnant *r_next;
+	uint64_t r_no_addr, r_formal;
+	uint64_t r_nlookup : 63;
+	uint64_t r_kcached : 1;
+};
+
 struct gfs2_icache {
 	struct rmutex lock;	/* RANK_ICACHE: everything but the pending list */
 	struct rcond wait;	/* an i_new or i_dead inode settled */
@@ -16,6 +24,10 @@ struct gfs2_icache {
 	/* Inodes whose deletion failed: tried again at unmount.  Bounded: the next mount finds the rest. */
 	uint64_t undeleted[64];
 	unsigned nr_undeleted;
+	atomic_uint many;	/* more than that are a reason to call for gfs2_icache_trim(); relaxed */
+	struct list_head idle;	/* inodes that were left to the kernel's lookups, oldest first; some are in use again */
+	struct gfs2_remnant **remnants;
+	unsigned remnant_buckets, nr_remnants;
 
 	struct rmutex pending_lock; /* RANK_DIO; taken inside i_lock */
 	struct list_head pending; /* inodes with i_pending_mtime, oldest first; no reference is held */

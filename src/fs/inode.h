@@ -81,6 +81,7 @@ struct gfs2_inode {
 	bool i_unhashed;	/* out of the cache; the last waiter frees it */
 	bool i_deleted;		/* went away because its blocks were freed */
 	struct gfs2_inode *i_hash;
+	struct list_head i_idle;
 
 	/*
 	 * The dinode was read at least once, so that i_mode and i_nlink mean something; guarded
@@ -127,7 +128,8 @@ void gfs2_icache_destroy(struct gfs2_sbd *sdp);	/* all references must be gone: 
  */
 int gfs2_inode_lookup(struct gfs2_sbd *sdp, uint64_t no_addr, uint64_t formal,
 		      struct gfs2_inode **out);
-struct gfs2_inode *gfs2_inode_find(struct gfs2_sbd *sdp, uint64_t no_addr); /* cached only, +1 ref */
+/* Only if in core or known to the kernel; +1 reference. */
+struct gfs2_inode *gfs2_inode_find(struct gfs2_sbd *sdp, uint64_t no_addr);
 struct gfs2_inode *gfs2_inode_hold(struct gfs2_inode *ip);
 /*
  * Drop a reference.  The last one evicts: an inode with nlink 0 is deleted here (blocks; takes
@@ -136,6 +138,15 @@ struct gfs2_inode *gfs2_inode_hold(struct gfs2_inode *ip);
 void gfs2_inode_put(struct gfs2_inode *ip);
 void gfs2_inode_lookup_inc(struct gfs2_inode *ip);		/* kernel got an entry: +1 lookup (and a reference) */
 void gfs2_inode_forget(struct gfs2_inode *ip, uint64_t n);	/* FORGET */
+void gfs2_inode_forget_addr(struct gfs2_sbd *sdp, uint64_t no_addr, uint64_t n); /* the same by number */
+/*
+ * Reduce inodes that only the kernel's lookups keep until there are no more than @keep, those idle longest first;
+ * returns how many went.  No lock held.
+ */
+unsigned gfs2_icache_trim(struct gfs2_sbd *sdp, unsigned keep);
+/* From so many on, each further inode wakes the maintenance thread, which trims. */
+void gfs2_icache_set_many(struct gfs2_sbd *sdp, unsigned nr);
+void gfs2_icache_count(struct gfs2_sbd *sdp, unsigned *objects, unsigned *remnants);
 /* Open files; @cached: the kernel may cache its pages through this one. */
 void gfs2_inode_open_inc(struct gfs2_inode *ip, bool cached);
 void gfs2_inode_open_dec(struct gfs2_inode *ip, bool cached);

@@ -229,6 +229,7 @@ static int recover_one(struct gfs2_sbd *sdp, const struct gfs2_jdesc *jd,
 		fs_err("recovery of journal %u failed: %s", jd->jd_jid, strerror(-err));
 		return err;
 	}
+	sdp->sd_replayed |= res.dirty;
 	if (jd->jd_jid == sdp->sd_jid)
 		*head = res.head;
 	return 0;

@@ -19,6 +19,7 @@
 #include "util/util.h"
 
 #define GLOCK_WORKERS 2
+#define RECLAIM_ALL_BYTES (64u << 20)	/* of bitmaps: 1 TiB in blocks of 4 KiB */
 
 /* --- names --- */
 
@@ -257,12 +258,16 @@ static int start_log(struct gfs2_sbd *sdp, const struct gfs2_log_header_host *he
 	return err;
 }
 
-/* What crashed nodes had open and unlinked.  In a cluster others may have it open still. */
+/*
+ * What crashed nodes had open and unlinked.  In a cluster others may have it open still.  Reading every bitmap of a large
+ * volume takes long: unless there has been a crash, those that are read anyway must do (gfs2_reclaim_seen).
+ */
 static int reclaim_unlinked(struct gfs2_sbd *sdp)
 {
 	int err;
 
-	if (sdp->sd_lm->lm_has_peers)
+	if (sdp->sd_lm->lm_has_peers ||
+	    (!sdp->sd_replayed && gfs2_rgrps_bitmap_bytes(sdp) > RECLAIM_ALL_BYTES))
 		return 0;
 	err = gfs2_for_each_unlinked(sdp, gfs2_reclaim_unlinked);
 	if (err)
@@ -439,6 +444,7 @@ static void init_args(struct gfs2_sbd *sdp, const struct gfs2_args *args)
 	atomic_init(&sdp->sd_dio_mtime, args->ar_dio_mtime);
 	atomic_init(&sdp->sd_dio_mtime_interval, args->ar_dio_mtime_interval);
 	atomic_init(&sdp->sd_commit, args->ar_commit);
+	atomic_init(&sdp->sd_cache, args->ar_cache);
 	atomic_init(&sdp->sd_withdrawn, false);
 }
 

@@ -327,10 +327,10 @@ static struct gfs2_rgrpd *gl2rgd(struct gfs2_glock *gl)
 static void release_bitmaps(struct gfs2_rgrpd *rgd)
 {
 	atomic_store_explicit(&rgd->rd_valid, false, memory_order_relaxed);
-	for (unsigned b = 0; b < rgd->rd_length; b++) {
+	for (unsigned b = 0; rgd->rd_bits && b < rgd->rd_length; b++)
 		buf_put(rgd->rd_bits[b].bi_bh);
-		rgd->rd_bits[b].bi_bh = NULL;
-	}
+	free(rgd->rd_bits);
+	rgd->rd_bits = NULL;
 }
 
 void rgrp_release(struct gfs2_rgrpd *rgd)
@@ -386,6 +386,7 @@ static int read_bitmaps(struct gfs2_rgrpd *rgd)
 	uint64_t *blocks = xmalloc(rgd->rd_length * sizeof(*blocks));
 	int err = 0;
 
+	rgrp_make_bits(rgd);
 	for (unsigned b = 0; b < rgd->rd_length; b++)
 		blocks[b] = rgd->rd_addr + b;
 	if (rgd->rd_length > 1)
@@ -424,6 +425,11 @@ static int header_in(struct gfs2_rgrpd *rgd)
 	rgd->rd_free_clone = rgd->rd_free;
 	rgd->rd_longest = NO_BLOCK;
 	lvb_out(rgd, all.unlinked);
+	if (all.unlinked) {
+		/* relaxed: who misses it looks again a moment later */
+		atomic_store_explicit(&rgd->rd_unlinked_seen, true, memory_order_relaxed);
+		atomic_store_explicit(&rgd->rd_sbd->sd_rgrps->unlinked_seen, true, memory_order_relaxed);
+	}
 	return 0;
 }
 
@@ -486,19 +492,35 @@ bool gfs2_blk_in_rgrp(struct gfs2_sbd *sdp, uint64_t blkno)
 }
 
 /* A holder to look at @rgd; @gh stays unused when the running operation has it anyway. */
-static int look_at(struct gfs2_rgrpd *rgd, struct gfs2_holder *gh)
+static int look_at(struct gfs2_rgrpd *rgd, unsigned flags, struct gfs2_holder *gh)
 {
 	memset(gh, 0, sizeof(*gh));
 	if (rgrp_is_mine(rgd))
 		return 0;
 	atomic_store_explicit(&rgd->rd_used, true, memory_order_relaxed);
-	return gfs2_glock_nq_init(rgd->rd_gl, LM_ST_SHARED, 0, gh);
+	return gfs2_glock_nq_init(rgd->rd_gl, LM_ST_SHARED, flags, gh);
+}
+
+/*
+ * Who walks over all of them leaves those that were not in memory as they were: the bitmaps of a large volume do not fit
+ * into the cache, and what is instantiated cannot leave it.
+ */
+static int look_in_passing(struct gfs2_rgrpd *rgd, struct gfs2_holder *gh)
+{
+	bool cached = atomic_load_explicit(&rgd->rd_valid, memory_order_relaxed);
+
+	return look_at(rgd, cached ? 0 : GL_NOCACHE, gh);
 }
 
 static void looked(struct gfs2_rgrpd *rgd, struct gfs2_holder *gh)
 {
-	if (!rgrp_is_mine(rgd))
-		gfs2_glock_dq_uninit(gh);
+	bool in_passing = gh->gh_flags & GL_NOCACHE;
+
+	if (rgrp_is_mine(rgd))
+		return;
+	gfs2_glock_dq_uninit(gh);
+	if (in_passing)
+		gfs2_glock_wait_demoted(rgd->rd_gl, UINT64_MAX / 2);
 }
 
 int gfs2_get_block_type(struct gfs2_sbd *sdp, uint64_t blkno)
@@ -509,7 +531,7 @@ int gfs2_get_block_type(struct gfs2_sbd *sdp, uint64_t blkno)
 
 	if (!rgd)
 		return -EINVAL;
-	ret = look_at(rgd, &gh);
+	ret = look_at(rgd, 0, &gh);
 	if (ret)
 		return ret;
 	ret = (int)rgrp_state(rgd, (uint32_t)(blkno - rgd->rd_data0));
@@ -522,7 +544,7 @@ static int collect_unlinked(struct gfs2_rgrpd *rgd, uint64_t **list, unsigned *n
 {
 	struct gfs2_holder gh;
 	uint32_t unlinked;
-	int err = look_at(rgd, &gh);
+	int err = look_in_passing(rgd, &gh);
 
 	*list = NULL;
 	*nr = 0;
@@ -538,20 +560,52 @@ static int collect_unlinked(struct gfs2_rgrpd *rgd, uint64_t **list, unsigned *n
 	return 0;
 }
 
+static int each_unlinked(struct gfs2_rgrpd *rgd, int (*fn)(struct gfs2_sbd *, uint64_t blkno))
+{
+	uint64_t *list;
+	unsigned nr;
+	int err = collect_unlinked(rgd, &list, &nr);
+
+	for (unsigned i = 0; i < nr && !err; i++)
+		err = fn(rgd->rd_sbd, list[i]);
+	free(list);
+	return err;
+}
+
 int gfs2_for_each_unlinked(struct gfs2_sbd *sdp, int (*fn)(struct gfs2_sbd *, uint64_t blkno))
 {
-	for (unsigned r = 0; r < sdp->sd_rgrps->nr; r++) {
-		uint64_t *list;
-		unsigned nr;
-		int err = collect_unlinked(&sdp->sd_rgrps->rg[r], &list, &nr);
+	int err = 0;
 
-		for (unsigned i = 0; i < nr && !err; i++)
-			err = fn(sdp, list[i]);
-		free(list);
-		if (err)
-			return err;
+	for (unsigned r = 0; r < sdp->sd_rgrps->nr && !err; r++) {
+		err = each_unlinked(&sdp->sd_rgrps->rg[r], fn);
+		atomic_store_explicit(&sdp->sd_rgrps->rg[r].rd_unlinked_seen, false,
+				      memory_order_relaxed);
 	}
-	return 0;
+	return err;
+}
+
+int gfs2_for_each_unlinked_seen(struct gfs2_sbd *sdp, int (*fn)(struct gfs2_sbd *, uint64_t blkno))
+{
+	int err = 0;
+
+	if (!atomic_exchange_explicit(&sdp->sd_rgrps->unlinked_seen, false, memory_order_relaxed))
+		return 0;
+	for (unsigned r = 0; r < sdp->sd_rgrps->nr && !err; r++) {
+		struct gfs2_rgrpd *rgd = &sdp->sd_rgrps->rg[r];
+
+		if (atomic_exchange_explicit(&rgd->rd_unlinked_seen, false, memory_order_relaxed))
+			err = each_unlinked(rgd, fn);
+	}
+	return err;
+}
+
+uint64_t gfs2_rgrps_bitmap_bytes(const struct gfs2_sbd *sdp)
+{
+	uint64_t bytes = 0;
+
+	for (unsigned r = 0; r < sdp->sd_rgrps->nr; r++)
+		bytes += sdp->sd_rgrps->rg[r].rd_bitbytes;
+	return bytes;
 }
 
 int gfs2_rgrps_sum(struct gfs2_sbd *sdp, struct gfs2_statfs_host *out)
@@ -560,7 +614,7 @@ int gfs2_rgrps_sum(struct gfs2_sbd *sdp, struct gfs2_statfs_host *out)
 	for (unsigned r = 0; r < sdp->sd_rgrps->nr; r++) {
 		struct gfs2_rgrpd *rgd = &sdp->sd_rgrps->rg[r];
 		struct gfs2_holder gh;
-		int err = look_at(rgd, &gh);
+		int err = look_in_passing(rgd, &gh);
 
 		if (err)
 			return err;

@@ -102,6 +102,10 @@ int gfs2_get_block_type(struct gfs2_sbd *sdp, uint64_t blkno);
 bool gfs2_blk_in_rgrp(struct gfs2_sbd *sdp, uint64_t blkno);
 /* Call @fn for every block in state UNLINKED, outside of any lock. Stops at the first error. */
 int gfs2_for_each_unlinked(struct gfs2_sbd *sdp, int (*fn)(struct gfs2_sbd *, uint64_t blkno));
+/* The same for those rgrps only that had some when they were read for another reason, since the last call. */
+int gfs2_for_each_unlinked_seen(struct gfs2_sbd *sdp, int (*fn)(struct gfs2_sbd *, uint64_t blkno));
+/* What reading all bitmaps would mean. */
+uint64_t gfs2_rgrps_bitmap_bytes(const struct gfs2_sbd *sdp);
 /* Sums over all rgrps (reads every header): free, dinodes, data blocks. */
 int gfs2_rgrps_sum(struct gfs2_sbd *sdp, struct gfs2_statfs_host *out);
 

@@ -33,7 +33,7 @@ static void clone_range(struct gfs2_rgrpd *rgd, uint32_t start, uint32_t len)
 
 static void drop_clones(struct gfs2_rgrpd *rgd)
 {
-	for (unsigned b = 0; b < rgd->rd_length; b++) {
+	for (unsigned b = 0; rgd->rd_bits && b < rgd->rd_length; b++) {
 		free(rgd->rd_bits[b].bi_clone);
 		rgd->rd_bits[b].bi_clone = NULL;
 	}

@@ -53,7 +53,7 @@ struct gfs2_rgrpd {
 	uint64_t rd_addr, rd_data0;
 	uint32_t rd_length, rd_data, rd_bitbytes;
 	unsigned rd_index;
-	struct gfs2_rbitmap *rd_bits;	/* rd_length of them */
+	struct gfs2_rbitmap *rd_bits;	/* rd_length of them; there while the rgrp is instantiated */
 
 	/* instantiated */
 	atomic_bool rd_valid;		/* bitmaps are here; relaxed: rd_gl orders it, else a hint */
@@ -76,12 +76,14 @@ struct gfs2_rgrpd {
 	atomic_uint rd_claimed;
 	atomic_uint rd_hint_free;	/* rd_free when last seen, or HINT_UNKNOWN */
 	atomic_bool rd_used;		/* since gfs2_rgrps_shrink() came by */
+	atomic_bool rd_unlinked_seen;	/* had unlinked dinodes when it was read: gfs2_reclaim_seen() */
 };
 
 struct gfs2_rgrps {
 	struct gfs2_rgrpd *rg;		/* ascending addresses */
 	unsigned nr;
 	atomic_uint spread;		/* counts new directories that are to be spread */
+	atomic_bool unlinked_seen;	/* some rd_unlinked_seen is set */
 };
 
 /* --- rgrp.c: the lock of an rgrp, held by this thread for the operation under way --- */
@@ -125,6 +127,9 @@ struct rbit_counts {
 	uint32_t free, used, unlinked, dinodes;
 };
 void rbit_count(const uint8_t *bytes, uint32_t nr_bytes, struct rbit_counts *c);
+
+/* --- rindex.c: make rd_bits: which bytes of which block have the bits (reference 3.1) --- */
+void rgrp_make_bits(struct gfs2_rgrpd *rgd);
 
 /* --- rgrp.c: header --- */
 /* In a transaction, EX: pin the header block. */

@@ -92,11 +92,12 @@ static int read_entries(struct gfs2_sbd *sdp, struct gfs2_rgrpd **out, unsigned 
 	return 0;
 }
 
-/* Which bytes of which block have the bits (reference 3.1). */
-static void compute_bitmaps(struct gfs2_rgrpd *rgd)
+void rgrp_make_bits(struct gfs2_rgrpd *rgd)
 {
 	uint32_t left = rgd->rd_bitbytes, start = 0;
 
+	if (rgd->rd_bits)
+		return;
 	rgd->rd_bits = xzalloc(rgd->rd_length * sizeof(*rgd->rd_bits));
 	for (unsigned b = 0; b < rgd->rd_length; b++) {
 		struct gfs2_rbitmap *bi = &rgd->rd_bits[b];
@@ -120,7 +121,6 @@ static void rgrp_setup(struct gfs2_sbd *sdp, struct gfs2_rgrpd *rgd, unsigned in
 	rgd->rd_longest = NO_BLOCK;
 	atomic_init(&rgd->rd_hint_free, HINT_UNKNOWN);
 	atomic_init(&rgd->rd_claimed, 0);
-	compute_bitmaps(rgd);
 	rgd->rd_gl = gfs2_glock_get(sdp->sd_glocks, rgd->rd_addr, &gfs2_rgrp_glops);
 	glock_set_object(rgd->rd_gl, rgd);
 }

@@ -24,8 +24,6 @@
 #define NS_PER_SEC 1000000000ull
 #define STATFS_QUANTUM (30 * NS_PER_SEC)	/* the kernel's gt_statfs_quantum */
 #define SHRINK_INTERVAL (5 * NS_PER_SEC)
-#define SHRINK_BATCH 1024
-#define BYTES_PER_GLOCK 4096	/* of the cache: bounds the number of locks kept for their own sake */
 
 /* --- withdraw --- */
 
@@ -65,33 +63,11 @@ int gfs2_consist_(struct gfs2_sbd *sdp, uint64_t blkno, const char *func, const 
 struct gfs2_maint {
 	struct gfs2_sbd *sdp;
 	pthread_t thread;
-	int stop;	/* eventfd: readable when the thread is to end */
+	int event;	/* eventfd: readable when there is something to do before its time */
+	atomic_bool stop;	/* release before the event is written, acquire after it was read */
+	atomic_bool woken;	/* an event is on its way; relaxed: it only spares writing another one */
 	uint64_t statfs_due, mtime_due, shrink_due;	/* the thread's own */
 };
-
-static void count_glock(struct gfs2_glock *gl, void *arg)
-{
-	rmutex_lock(&gl->gl_lock);
-	*(unsigned *)arg += !gl->gl_object;
-	rmutex_unlock(&gl->gl_lock);
-}
-
-/* Locks without an inode in core go once there are more than the cache limit stands for. */
-static void shrink_glocks(struct gfs2_sbd *sdp)
-{
-	uint64_t limit = sdp->sd_args.ar_cache / BYTES_PER_GLOCK;
-	unsigned nr = 0;
-
-	gfs2_glock_table_for_each(sdp->sd_glocks, count_glock, &nr);
-	while (nr > limit) {
-		unsigned n = gfs2_glock_shrink(sdp->sd_glocks, min_t(uint64_t, nr - limit,
-								     SHRINK_BATCH));
-
-		if (!n)
-			break;
-		nr -= min_t(unsigned, n, nr);
-	}
-}
 
 /*
  * The buffer cache is over its limit and finds nothing clean: dirty data and metadata become so.  On a thread of the
@@ -110,6 +86,18 @@ static void relieve_pressure(void *arg)
 	gfs2_rgrps_shrink(sdp);
 }
 
+/* Unlinked inodes of a crash that somebody came across (kernel: rgrp.c:try_rgrp_unlink). */
+static void reclaim_seen(struct gfs2_sbd *sdp)
+{
+	int err;
+
+	if (sdp->sd_ro || gfs2_withdrawn(sdp) || sdp->sd_lm->lm_has_peers)
+		return;
+	err = gfs2_for_each_unlinked_seen(sdp, gfs2_reclaim_unlinked);
+	if (err)
+		fs_err("cannot free the unlinked inodes: %s", strerror(-err));
+}
+
 static uint64_t mtime_interval(struct gfs2_sbd *sdp)
 {
 	unsigned secs = atomic_load_explicit(&sdp->sd_dio_mtime_interval, memory_order_relaxed);
@@ -122,8 +110,9 @@ static void maint_works(struct gfs2_maint *mt, uint64_t now)
 	struct gfs2_sbd *sdp = mt->sdp;
 
 	if (now >= mt->shrink_due) {
-		shrink_glocks(sdp);
+		gfs2_budget_balance(sdp);
 		mt->shrink_due = now + SHRINK_INTERVAL;
+		reclaim_seen(sdp);
 	}
 	if (sdp->sd_ro || gfs2_withdrawn(sdp))
 		return;
@@ -154,14 +143,26 @@ static int next_timeout_ms(const struct gfs2_maint *mt, uint64_t now)
 static void *maint_thread(void *arg)
 {
 	struct gfs2_maint *mt = arg;
-	struct pollfd pfd = { .fd = mt->stop, .events = POLLIN };
+	struct pollfd pfd = { .fd = mt->event, .events = POLLIN };
 	uint64_t now = now_ns();
 
 	mt->statfs_due = now + STATFS_QUANTUM;
 	mt->mtime_due = now + mtime_interval(mt->sdp);
 	mt->shrink_due = now + SHRINK_INTERVAL;
-	while (poll(&pfd, 1, next_timeout_ms(mt, now)) <= 0) {
+	for (;;) {
+		bool event = poll(&pfd, 1, next_timeout_ms(mt, now)) > 0;
+
 		now = now_ns();
+		if (event) {
+			eventfd_t n;
+
+			GFS2_BUG_ON(eventfd_read(mt->event, &n));
+			/* Before the work: who wakes us from here on has seen less of it. */
+			atomic_store_explicit(&mt->woken, false, memory_order_relaxed);
+			if (atomic_load_explicit(&mt->stop, memory_order_acquire))
+				break;
+			mt->shrink_due = now;
+		}
 		/* Nothing is due any more after a withdraw, and it must not be a busy loop. */
 		if (gfs2_withdrawn(mt->sdp))
 			mt->mtime_due = mt->statfs_due = now + STATFS_QUANTUM;
@@ -170,25 +171,36 @@ static void *maint_thread(void *arg)
 	return NULL;
 }
 
+void gfs2_maint_wake(struct gfs2_sbd *sdp)
+{
+	struct gfs2_maint *mt = sdp->sd_maint;
+
+	if (mt && !atomic_exchange_explicit(&mt->woken, true, memory_order_relaxed))
+		eventfd_write(mt->event, 1);
+}
+
 int gfs2_maint_start(struct gfs2_sbd *sdp)
 {
 	struct gfs2_maint *mt = xzalloc(sizeof(*mt));
 	int err;
 
 	mt->sdp = sdp;
-	mt->stop = eventfd(0, EFD_CLOEXEC);
-	if (mt->stop < 0) {
+	mt->event = eventfd(0, EFD_CLOEXEC);
+	if (mt->event < 0) {
 		err = -errno;
 		free(mt);
 		return err;
 	}
+	/* Before the thread, which may call gfs2_maint_wake(). */
+	sdp->sd_maint = mt;
 	err = -pthread_create(&mt->thread, NULL, maint_thread, mt);
 	if (err) {
-		close(mt->stop);
+		sdp->sd_maint = NULL;
+		close(mt->event);
 		free(mt);
 		return err;
 	}
-	sdp->sd_maint = mt;
+	gfs2_budget_balance(sdp);
 	buf_cache_set_pressure(sdp->sd_bufs, relieve_pressure, sdp);
 	return 0;
 }
@@ -196,14 +208,14 @@ int gfs2_maint_start(struct gfs2_sbd *sdp)
 void gfs2_maint_stop(struct gfs2_sbd *sdp)
 {
 	struct gfs2_maint *mt = sdp->sd_maint;
-	uint64_t one = 1;
 
 	if (!mt)
 		return;
 	buf_cache_set_pressure(sdp->sd_bufs, NULL, NULL);
-	GFS2_BUG_ON(write(mt->stop, &one, sizeof(one)) != sizeof(one));
+	atomic_store_explicit(&mt->stop, true, memory_order_release);
+	GFS2_BUG_ON(eventfd_write(mt->event, 1));
 	pthread_join(mt->thread, NULL);
 	sdp->sd_maint = NULL;
-	close(mt->stop);
+	close(mt->event);
 	free(mt);
 }

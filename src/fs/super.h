@@ -47,6 +47,7 @@ struct gfs2_sbd {
 	/* tunables that `glockctl set` may change; relaxed: each is looked at on its own */
 	atomic_int sd_short_dio, sd_dio_mtime;
 	atomic_uint sd_dio_mtime_interval, sd_commit;
+	atomic_uint_least64_t sd_cache;	/* bytes; set by gfs2_budget_set() */
 
 	/* Geometry, constant after mount (reference 1.2, 4.3). */
 	uint32_t sd_bsize, sd_bsize_shift;
@@ -79,6 +80,7 @@ struct gfs2_sbd {
 	struct gfs2_glock *sd_rename_gl;
 	struct gfs2_maint *sd_maint;
 	bool sd_first;			/* no other node has the volume mounted */
+	bool sd_replayed;		/* mounting replayed a journal: there has been a crash */
 	bool sd_ro;
 	atomic_bool sd_withdrawn;	/* release when set, acquire in gfs2_withdrawn() */
 };
@@ -107,6 +109,11 @@ int gfs2_withdraw(struct gfs2_sbd *sdp, const char *fmt, ...) __attribute__((for
  */
 int gfs2_maint_start(struct gfs2_sbd *sdp);
 void gfs2_maint_stop(struct gfs2_sbd *sdp);
+/* Memory is to be looked after now; any thread, any lock. */
+void gfs2_maint_wake(struct gfs2_sbd *sdp);
+/* budget.c: divide the memory allowed (sd_cache) anew; see there. No lock held. */
+void gfs2_budget_set(struct gfs2_sbd *sdp, uint64_t cache);
+void gfs2_budget_balance(struct gfs2_sbd *sdp);
 /* The volume contradicts itself at @blkno: message naming block, function and rule, withdraw (read-only mounts: only the
  * message). Returns -EIO. */
 int gfs2_consist_(struct gfs2_sbd *sdp, uint64_t blkno, const char *func, const char *rule);

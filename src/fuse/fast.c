@@ -48,8 +48,7 @@ static void fast_dio_init(struct rx_buf *b, struct io_ring *ring, struct gfs2_in
 	dio->ip = ip;
 	dio->ring = ring;
 	dio->buf = rx_payload(b);
-	if (b->index < 0)
-		dio->buf_index = -1;
+	dio->buf_index = b->unregistered || len > RX_REGISTERED_PAYLOAD ? -1 : b->index;
 	dio->pos = pos;
 	dio->len = len;
 	dio->priv = b;
@@ -86,6 +85,7 @@ static bool fast_read(struct rx_buf *b, struct io_ring *ring)
 	if (gfs2_dio_check_align(f->f_inode->i_sbd, r->offset, r->size))
 		return false;
 	fast_dio_init(b, ring, f->f_inode, r->offset, r->size);
+	rx_buf_used(b, r->size);
 	b->dio.write = false;
 	b->dio.dsync = false;
 	b->dio.done = fast_read_done;

@@ -9,8 +9,9 @@
  *  - Several requests are read in one system call when several come at once: as many reads are kept posted as lately
  *    found something together.  A lone caller finds one (every posted read is woken by every request).
  *
- * Buffers: RX_REGISTERED of them per thread are registered with the ring; when all are in use, further ones are made;
- * up to RX_KEEP_EXTRA of these stay for the next time.  /dev/fuse is read with plain READ (it refuses registered buffers).
+ * Buffers: RX_REGISTERED of them per thread are registered with the ring, their first RX_REGISTERED_PAYLOAD bytes: registered
+ * memory is locked for good.  When all are in use, further ones are made; up to RX_KEEP_EXTRA of these stay for the next time.
+ * What lies behind goes back to the system after use, unless few buffers have any (RX_KEEP_LARGE in all threads).  /dev/fuse is read with plain READ (it refuses registered buffers).
  *
  * Locking: `lock` guards the list of free buffers, which workers return to.  Everything else belongs to the thread.
  */
@@ -25,6 +26,7 @@
 
 #define RX_REGISTERED 48
 #define RX_KEEP_EXTRA 32
+#define RX_KEEP_LARGE 8
 #define RX_MAX_READS 16
 #define RX_FUSE_SLOT 1		/* 0 is the volume: io/ring.c */
 #define RX_LONE_HITS 16		/* so many requests one by one: one read is enough */
@@ -40,6 +42,7 @@ struct rx {
 	pthread_mutex_t lock;	/* leaf: nothing is taken under it; guards the free lists */
 	struct list_head free, free_extra;
 	unsigned nr_free_extra;
+	atomic_uint nr_large;	/* buffers with memory behind the registered payload; relaxed, any thread */
 
 	/* the receive thread's own */
 	struct io_handler wake_h;
@@ -97,8 +100,18 @@ static struct rx_buf *rx_buf_get(struct rx *rx)
 	return b ? b : rx_buf_extra(rx);
 }
 
+void rx_buf_used(struct rx_buf *b, size_t payload)
+{
+	if (payload <= RX_REGISTERED_PAYLOAD || b->large)
+		return;
+	b->large = true;
+	atomic_fetch_add_explicit(&b->rx->nr_large, 1, memory_order_relaxed);
+}
+
 static void rx_buf_free(struct rx_buf *b)
 {
+	if (b->large)
+		atomic_fetch_sub_explicit(&b->rx->nr_large, 1, memory_order_relaxed);
 	munmap(b->mem, RX_MEM_SIZE);
 	free(b);
 }
@@ -108,6 +121,15 @@ void rx_buf_release(struct rx_buf *b)
 	struct rx *rx = b->rx;
 	bool keep = true;
 
+	/* Ours alone until it is on the list. */
+	if (b->large && atomic_load_explicit(&rx->nr_large, memory_order_relaxed) >
+				max_t(unsigned, RX_KEEP_LARGE / rx->s->nr_rx, 2)) {
+		size_t used = RX_PAGE + RX_REGISTERED_PAYLOAD + RX_PAGE;
+
+		madvise(b->mem + used, RX_MEM_SIZE - used, MADV_DONTNEED);
+		b->large = false;
+		atomic_fetch_sub_explicit(&rx->nr_large, 1, memory_order_relaxed);
+	}
 	pthread_mutex_lock(&rx->lock);
 	/* LIFO: the warm one first */
 	if (b->index >= 0) {
@@ -211,6 +233,7 @@ static void rx_read_done(struct io_handler *h, struct io_ring *r, int32_t res, u
 	}
 	rx->hits++;
 	b->size = (uint32_t)res;
+	rx_buf_used(b, b->size);
 	if (!fast_request(b, rx->ring))
 		rx_hand_over(rx, b);
 }
@@ -348,7 +371,8 @@ static int rx_ring_setup(struct rx *rx)
 		rx->fuse_flags = IOSQE_FIXED_FILE;
 	}
 	for (unsigned i = 0; i < RX_REGISTERED; i++)
-		iov[i] = (struct iovec){ rx->bufs[i].mem, RX_MEM_SIZE };
+		iov[i] = (struct iovec){ rx->bufs[i].mem,
+					  RX_PAGE + RX_REGISTERED_PAYLOAD };
 	error = io_ring_register_buffers(rx->ring, iov, RX_REGISTERED);
 	if (error) {
 		fs_warn("receive buffers could not be registered (%s): slower direct I/O; raise the "
@@ -356,7 +380,7 @@ static int rx_ring_setup(struct rx *rx)
 			strerror(-error));
 		/* The buffers are all right, only not known to the ring. */
 		for (unsigned i = 0; i < RX_REGISTERED; i++)
-			rx->bufs[i].dio.buf_index = -1;
+			rx->bufs[i].unregistered = true;
 	}
 	return 0;
 }
@@ -430,7 +454,6 @@ int rx_create(struct server *s, struct rx **out)
 		b->rx = rx;
 		b->mem = rx->slab + (size_t)i * RX_MEM_SIZE;
 		b->index = (int)i;
-		b->dio.buf_index = (int)i;
 		list_add_tail(&b->list, &rx->free);
 	}
 	*out = rx;

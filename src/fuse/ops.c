@@ -100,15 +100,8 @@ void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 
 static void forget_one(struct server *s, fuse_ino_t ino, uint64_t nlookup)
 {
-	struct gfs2_inode *ip;
-
-	if (ino == FUSE_ROOT_ID)
-		return;
-	ip = gfs2_inode_find(s->sdp, ino);
-	if (!ip)
-		return;
-	gfs2_inode_forget(ip, nlookup);
-	gfs2_inode_put(ip);
+	if (ino != FUSE_ROOT_ID)
+		gfs2_inode_forget_addr(s->sdp, ino, nlookup);
 }
 
 void op_forget(fuse_req_t req, fuse_ino_t ino, uint64_t nlookup)

@@ -27,6 +27,7 @@ struct pool {
 
 static _Thread_local struct io_ring *thread_ring;
 static _Thread_local char *thread_buffer;
+static atomic_uint nr_buffers;	/* of all threads; relaxed: decides only what is kept */
 
 struct io_ring *pool_ring(struct gfs2_sbd *sdp)
 {
@@ -37,9 +38,28 @@ struct io_ring *pool_ring(struct gfs2_sbd *sdp)
 
 char *pool_buffer(void)
 {
-	if (!thread_buffer)
+	if (!thread_buffer) {
 		thread_buffer = aligned_alloc(RX_PAGE, RX_MEM_SIZE);
+		if (thread_buffer)
+			atomic_fetch_add_explicit(&nr_buffers, 1, memory_order_relaxed);
+	}
 	return thread_buffer;
+}
+
+static void buffer_free(void)
+{
+	if (!thread_buffer)
+		return;
+	free(thread_buffer);
+	thread_buffer = NULL;
+	atomic_fetch_sub_explicit(&nr_buffers, 1, memory_order_relaxed);
+}
+
+/* Many workers would be many buffers: only some keep theirs for the next request. */
+static void buffer_done(void)
+{
+	if (atomic_load_explicit(&nr_buffers, memory_order_relaxed) > POOL_KEEP)
+		buffer_free();
 }
 
 static void thread_resources_free(void)
@@ -47,8 +67,7 @@ static void thread_resources_free(void)
 	if (thread_ring)
 		io_ring_destroy(thread_ring);
 	thread_ring = NULL;
-	free(thread_buffer);
-	thread_buffer = NULL;
+	buffer_free();
 }
 
 /* Next piece of work; NULL when this thread should leave. */
@@ -85,8 +104,10 @@ static void *pool_thread(void *arg)
 	struct work *w;
 
 	pthread_setname_np(pthread_self(), "gfs2-worker");
-	while ((w = pool_next(p)))
+	while ((w = pool_next(p))) {
 		w->fn(w);
+		buffer_done();
+	}
 	thread_resources_free();
 	rmutex_lock(&p->lock);
 	p->live--;
@@ -119,9 +140,10 @@ void pool_submit(struct pool *p, struct work *w)
 	grow = p->queued > p->idle;
 	if (grow)
 		p->threads++, p->live++;
-	else
-		rcond_signal(&p->work_cond);
 	rmutex_unlock(&p->lock);
+	/* Without the lock, which the woken thread wants at once; the pool outlives all who submit. */
+	if (!grow)
+		rcond_signal(&p->work_cond);
 	if (grow && pool_add_thread(p)) {
 		/* No thread to be had: those that exist will come to it. */
 		rmutex_lock(&p->lock);

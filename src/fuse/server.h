@@ -47,6 +47,8 @@ struct gfs2_file {
 #define RX_HEADROOM (sizeof(struct fuse_in_header) + sizeof(struct fuse_write_in))
 #define RX_MAX_WRITE (1u << 20)
 #define RX_MEM_SIZE (RX_PAGE + RX_MAX_WRITE + 2 * RX_PAGE)
+/* Payloads up to this length use the registered part; the rest of a buffer is memory only while it is used. */
+#define RX_REGISTERED_PAYLOAD (64u << 10)
 
 struct rx;
 struct rx_buf {
@@ -57,6 +59,8 @@ struct rx_buf {
 	char *mem;
 	int index;			/* registered buffer, -1: extra one */
 	uint32_t size;			/* bytes of the request */
+	bool unregistered;		/* registering was tried and failed */
+	bool large;			/* memory behind the registered payload was used */
 	struct gfs2_dio dio;		/* fast path */
 };
 
@@ -114,6 +118,8 @@ void rx_stop_wait(struct rx *rx);	/* after server.stopping was set */
 void rx_destroy(struct rx *rx);
 /* Any thread: the buffer is not needed any more. */
 void rx_buf_release(struct rx_buf *b);
+/* Its owner: @payload bytes of the payload area have been or will be written to. */
+void rx_buf_used(struct rx_buf *b, size_t payload);
 /* Fast path: answer from the ring; the buffer is released when the reply is out. */
 void rx_reply(struct rx_buf *b, int error, const void *data_in_place, size_t len);
 

@@ -478,6 +478,11 @@ uint64_t buf_cache_dirty(struct buf_cache *c)
 	return atomic_load_explicit(&c->c_dirty, memory_order_relaxed) * c->c_bsize;
 }
 
+uint64_t buf_cache_limit(struct buf_cache *c)
+{
+	return atomic_load_explicit(&c->c_limit, memory_order_relaxed) * c->c_bsize;
+}
+
 uint32_t buf_bsize(const struct buf_cache *c)
 {
 	return c->c_bsize;

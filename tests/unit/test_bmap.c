@@ -568,6 +568,7 @@ static void test_interrupted(void **state)
 struct race {
 	struct gfs2_sbd *sdp;
 	unsigned nr;
+	unsigned trimmed;
 };
 
 static const char race_text[] = "what every file in this test contains from end to end; ";
@@ -597,6 +598,7 @@ static void *race_thread(void *arg)
 	const struct gfs2_create_args a = { .mode = S_IFREG | 0644 };
 	unsigned seed = r->nr;
 	char text[RACE_LEN];
+	uint64_t no_addr;
 
 	for (unsigned i = 0; i < RACE_LEN; i++)
 		text[i] = race_text[i % 55];
@@ -623,14 +625,18 @@ static void *race_thread(void *arg)
 		}
 		if (!ip)
 			continue;
+		no_addr = ip->i_no_addr;
 		gfs2_inode_lookup_inc(ip);
 		gfs2_inode_put(ip);
-		GFS2_BUG_ON(gfs2_inode_find(r->sdp, ip->i_no_addr) != ip);
-		gfs2_inode_put(ip);
+		/* Perhaps another object then, but never none. */
+		r->trimmed += gfs2_icache_trim(r->sdp, 0);
+		ip = gfs2_inode_find(r->sdp, no_addr);
+		GFS2_BUG_ON(!ip);
 		race_check(ip);
 		if (rand_r(&seed) & 64)
 			write_at(ip, text, 0, RACE_LEN);
-		gfs2_inode_forget(ip, 1);
+		gfs2_inode_put(ip);
+		gfs2_inode_forget_addr(r->sdp, no_addr, 1);
 	}
 	return NULL;
 }
@@ -638,6 +644,7 @@ static void *race_thread(void *arg)
 static void test_races(void **state)
 {
 	pthread_t threads[RACE_THREADS];
+	unsigned trimmed = 0;
 	struct race races[RACE_THREADS];
 	struct mounted m;
 	int64_t before;
@@ -651,6 +658,9 @@ static void test_races(void **state)
 	}
 	for (unsigned i = 0; i < RACE_THREADS; i++)
 		pthread_join(threads[i], NULL);
+	for (unsigned i = 0; i < RACE_THREADS; i++)
+		trimmed += races[i].trimmed;
+	assert_true(trimmed);
 	gfs2_unlink(m.sdp->sd_root, "x");
 	gfs2_unlink(m.sdp->sd_root, "y");
 	assert_int_equal(free_blocks(m.sdp), before);
@@ -709,6 +719,100 @@ static void test_cache(void **state)
 	for (uint64_t i = 0; i < NR; i++)
 		assert_null(gfs2_inode_find(m.sdp, FIRST + i));
 	gfs2_inode_put(NULL);
+	do_unmount(&m);
+}
+
+static void read_text(struct gfs2_inode *ip, char *text, uint32_t len)
+{
+	char *buf = aligned_alloc(4096, 8192);
+	struct gfs2_holder gh;
+	uint32_t skip;
+
+	lock(ip, LM_ST_SHARED, &gh);
+	assert_int_equal(gfs2_file_read(ip, buf, 0, len, &skip), len);
+	memcpy(text, buf + skip, len);
+	gfs2_glock_dq_uninit(&gh);
+	free(buf);
+}
+
+/* Inodes that only the kernel knows are reduced, and nobody can tell. */
+static void test_trim(void **state)
+{
+	enum { NR = 200 };
+	struct gfs2_inode *ip, *open_ip;
+	uint64_t addr[NR], formal[NR];
+	unsigned objects, remnants;
+	struct mounted m;
+	char name[16], text[16], longer[320] = "does not fit into a dinode: lies in a block of its own";
+	struct stat st;
+
+	vol_make(512, 64, 1, "");
+	m = do_mount();
+	for (unsigned i = 0; i < NR; i++) {
+		snprintf(name, sizeof(name), "f%03u", i);
+		ip = make_file(m.sdp, name);
+		write_at(ip, name, 0, 4);
+		addr[i] = ip->i_no_addr;
+		formal[i] = ip->i_no_formal_ino;
+		gfs2_inode_lookup_inc(ip);
+		gfs2_inode_lookup_inc(ip);
+		atomic_store(&ip->i_kcached, i & 1);
+		gfs2_inode_put(ip);
+	}
+	/* In use, without a name, and with dirty data: these stay. */
+	open_ip = gfs2_inode_find(m.sdp, addr[0]);
+	assert_int_equal(gfs2_unlink(m.sdp->sd_root, "f001"), 0);
+	ip = gfs2_inode_find(m.sdp, addr[2]);
+	write_at(ip, longer, 0, sizeof(longer));
+	gfs2_inode_put(ip);
+	assert_int_equal(gfs2_log_flush(m.sdp->sd_log, GFS2_LOG_HEAD_FLUSH_NORMAL), 0);
+	ip = gfs2_inode_find(m.sdp, addr[2]);
+	write_at(ip, "A", 0, 1);
+	gfs2_inode_put(ip);
+	gfs2_icache_trim(m.sdp, 0);
+	gfs2_icache_count(m.sdp, &objects, &remnants);
+	assert_int_equal(remnants, NR - 3);
+	assert_ptr_equal(gfs2_inode_find(m.sdp, addr[0]), open_ip);
+	gfs2_inode_put(open_ip);
+
+	for (unsigned i = 3; i < NR; i++) {
+		ip = gfs2_inode_find(m.sdp, addr[i]);
+		assert_non_null(ip);
+		assert_int_equal(ip->i_nlookup, 2);
+		assert_int_equal(ip->i_no_formal_ino, formal[i]);
+		assert_int_equal(atomic_load(&ip->i_kcached), i & 1);
+		snprintf(name, sizeof(name), "f%03u", i);
+		read_text(ip, text, 4);
+		assert_memory_equal(text, name, 4);
+		gfs2_inode_put(ip);
+		/* Known by another formal number: that was another inode. */
+		gfs2_icache_trim(m.sdp, 0);
+		assert_int_equal(gfs2_inode_lookup(m.sdp, addr[i], formal[i] + 1, &ip), -ESTALE);
+		gfs2_inode_forget_addr(m.sdp, addr[i], 1);
+		if (i % 3 == 0) {
+			/* Unlinked while it was reduced; lives until it is forgotten. */
+			assert_int_equal(gfs2_unlink(m.sdp->sd_root, name), 0);
+			gfs2_icache_trim(m.sdp, 0);
+			ip = gfs2_inode_find(m.sdp, addr[i]);
+			assert_non_null(ip);
+			gfs2_inode_put(ip);
+			assert_int_equal(gfs2_get_block_type(m.sdp, addr[i]), GFS2_BLKST_UNLINKED_);
+		} else {
+			assert_int_equal(gfs2_lookup(m.sdp->sd_root, name, &ip, &st), 0);
+			assert_int_equal(ip->i_nlookup, 1);
+			gfs2_inode_put(ip);
+			gfs2_icache_trim(m.sdp, 0);
+		}
+		gfs2_inode_forget_addr(m.sdp, addr[i], 1);
+		assert_null(gfs2_inode_find(m.sdp, addr[i]));
+		if (i % 3 == 0)
+			assert_int_equal(gfs2_get_block_type(m.sdp, addr[i]), GFS2_BLKST_FREE_);
+	}
+	gfs2_icache_count(m.sdp, &objects, &remnants);
+	assert_int_equal(remnants, 0);
+	gfs2_inode_put(open_ip);
+	/* Reduced ones at the end are no obstacle. */
+	gfs2_icache_trim(m.sdp, 0);
 	do_unmount(&m);
 }
 
@@ -846,6 +950,7 @@ static int run(void)
 		cmocka_unit_test(test_interrupted),
 		cmocka_unit_test(test_races),
 		cmocka_unit_test(test_cache),
+		cmocka_unit_test(test_trim),
 		cmocka_unit_test(test_dio_wait),
 		cmocka_unit_test(test_resume),
 		cmocka_unit_test(test_bad_pointer),

@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What the memory that the daemon may use (option cache=, `glockctl set cache`) is used for.
+ *
+ * cache= is meant for the whole process, not for one of its parts.  Of it
+ *  - a base is what is there anyway: code, threads, receive buffers, the event ring, images on their way into the log;
+ *  - inodes in core (with their two locks) may have three sixteenths.  The kernel decides how many inodes it wants to know, and
+ *    may know millions: those that nobody uses are reduced to a few bytes each (icache.c);
+ *  - locks without an inode in core, kept for the metadata that they cover, may have a sixteenth;
+ *  - block buffers get the rest, at least an eighth: the fewer inodes there are, the more.
+ *
+ * Nothing fails because of the limits: what is in use stays beyond them, and the base of a very small cache is larger
+ * than all of it.
+ *
+ * Runs on the maintenance thread and on that of `set cache`; every value is a relaxed atomic of its own, and a
+ * division that is based on an old count is corrected by the next.
+ */
+#include "fs/inode.h"
+#include "util/util.h"
+
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
+#define BASE_BYTES (48u << 20)
+#define MALLOC_BYTES 16		/* what an allocation costs beside its size */
+#define EXTENT_BYTES 256	/* of the map of a usual file */
+#define INODE_BYTES                                                                                \
+	(sizeof(struct gfs2_inode) + 2 * sizeof(struct gfs2_glock) + EXTENT_BYTES + 4 * MALLOC_BYTES)
+#define GLOCK_BYTES (sizeof(struct gfs2_glock) + MALLOC_BYTES)
+#define REMNANT_BYTES 48
+#define SHRINK_BATCH 4096
+
+static void count_glock(struct gfs2_glock *gl, void *arg)
+{
+	unsigned *nr = arg;
+
+	rmutex_lock(&gl->gl_lock);
+	nr[!gl->gl_object]++;
+	rmutex_unlock(&gl->gl_lock);
+}
+
+/* Locks without an object; how many there are afterwards. */
+static unsigned shrink_glocks(struct gfs2_sbd *sdp, unsigned limit)
+{
+	unsigned nr[2] = { 0 };
+
+	gfs2_glock_table_for_each(sdp->sd_glocks, count_glock, nr);
+	while (nr[1] > limit) {
+		unsigned n = gfs2_glock_shrink(sdp->sd_glocks,
+					       min_t(unsigned, nr[1] - limit, SHRINK_BATCH));
+
+		if (!n)
+			break;
+		nr[1] -= min_t(unsigned, n, nr[1]);
+	}
+	return nr[1];
+}
+
+/* Of block contents, with what it takes to manage them. */
+static uint64_t buffer_bytes(const struct gfs2_sbd *sdp, uint64_t bytes)
+{
+	return bytes / (sdp->sd_bsize + sizeof(struct gfs2_bh)) * sdp->sd_bsize;
+}
+
+void gfs2_budget_balance(struct gfs2_sbd *sdp)
+{
+	/* A little is left for what allocations leave between them. */
+	uint64_t cache = atomic_load_explicit(&sdp->sd_cache, memory_order_relaxed) / 16 * 15;
+	uint64_t base = min_t(uint64_t, BASE_BYTES, cache / 16 * 9);
+	unsigned max_inodes = (unsigned)min_t(uint64_t, cache * 3 / 16 / INODE_BYTES, UINT32_MAX / 2);
+	unsigned max_glocks = (unsigned)min_t(uint64_t, cache / 16 / GLOCK_BYTES, UINT32_MAX / 2);
+	unsigned inodes, remnants, glocks;
+	uint64_t used, rest;
+
+	/* Well below the limit, and the limit above what could not go, so that the next call is not at once. */
+	gfs2_icache_trim(sdp, max_inodes - max_inodes / 4);
+	gfs2_icache_count(sdp, &inodes, &remnants);
+	gfs2_icache_set_many(sdp, max_t(unsigned, max_inodes, inodes + inodes / 4));
+	glocks = shrink_glocks(sdp, max_glocks);
+	used = (uint64_t)max_t(unsigned, inodes, max_inodes / 8) * INODE_BYTES +
+	       (uint64_t)glocks * GLOCK_BYTES + (uint64_t)remnants * REMNANT_BYTES;
+	rest = cache > base + used ? cache - base - used : 0;
+	buf_cache_set_limit(sdp->sd_bufs, buffer_bytes(sdp, max_t(uint64_t, rest, cache / 8)));
+}
+
+void gfs2_budget_set(struct gfs2_sbd *sdp, uint64_t cache)
+{
+	atomic_store_explicit(&sdp->sd_cache, cache, memory_order_relaxed);
+	gfs2_budget_balance(sdp);
+#ifdef __GLIBC__
+	malloc_trim(0);
+#endif
+}
