@@ -54,6 +54,12 @@ static struct fuse_open_out open_out(const struct gfs2_file *f)
 	out.open_flags = f->f_direct ? FOPEN_DIRECT_IO : FOPEN_KEEP_CACHE;
 	if (f->f_parallel)
 		out.open_flags |= FOPEN_PARALLEL_DIRECT_WRITES;
+	/*
+	 * close(2) of a file with ordinary writes, which have their times, has nothing to tell us.  A round trip less; in a
+	 * cluster it is also the moment at which locks of the file's owner go.
+	 */
+	if (!f->f_direct && !f->f_inode->i_sbd->sd_lm->lm_has_peers)
+		out.open_flags |= FOPEN_NOFLUSH;
 	return out;
 }
 

@@ -11,15 +11,22 @@ usage: tools/bench [--store memory|disk|PATH] [--json FILE] [--rounds N] [--seco
   --seconds  how long one measurement takes (default 2)
   NAME       only these rows; a prefix will do
 
-Peers: raw (the same program on a file of the same store, without a file system of ours between)
-and passthrough_ll (libfuse's example from the package libfuse3-dev, handing every request to
-a file of the same store).  Within a round all are measured one after the other, so that what
-disturbs the machine disturbs all of them.  A peer that cannot do something has no value.
+Peers of direct I/O: raw (the same program on a file of the same store, without a file system of ours
+between) and passthrough_ll (libfuse's example from the package libfuse3-dev, handing every
+request to a file of the same store).  Peers of what a local file system does: fuse2fs (ext4) and
+ntfs-3g, each on an image of the same size in the same store.  Mind what they promise: both write
+their images through the page cache, fuse2fs without using a journal, ntfs-3g with a log that it
+only empties; a crash of the machine leaves damage.  Ours journals all metadata, orders data before
+it and bypasses the page cache.
+
+Within a round all are measured one after the other, so that what disturbs the machine disturbs
+all of them.  A peer that cannot do something has no value.
 
   GFS2_FUSE  the daemon to measure (default: built for the occasion, -O2)
 """
 import json
 import os
+import random
 import shutil
 import signal
 import statistics
@@ -33,9 +40,12 @@ EXAMPLE = "/usr/share/doc/libfuse3-dev/examples/passthrough_ll.c"
 MIB = 1 << 20
 FILE_MIB = 512          # the file that direct I/O goes to
 BUFFERED_MIB = 256      # what a buffered sequential write writes
-IMAGE_MIB = 3072
+IMAGE_MIB = 4096
 CREATE_FILES = 3000
-STEP_SECONDS = 120
+SMALL_FILES = 20000
+RANDOM_READS = 20000
+SOURCES = "/usr/src/linux-source-6.1.tar.xz"
+STEP_SECONDS = 300
 
 # name, unit, fio's options; a rate is in requests or MB a second, a latency in microseconds
 DIRECT = [
@@ -46,6 +56,19 @@ DIRECT = [
     ("direct_write_4k_sync_latency", "us", ["--rw=randwrite", "--bs=4k", "--ioengine=psync"]),
 ]
 OTHER = [("buffered_write", "MB/s"), ("create_small_files", "files/s")]
+# The work of a local file system, in this order: what one makes the next one uses.
+LOCAL = [
+    ("files_create", "files/s"),            # 20,000 files of 100 bytes in directories of 1000
+    ("files_list", "files/s"),              # all of them listed and looked at, after a remount's worth of forgetting
+    ("files_remove", "files/s"),
+    ("buffered_seq_write", "MB/s"),
+    ("buffered_seq_read", "MB/s"),          # not cached
+    ("buffered_randread_4k", "IOPS"),       # not cached
+    ("buffered_randread_4k_cached", "IOPS"),
+    ("unpack_sources", "files/s"),          # linux-source-6.1 with tar
+]
+PEERS = {name: ("raw", "passthrough_ll") for name, *_ in DIRECT + OTHER}
+PEERS.update({name: ("fuse2fs", "ntfs-3g") for name, _ in LOCAL})
 
 
 class Failure(Exception):
@@ -121,6 +144,146 @@ def create_small_files(directory):
     return CREATE_FILES / took
 
 
+def small(top, number):
+    return os.path.join(top, str(number // 1000), f"file{number}")
+
+
+def files_create(target):
+    """Files a second: made, written, closed."""
+    top = os.path.join(target.dir, "small")
+    data = b"x" * 100
+    started = time.perf_counter()
+    os.mkdir(top)
+    for number in range(SMALL_FILES):
+        if number % 1000 == 0:
+            os.mkdir(os.path.join(top, str(number // 1000)))
+        fd = os.open(small(top, number), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        os.write(fd, data)
+        os.close(fd)
+    return SMALL_FILES / (time.perf_counter() - started)
+
+
+def files_list(target):
+    """Files a second: every directory listed, every file's attributes."""
+    top = os.path.join(target.dir, "small")
+    forget(target)
+    count = 0
+    started = time.perf_counter()
+    for directory in os.listdir(top):
+        with os.scandir(os.path.join(top, directory)) as entries:
+            for entry in entries:
+                entry.stat(follow_symlinks=False)
+                count += 1
+    took = time.perf_counter() - started
+    if count != SMALL_FILES:
+        raise Failure(f"{count} files are listed instead of {SMALL_FILES}")
+    return count / took
+
+
+def files_remove(target):
+    top = os.path.join(target.dir, "small")
+    started = time.perf_counter()
+    for number in range(SMALL_FILES):
+        os.unlink(small(top, number))
+    took = time.perf_counter() - started
+    shutil.rmtree(top)
+    return SMALL_FILES / took
+
+
+def forget(target):
+    """Names and inodes leave the kernel's caches, so that the file system is asked."""
+    os.sync()
+    with open("/proc/sys/vm/drop_caches", "w") as drop:
+        drop.write("2")
+
+
+def uncache(target, fd):
+    """The file's pages leave the kernel's cache, and the image's."""
+    os.fsync(fd)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    image = os.open(target.image, os.O_RDWR)
+    os.fsync(image)
+    os.posix_fadvise(image, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.close(image)
+
+
+def buffered_seq_write(target):
+    path = os.path.join(target.dir, "sequential")
+    data = os.urandom(MIB)
+    started = time.perf_counter()
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    for _ in range(BUFFERED_MIB):
+        os.write(fd, data)
+    os.fsync(fd)
+    os.close(fd)
+    return BUFFERED_MIB * MIB / 1e6 / (time.perf_counter() - started)
+
+
+def open_sequential(target):
+    path = os.path.join(target.dir, "sequential")
+    if not os.path.exists(path):
+        buffered_seq_write(target)
+    return os.open(path, os.O_RDWR)
+
+
+def buffered_seq_read(target):
+    fd = open_sequential(target)
+    uncache(target, fd)
+    started = time.perf_counter()
+    total = 0
+    while chunk := os.read(fd, 128 * 1024):
+        total += len(chunk)
+    took = time.perf_counter() - started
+    os.close(fd)
+    return total / 1e6 / took
+
+
+def buffered_randread_4k(target, cached=False):
+    fd = open_sequential(target)
+    if cached:
+        while os.read(fd, MIB):
+            pass
+    else:
+        uncache(target, fd)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_RANDOM)
+    numbers = random.Random(1)
+    offsets = [numbers.randrange(BUFFERED_MIB * 256) * 4096 for _ in range(RANDOM_READS)]
+    started = time.perf_counter()
+    for offset in offsets:
+        os.pread(fd, 4096, offset)
+    took = time.perf_counter() - started
+    os.close(fd)
+    return RANDOM_READS / took
+
+
+def buffered_randread_4k_cached(target):
+    return buffered_randread_4k(target, cached=True)
+
+
+def unpack_sources(target):
+    archive = os.path.join(os.path.dirname(target.dir), "sources.tar")
+    if not os.path.exists(SOURCES):
+        raise Failure("the package linux-source-6.1 is not installed")
+    if not os.path.exists(archive):
+        with open(archive, "wb") as out:
+            subprocess.run(["xz", "-dc", SOURCES], stdout=out, check=True)
+        target.sources = int(run(["sh", "-c", f"tar -tf {archive} | wc -l"]))
+    count = getattr(target, "sources", 0) or int(run(["sh", "-c", f"tar -tf {archive} | wc -l"]))
+    where = os.path.join(target.dir, "sources")
+    os.mkdir(where)
+    started = time.perf_counter()
+    run(["tar", "-C", where, "-xf", archive])
+    fd = os.open(where, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    except OSError:
+        pass    # not everybody can do that with a directory
+    os.close(fd)
+    took = time.perf_counter() - started
+    run(["rm", "-rf", where])
+    return count / took
+
+
 class Raw:
     """A directory of the store itself."""
     name = "raw"
@@ -157,13 +320,50 @@ class Passthrough:
         end_mount(self.daemon, self.dir)
 
 
+class LocalPeer:
+    """Another file system in userspace, on an image of its own."""
+    image_mib = 4096
+
+    def __init__(self, work):
+        for program in self.programs:
+            if not shutil.which(program):
+                raise Failure(f"{program} is not installed")
+        self.image = os.path.join(work, self.name + ".image")
+        self.dir = os.path.join(work, self.name)
+        os.mkdir(self.dir)
+        run(["fallocate", "-l", f"{self.image_mib}M", self.image], timeout=600)
+        run([word.format(image=self.image) for word in self.mkfs], timeout=600)
+        self.log = os.path.join(work, self.name + ".log")
+        with open(self.log, "wb") as out:
+            self.daemon = subprocess.Popen(
+                [word.format(image=self.image, dir=self.dir) for word in self.mount], stdout=out, stderr=out)
+        ready(self.daemon, self.dir, self.log)
+
+    def close(self):
+        end_mount(self.daemon, self.dir)
+
+
+class Fuse2fs(LocalPeer):
+    name = "fuse2fs"
+    programs = ["fuse2fs", "mkfs.ext4"]
+    mkfs = ["mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0", "{image}"]
+    mount = ["fuse2fs", "-f", "{image}", "{dir}"]
+
+
+class Ntfs(LocalPeer):
+    name = "ntfs-3g"
+    programs = ["ntfs-3g", "mkntfs"]
+    mkfs = ["mkntfs", "-q", "-Q", "-F", "{image}"]
+    mount = ["ntfs-3g", "-o", "no_detach,big_writes", "{image}", "{dir}"]
+
+
 class Ours:
     """The daemon on an image in the store."""
     name = "gfs2-fuse"
 
     def __init__(self, work, program, glockctl):
         self.glockctl = glockctl
-        image = os.path.join(work, "image")
+        self.image = image = os.path.join(work, "image")
         self.dir = os.path.join(work, "mnt")
         os.mkdir(self.dir)
         # The image's own blocks are allocated too, as a device's are.
@@ -229,7 +429,9 @@ def measure(target, name, unit, seconds):
         if row == name:
             return fio(os.path.join(target.dir, "file"), options, seconds)[unit]
     try:
-        return {"buffered_write": buffered_write, "create_small_files": create_small_files}[name](target.dir)
+        if name in ("buffered_write", "create_small_files"):
+            return {"buffered_write": buffered_write, "create_small_files": create_small_files}[name](target.dir)
+        return globals()[name](target)
     except OSError as error:
         raise Failure(str(error)) from None
 
@@ -238,8 +440,8 @@ def store_directory(store):
     where = {"memory": "/dev/shm", "disk": "/var/tmp"}.get(store, store)
     if not os.path.isdir(where):
         raise Failure(f"--store {store}: not a directory")
-    if shutil.disk_usage(where).free < 6 * 1024 * MIB:
-        raise Failure(f"--store {store}: less than 6 GiB free in {where}")
+    if shutil.disk_usage(where).free < 16 * 1024 * MIB:
+        raise Failure(f"--store {store}: less than 16 GiB free in {where}")
     return where
 
 
@@ -254,7 +456,10 @@ class Bench:
         targets = []
         try:
             targets.append(Ours(work, self.program, self.glockctl))
-            for kind in (Raw, Passthrough):
+            wanted = {peer for name, _ in names for peer in PEERS[name]}
+            for kind in (Raw, Passthrough, Fuse2fs, Ntfs):
+                if kind.name not in wanted:
+                    continue
                 try:
                     targets.append(kind(work))
                 except Failure as reason:
@@ -276,6 +481,8 @@ class Bench:
             say(f"{store}: round {number + 1} of {self.options['rounds']}")
             for name, unit in names:
                 for target in targets:
+                    if not isinstance(target, Ours) and target.name not in PEERS[name]:
+                        continue
                     key = (name, target.name)
                     if values.get(key, []) is None:
                         continue
@@ -300,7 +507,7 @@ class Bench:
         print(f"\n{'store ' + store:32} {'gfs2-fuse':>12} {'peer':>30} {'ratio':>7}")
         for name, unit in names:
             ours = median(values.get((name, "gfs2-fuse")))
-            for peer in ("raw", "passthrough_ll"):
+            for peer in PEERS[name]:
                 theirs = median(values.get((name, peer)))
                 # A latency is better when it is lower: the ratio is always ours to theirs.
                 ratio = round(ours / theirs, 3) if ours and theirs else None
@@ -380,7 +587,7 @@ def arguments(words):
             sys.exit(f"{flag} wants a number above 0, not {value}")
         else:
             options[flag[2:]] = int(value)
-    rows = [(name, unit) for name, unit, _ in DIRECT] + OTHER
+    rows = [(name, unit) for name, unit, _ in DIRECT] + OTHER + LOCAL
     for name in names:
         if not any(row.startswith(name) for row, _ in rows):
             sys.exit(f"no row is called {name}; there are: " + " ".join(row for row, _ in rows))
