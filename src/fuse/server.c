@@ -10,7 +10,6 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <sys/eventfd.h>
 #include <sys/mount.h>
@@ -181,12 +180,28 @@ static int wait_for_end(struct server *s)
 	return sig;
 }
 
+/*
+ * Pages that were changed through shared mappings are known to the kernel only, and who has them mapped keeps a mount that is
+ * only detached: they would be lost when we leave.
+ */
+static void fetch_mapped_pages(struct server *s)
+{
+	int fd = open(s->mountpoint, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NONBLOCK);
+
+	if (fd < 0)
+		return;
+	if (syncfs(fd))
+		fs_warn("writing back what is mapped: %s", strerror(errno));
+	close(fd);
+}
+
 int server_run(struct server *s)
 {
 	int sig = wait_for_end(s);
 
 	if (sig) {
 		fs_info("signal %d (%s): unmounting", sig, strsignal(sig));
+		fetch_mapped_pages(s);
 		/* Processes that still have files open keep the detached mount; they get ENOTCONN when we leave. */
 		s->detached = !umount2(s->mountpoint, MNT_DETACH);
 	}
@@ -196,8 +211,19 @@ int server_run(struct server *s)
 	return 0;
 }
 
-static void no_log(enum fuse_log_level level, const char *fmt, va_list ap)
+/*
+ * The mount point is free already, but libfuse, which has memory to free, would try again and complain; unless its descriptor
+ * shows an error, as it does after an abort.
+ */
+static void show_as_aborted(struct server *s)
 {
+	int fds[2];
+
+	if (pipe2(fds, O_CLOEXEC))
+		return;
+	close(fds[0]);
+	dup3(fds[1], s->fd, O_CLOEXEC);
+	close(fds[1]);
 }
 
 void server_destroy(struct server *s)
@@ -212,11 +238,9 @@ void server_destroy(struct server *s)
 	server_close_files(s);
 	pthread_mutex_destroy(&s->files_lock);
 	if (s->se) {
-		/* It frees what belongs to the mount, but would complain that the mount point is free already. */
 		if (s->detached)
-			fuse_set_log_func(no_log);
+			show_as_aborted(s);
 		fuse_session_unmount(s->se);
-		fuse_set_log_func(NULL);
 		fuse_session_destroy(s->se);
 	}
 	if (s->wake_fd >= 0)
