@@ -155,4 +155,54 @@ def case_reader_demotes_writer():
     volume.fsck()
 
 
+def mtime_writes(mount, path):
+    """Direct writes into allocated space, a moment apart: their events, and the times that stat showed after each."""
+    inode = os.stat(path).st_ino
+    fd = os.open(path, os.O_RDWR | os.O_DIRECT)
+    times = [os.fstat(fd).st_mtime_ns]
+    with Trace(mount) as trace, Aligned(b"t" * 4096) as data:
+        for number in range(3):
+            before = time.time_ns()
+            os.pwrite(fd, data, 4096 * number)
+            after = time.time_ns()
+            times.append(os.stat(path).st_mtime_ns)
+            # The clock of a file system may be a tick behind.
+            check(before - 20000000 <= times[-1] <= after, f"mtime {times[-1]} of a write from {before} to {after}")
+            wait_for(lambda then=after: time.time_ns() > then + 30000000, "another tick")
+    os.close(fd)
+    check(times == sorted(set(times)), f"times that do not grow: {times}")
+    events = trace.of(inode)
+    writes = [e for e in events if e["event"] == "dio_begin" and e.get("reason") == "write"]
+    equal(len(writes), 3, "direct writes")
+    return [[e for e in events if e["req"] == write["req"]] for write in writes]
+
+
+def case_mtime_strict():
+    """dio_mtime=strict: EX, before DF, for every write of a new tick, as the kernel's gfs2; by default not for any."""
+    need_fuse()
+    volume = Volume(size="128M")
+    with volume.mount("dio_mtime=strict") as mount:
+        path = mount / "f"
+        write_file(path, bytes(65536), sync=True)
+        for events in mtime_writes(mount, path):
+            got = [(e["to"], e["reason"]) for e in events if e["event"] == "glock_queue"]
+            # (The receive thread may have had a look under DF before.)
+            equal([state for state, _ in got[-2:]], ["EX", "DF"], f"locks of a strict write: {got}")
+            equal(got[-2][1], "dio_update_time_strict", "what EX is for")
+        last = os.stat(path).st_mtime_ns
+        os.sync()
+        # It was logged with the write: nothing is left that only an orderly end would save.
+        fd = os.open(mount / "g", os.O_WRONLY | os.O_CREAT)
+        os.fsync(fd)
+        os.close(fd)
+        mount.kill()
+    with volume.mount() as mount:
+        path = mount / "f"
+        equal(os.stat(path).st_mtime_ns, last, "mtime after a crash")
+        equal(read_file(path)[:12288], b"t" * 12288, "contents")
+        for events in mtime_writes(mount, path):
+            check("EX" not in [e["to"] for e in events if e["event"] == "glock_queue"], "EX for a write")
+    volume.fsck()
+
+
 main()
