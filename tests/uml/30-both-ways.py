@@ -9,6 +9,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from umltest import *    # noqa: E402
 from testlib import *    # noqa: E402
 
+import ranges    # noqa: E402
 from tree import make_tree, make_xattrs    # noqa: E402
 
 SCALE = 1.0 if FULL else 0.15
@@ -51,6 +52,12 @@ def change_xattrs(top):
         os.unlink(os.path.join(top, "values", path))
 
 
+def ranges_on(node, *words):
+    """tests/lib/ranges.py on a node."""
+    program = os.path.join(ROOT, "tests", "lib", "ranges.py")
+    return node.run(["/usr/bin/python3", "-I", "-S", program, *map(str, words)], check=True).out
+
+
 def case_ours_read_by_the_kernel():
     with uml.Cluster() as c:
         c.up(1, images=None)
@@ -64,12 +71,20 @@ def case_ours_read_by_the_kernel():
                 make_tree(str(mount / "gone"), SEED + bs + 1, SCALE / 4)
                 run(["rm", "-rf", mount / "gone"])
                 write_file(mount / "large", pattern(40 << 20, SEED), sync=True)
+                ranges.make(mount / "ranges", SEED + bs)
+                shown = ranges.show(mount / "ranges")
                 wanted = host_manifest(mount.dir)
             check(len(wanted.splitlines()) > 200, "there is something to compare")
             image.fsck()
             same_but_rdev(uml.volume.kernel_read(image.path, node), wanted, f"block size {bs}, the kernel")
             # The kernel goes on with it: its own allocations, deletions, a clean unmount.
             same_but_rdev(uml.volume.kernel_read(image.path, node, readonly=False), wanted, "read-write")
+            # Flags, blocks and holes; then the kernel gives all of it back.
+            with uml.volume.kernel_mount(node, image.path) as directory:
+                same(ranges_on(node, "show", directory + "/ranges"), shown, f"ranges, block size {bs}")
+                ranges_on(node, "free", directory + "/ranges")
+                node.run(["cp", "-a", directory + "/ranges", directory + "/copy"], check=True)
+                node.run(["rm", "-r", directory + "/copy"], check=True)
             image.fsck()
             same(ours(image), wanted, f"block size {bs}, ours after the kernel's")
 
@@ -85,6 +100,8 @@ def case_the_kernels_read_by_us():
                           directory + "/tree", str(SEED), str(SCALE / 2)], check=True)
                 node.run(["/usr/bin/python3", "-B", os.path.join(ROOT, "tests", "lib", "tree.py"),
                           directory + "/xattrs", str(SEED), str(SCALE), "xattrs"], check=True)
+                ranges_on(node, "make", directory + "/ranges", SEED)
+                shown = ranges_on(node, "show", directory + "/ranges")
                 wanted = uml.volume.manifest(node, directory)
             image.fsck()
             same(ours(image), wanted, f"block size {bs}")
@@ -93,11 +110,47 @@ def case_the_kernels_read_by_us():
                 make_xattrs(str(mount / "xattrs2"), SEED, SCALE)
                 equal_below(host_manifest(mount.dir), "xattrs2", "xattrs")
                 change_xattrs(mount / "xattrs")
+                same(ranges.show(mount / "ranges"), shown, f"ranges, block size {bs}")
+                ranges.free(mount / "ranges")
                 make_tree(str(mount / "more"), SEED + 7, SCALE / 4)
-                run(["rm", "-rf", mount / "tree"])
+                run(["rm", "-rf", mount / "tree", mount / "ranges"])
                 wanted = host_manifest(mount.dir)
             image.fsck()
             same_but_rdev(uml.volume.kernel_read(image.path, node), wanted, f"block size {bs}, after ours")
+
+
+def case_grown_and_given_journals():
+    """gfs2_grow and gfs2_jadd work on a mount of the kernel's; what they made is ours to use."""
+    image = volume(size="400M", bs=1024)
+    with image.mount() as mount:
+        write_file(mount / "before", pattern(1 << 20, SEED), sync=True)
+        small = os.statvfs(mount).f_blocks
+    os.truncate(image.path, 1 << 30)
+    with uml.Cluster() as c:
+        c.up(1, images=None)
+        node = c.node(1)
+        with uml.volume.kernel_mount(node, image.path) as directory:
+            log(node.run(["gfs2_grow", directory], check=True).out)
+            log(node.run(["gfs2_jadd", "-j", "1", "-J", "32", directory], check=True).out)
+    image.fsck()
+    with image.mount() as mount:
+        state = os.statvfs(mount)
+        check(state.f_blocks > 2 * small, f"{state.f_blocks} blocks, {small} before")
+        equal(read_file(mount / "before"), pattern(1 << 20, SEED), "what was there")
+        # more than the old part has room for
+        fd = os.open(mount / "after", os.O_RDWR | os.O_CREAT)
+        length = (state.f_bfree - 8000) * 1024
+        ranges.fallocate(fd, 0, 0, length)
+        os.pwrite(fd, b"end", length - 3)
+        os.close(fd)
+        wanted = host_manifest(mount.dir)
+    image.fsck()
+    check(os.stat(image.path).st_blocks * 512 > 700 << 20, "the new part is in use")
+    with image.mount() as mount:
+        same(host_manifest(mount.dir), wanted, "after a remount")
+        os.unlink(mount / "after")
+        wait_for(lambda: os.statvfs(mount).f_bfree > state.f_bfree - 10, "the blocks to be free again")
+    image.fsck()
 
 
 def case_our_journal_replayed_by_the_kernel():
