@@ -185,6 +185,7 @@ int gfs2_icache_create(struct gfs2_sbd *sdp)
 	list_init(&ic->pending);
 	list_init(&ic->idle);
 	atomic_init(&ic->many, UINT_MAX);
+	list_init(&ic->doomed);
 	sdp->sd_icache = ic;
 	return 0;
 }
@@ -233,6 +234,7 @@ static struct gfs2_inode *inode_alloc(struct gfs2_sbd *sdp, uint64_t no_addr, ui
 		atomic_init(&ip->i_log_seq, gfs2_trans_batch_seq(sdp->sd_log));
 		atomic_init(&ip->i_datasync_seq, gfs2_trans_batch_seq(sdp->sd_log));
 	}
+	list_init(&ip->i_doomed);
 	list_init(&ip->i_iopen_gh.gh_list);
 	/*
 	 * An object for this inode that went away before may have left changes in the open batch: as far as
@@ -298,6 +300,56 @@ static int take_glocks(struct gfs2_inode *ip)
 				  &ip->i_iopen_gh);
 }
 
+/* --- inodes without a name --- */
+
+#define DOOMED_WAIT_NS 1000000000ull
+
+void gfs2_inode_doom(struct gfs2_inode *ip)
+{
+	struct gfs2_icache *ic = ip->i_sbd->sd_icache;
+
+	rmutex_lock(&ic->lock);
+	if (list_empty(&ip->i_doomed))
+		list_add_tail(&ip->i_doomed, &ic->doomed);
+	rmutex_unlock(&ic->lock);
+}
+
+uint64_t gfs2_inodes_gone(struct gfs2_sbd *sdp)
+{
+	/* acquire: who sees the number sees what the inode's end has freed, once he has the rgrp's lock */
+	return atomic_load_explicit(&sdp->sd_icache->gone, memory_order_acquire);
+}
+
+static bool any_on_its_way(struct gfs2_icache *ic, const struct gfs2_inode *but)
+{
+	struct gfs2_inode *ip;
+
+	list_for_each_entry(ip, &ic->doomed, i_doomed)
+		if (!ip->i_opens && ip != but)
+			return true;
+	return false;
+}
+
+bool gfs2_inodes_wait_gone(struct gfs2_inode *ip, uint64_t gone)
+{
+	struct gfs2_icache *ic = ip->i_sbd->sd_icache;
+	unsigned long long deadline = now_ns() + DOOMED_WAIT_NS;
+	struct gfs2_inode *other, *next;
+
+	rmutex_lock(&ic->lock);
+	while (gfs2_inodes_gone(ip->i_sbd) == gone && any_on_its_way(ic, ip)) {
+		if (rcond_wait_until(&ic->wait, &ic->lock, deadline))
+			continue;
+		/* Somebody's working directory, or the like: not waited for again. */
+		list_for_each_entry_safe(other, next, &ic->doomed, i_doomed)
+			if (!other->i_opens)
+				list_del_init(&other->i_doomed);
+		break;
+	}
+	rmutex_unlock(&ic->lock);
+	return gfs2_inodes_gone(ip->i_sbd) != gone;
+}
+
 /* The inode leaves the cache; whoever waited for it looks again. */
 static void unhash_and_free(struct gfs2_icache *ic, struct gfs2_inode *ip)
 {
@@ -308,6 +360,10 @@ static void unhash_and_free(struct gfs2_icache *ic, struct gfs2_inode *ip)
 	list_del_init(&ip->i_idle);
 	ip->i_new = ip->i_dead = false;
 	ip->i_unhashed = true;
+	list_del_init(&ip->i_doomed);
+	/* release: see gfs2_inodes_gone() */
+	if (ip->i_deleted)
+		atomic_fetch_add_explicit(&ic->gone, 1, memory_order_release);
 	waited_for = ip->i_waiters;
 	rcond_broadcast(&ic->wait);
 	rmutex_unlock(&ic->lock);

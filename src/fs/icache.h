@@ -28,6 +28,8 @@ struct gfs2_icache {
 	struct list_head idle;	/* inodes that were left to the kernel's lookups, oldest first; some are in use again */
 	struct gfs2_remnant **remnants;
 	unsigned remnant_buckets, nr_remnants;
+	struct list_head doomed; /* inodes that lost their last name, until they are gone */
+	atomic_uint_least64_t gone; /* how many inodes were deleted; changed under the lock, read without (acquire) */
 
 	struct rmutex pending_lock; /* RANK_DIO; taken inside i_lock */
 	struct list_head pending; /* inodes with i_pending_mtime, oldest first; no reference is held */

@@ -80,6 +80,7 @@ struct gfs2_inode {
 	bool i_new, i_dead;	/* being made or going away: found by nobody, lookups wait */
 	bool i_unhashed;	/* out of the cache; the last waiter frees it */
 	bool i_deleted;		/* went away because its blocks were freed */
+	struct list_head i_doomed; /* the icache's list */
 	struct gfs2_inode *i_hash;
 	struct list_head i_idle;
 
@@ -170,6 +171,17 @@ int gfs2_dinode_log_times(struct gfs2_inode *ip); /* the same when only time sta
  * it.
  */
 void gfs2_inode_note_log(struct gfs2_inode *ip, bool only_times);
+
+/* @ip has lost its last name (EX). */
+void gfs2_inode_doom(struct gfs2_inode *ip);
+/*
+ * For who found no space: deleted files whose blocks are about to come back, because nobody has them open and the
+ * kernel has only to forget them, are worth waiting for, for a moment.  Was @gone (gfs2_inodes_gone() before the
+ * search) left behind?  Then there may be space now.  @ip: the caller's own, which is not waited for.  The caller may hold inode
+ * glocks, but no rgrp and no transaction.
+ */
+uint64_t gfs2_inodes_gone(struct gfs2_sbd *sdp);
+bool gfs2_inodes_wait_gone(struct gfs2_inode *ip, uint64_t gone);
 
 /* --- attributes --- */
 /*

@@ -350,6 +350,8 @@ int gfs2_inplace_reserve(struct gfs2_inode *ip, struct gfs2_alloc *ap)
 		return -EIO;
 	rs.start = start_rgrp(sdp, ip, ap);
 	for (;;) {
+		uint64_t gone = gfs2_inodes_gone(sdp);
+
 		rs.pending = false;
 		for (rs.pass = PASS_GOOD; rs.pass < PASS_NR; rs.pass++) {
 			if (rs.pass == PASS_MINIMUM && !ap->min_target)
@@ -358,8 +360,11 @@ int gfs2_inplace_reserve(struct gfs2_inode *ip, struct gfs2_alloc *ap)
 			if (err != -ENOSPC)
 				return err;
 		}
-		if (!rs.pending)
-			return -ENOSPC;
+		if (!rs.pending) {
+			if (!gfs2_inodes_wait_gone(ip, gone))
+				return -ENOSPC;
+			continue;
+		}
 		/* Ends: a flush makes everything that is pending now durable, and whoever
 		 * takes the space meanwhile leaves less of it. */
 		err = gfs2_log_flush(sdp->sd_log, GFS2_LOG_HEAD_FLUSH_NORMAL |

@@ -25,6 +25,8 @@ int namei_drop_link(struct gfs2_inode *ip)
 	error = gfs2_dinode_log(ip);
 	if (!error && !ip->i_nlink)
 		error = gfs2_unlink_di(ip->i_sbd, ip->i_no_addr);
+	if (!error && !ip->i_nlink)
+		gfs2_inode_doom(ip);
 	return error;
 }
 

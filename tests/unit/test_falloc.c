@@ -381,6 +381,8 @@ static void test_exact(void **state)
 		struct mounted m;
 		struct gfs2_inode *ip, *small;
 		uint64_t pos = 0, before;
+		struct gfs2_holder gh;
+		unsigned missing;
 		int64_t ret;
 
 		make(bs, 32);
@@ -392,7 +394,11 @@ static void test_exact(void **state)
 			pos += ret;
 		assert_int_equal(ret, -ENOSPC);
 		/* Nothing is left but what the next block would need for its indirect blocks. */
-		assert_true(free_blocks(m.sdp) < (uint64_t)ip->i_height);
+		assert_int_equal(gfs2_glock_nq_init(ip->i_gl, LM_ST_SHARED, 0, &gh), 0);
+		assert_int_equal(gfs2_alloc_meta_missing(ip, pos / bs, &missing), 0);
+		gfs2_glock_dq_uninit(&gh);
+		assert_true(missing < ip->i_height);
+		assert_true(free_blocks(m.sdp) <= missing);
 		/* a hole whose path is there: each freed block can be had again */
 		assert_int_equal(gfs2_fallocate(ip, PUNCH, 3 * bs, 5 * bs, false), 0);
 		before = free_blocks(m.sdp);
@@ -416,6 +422,47 @@ static void test_exact(void **state)
 		gfs2_inode_put(small);
 		do_unmount(&m);
 	}
+}
+
+/* The kernel's last word on a deleted file comes a moment after unlink. */
+static void *forget_later(void *arg)
+{
+	struct gfs2_inode *ip = arg;
+
+	/* time for the other one to find that nothing is free; it need not be enough */
+	usleep(100000);
+	gfs2_inode_forget(ip, 1);
+	return NULL;
+}
+
+static void test_deleted_space(void **state)
+{
+	const uint64_t len = 16 << 20;
+	struct mounted m;
+	struct gfs2_inode *a, *b, *held;
+	pthread_t thread;
+
+	make(4096, 32);
+	m = do_mount();
+	held = make_file(m.sdp, "held");
+	assert_int_equal(write_at(held, io_buf, 0, 5000), 5000);
+	assert_int_equal(gfs2_unlink(m.sdp->sd_root, "held"), 0);
+	a = make_file(m.sdp, "a");
+	assert_int_equal(gfs2_fallocate(a, 0, 0, len, false), 0);
+	gfs2_inode_lookup_inc(a);
+	b = make_file(m.sdp, "b");
+	/* An open file is not waited for, and what is in use as somebody's directory only once. */
+	assert_int_equal(gfs2_fallocate(b, 0, 0, 30 << 20, false), -ENOSPC);
+	assert_int_equal(gfs2_unlink(m.sdp->sd_root, "a"), 0);
+	assert_int_equal(pthread_create(&thread, NULL, forget_later, a), 0);
+	gfs2_inode_put(a);
+	memset(io_buf, 'n', IO_MAX);
+	for (uint64_t pos = 0; pos < len; pos += IO_MAX)
+		assert_int_equal(write_at(b, io_buf, pos, IO_MAX), IO_MAX);
+	pthread_join(thread, NULL);
+	gfs2_inode_put(held);
+	gfs2_inode_put(b);
+	do_unmount(&m);
 }
 
 /* --- flags --- */
@@ -537,6 +584,7 @@ static int run(void)
 		cmocka_unit_test(test_punch),
 		cmocka_unit_test(test_punch_high),
 		cmocka_unit_test(test_exact),
+		cmocka_unit_test(test_deleted_space),
 		cmocka_unit_test(test_flags),
 		cmocka_unit_test(test_jdata_crash),
 	};
