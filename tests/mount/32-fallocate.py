@@ -430,6 +430,11 @@ def case_jdata():
             if number % 3 == 0:
                 journaled = not journaled
                 setflags(mount / "j/f", JDATA if journaled else 0)
+                if not journaled:
+                    direct = os.open(mount / "j/f", os.O_RDWR | os.O_DIRECT)
+                    offset, data = offset & ~4095, rnd.randbytes(4096)
+                    direct_write(direct, data, offset)
+                    os.close(direct)
         model[offset:offset + len(data)] = data
         if number % 20 == 0:
             os.fsync(fd)
@@ -536,9 +541,11 @@ def by_flag(path):
 
 
 def by_direct_and_flag(path):
-    setflags(path, SYNC)
-    fd = os.open(path, os.O_RDWR | os.O_DIRECT)
+    """Into blocks that were allocated, but not committed, before the flag was set."""
     data = read_file(path)
+    fd = os.open(path, os.O_RDWR | os.O_DIRECT)
+    fallocate(fd, 0, 0, 16384)
+    setflags(path, SYNC)
     direct_write(fd, data[:100] + b"new" * 1000 + data[3100:8192], 0)
     os.close(fd)
 
@@ -566,7 +573,8 @@ def case_sync_survives():
     # One by one: each would make durable what came before it.
     for way in (by_dsync, by_rwf, by_flag, by_direct_and_flag, by_msync, by_fallocate):
         mount = volume.mount("commit=600")
-        path, size = mount / way.__name__, 100000 if way == by_fallocate else 8192
+        path = mount / way.__name__
+        size = {by_fallocate: 100000, by_direct_and_flag: 16384}.get(way, 8192)
         write_file(path, b"-" * 8192, sync=True)
         way(path)
         mount.kill()

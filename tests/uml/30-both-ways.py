@@ -25,6 +25,11 @@ def same_but_rdev(got, want, what):
     same(no_rdev(got), no_rdev(want), what)
 
 
+def no_root(manifest):
+    """Without the root's line, whose time has changed."""
+    return re.sub(r"^\./\t.*\n", "", manifest)
+
+
 def ours(image):
     """The manifest of an image as our daemon shows it."""
     with image.mount("ro") as mount:
@@ -86,7 +91,7 @@ def case_ours_read_by_the_kernel():
                 node.run(["cp", "-a", directory + "/ranges", directory + "/copy"], check=True)
                 node.run(["rm", "-r", directory + "/copy"], check=True)
             image.fsck()
-            same(ours(image), wanted, f"block size {bs}, ours after the kernel's")
+            same(no_root(ours(image)), no_root(wanted), f"block size {bs}, ours after the kernel's")
 
 
 def case_the_kernels_read_by_us():

@@ -344,6 +344,22 @@ static void test_punch(void **state)
 	}
 }
 
+/* A block at @pos; with @count it must take what was foretold, in a file that is a tree already. */
+static void write_counted(struct gfs2_inode *ip, uint64_t pos, bool count)
+{
+	uint64_t before = blocks_of(ip);
+	struct gfs2_holder gh;
+	unsigned missing = 0;
+
+	assert_int_equal(gfs2_glock_nq_init(ip->i_gl, LM_ST_SHARED, 0, &gh), 0);
+	if (count)
+		assert_int_equal(gfs2_alloc_meta_missing(ip, pos / ip->i_sbd->sd_bsize, &missing), 0);
+	gfs2_glock_dq_uninit(&gh);
+	assert_int_equal(write_at(ip, "data", pos, 4), 4);
+	if (count)
+		assert_int_equal(blocks_of(ip) - before, missing + 1);
+}
+
 /* A tree of the greatest height with a block here and there: holes over everything but one. */
 static void test_punch_high(void **state)
 {
@@ -356,8 +372,15 @@ static void test_punch_high(void **state)
 		make(bs, 32);
 		m = do_mount();
 		ip = make_file(m.sdp, "f");
-		for (unsigned i = 0; i < ARRAY_SIZE(at); i++)
-			assert_int_equal(write_at(ip, "data", at[i], 4), 4);
+		for (unsigned i = 0; i < ARRAY_SIZE(at); i++) {
+			/* the way to there, and to a block a little further on */
+			write_counted(ip, at[i], i > 1);
+			if (i > 1 && i + 1 < ARRAY_SIZE(at)) {
+				write_counted(ip, at[i] + 100 * bs, true);
+				write_counted(ip, at[i] + (5ull << 20), true);
+				assert_int_equal(gfs2_fallocate(ip, PUNCH, at[i] + bs, 6 << 20, false), 0);
+			}
+		}
 		for (unsigned i = 0; i + 1 < ARRAY_SIZE(at); i++) {
 			assert_int_equal(gfs2_seek(ip, at[i] + bs, true), ALIGN_DOWN(at[i + 1], bs));
 			assert_int_equal(gfs2_fallocate(ip, PUNCH, at[i], at[i + 1] - at[i], false), 0);
