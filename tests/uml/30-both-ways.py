@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
 # test: what we wrote the kernel's gfs2 reads the same, what it wrote we read the same; each replays the other's journal
-# timeout: 400
+# timeout: 600
 import os
 import sys
 
@@ -76,21 +76,23 @@ def case_ours_read_by_the_kernel():
                 make_tree(str(mount / "gone"), SEED + bs + 1, SCALE / 4)
                 run(["rm", "-rf", mount / "gone"])
                 write_file(mount / "large", pattern(40 << 20, SEED), sync=True)
-                ranges.make(mount / "ranges", SEED + bs)
-                shown = ranges.show(mount / "ranges")
+                if bs in (512, 4096):
+                    ranges.make(mount / "ranges", SEED + bs)
+                    shown = ranges.show(mount / "ranges")
                 wanted = host_manifest(mount.dir)
             check(len(wanted.splitlines()) > 200, "there is something to compare")
             image.fsck()
             same_but_rdev(uml.volume.kernel_read(image.path, node), wanted, f"block size {bs}, the kernel")
             # The kernel goes on with it: its own allocations, deletions, a clean unmount.
             same_but_rdev(uml.volume.kernel_read(image.path, node, readonly=False), wanted, "read-write")
-            # Flags, blocks and holes; then the kernel gives all of it back.
-            with uml.volume.kernel_mount(node, image.path) as directory:
-                same(ranges_on(node, "show", directory + "/ranges"), shown, f"ranges, block size {bs}")
-                ranges_on(node, "free", directory + "/ranges")
-                node.run(["cp", "-a", directory + "/ranges", directory + "/copy"], check=True)
-                node.run(["rm", "-r", directory + "/copy"], check=True)
-            image.fsck()
+            if bs in (512, 4096):
+                # Flags, blocks and holes; and the kernel can change and remove such files.
+                with uml.volume.kernel_mount(node, image.path) as directory:
+                    same(ranges_on(node, "show", directory + "/ranges"), shown, f"ranges, block size {bs}")
+                    ranges_on(node, "free", directory + "/ranges")
+                    node.run(["rm", "-r", directory + "/ranges"], check=True)
+                image.fsck()
+                wanted = re.sub(r"^\./ranges.*\n", "", wanted, flags=re.M)
             same(no_root(ours(image)), no_root(wanted), f"block size {bs}, ours after the kernel's")
 
 
@@ -126,11 +128,11 @@ def case_the_kernels_read_by_us():
 
 def case_grown_and_given_journals():
     """gfs2_grow and gfs2_jadd work on a mount of the kernel's; what they made is ours to use."""
-    image = volume(size="400M", bs=1024)
+    image = volume(size="320M", bs=1024)
     with image.mount() as mount:
         write_file(mount / "before", pattern(1 << 20, SEED), sync=True)
         small = os.statvfs(mount).f_blocks
-    os.truncate(image.path, 1 << 30)
+    os.truncate(image.path, 600 << 20)
     with uml.Cluster() as c:
         c.up(1, images=None)
         node = c.node(1)
@@ -140,7 +142,7 @@ def case_grown_and_given_journals():
     image.fsck()
     with image.mount() as mount:
         state = os.statvfs(mount)
-        check(state.f_blocks > 2 * small, f"{state.f_blocks} blocks, {small} before")
+        check(state.f_blocks > small + (200 << 10), f"{state.f_blocks} blocks, {small} before")
         equal(read_file(mount / "before"), pattern(1 << 20, SEED), "what was there")
         # more than the old part has room for
         fd = os.open(mount / "after", os.O_RDWR | os.O_CREAT)
@@ -150,7 +152,7 @@ def case_grown_and_given_journals():
         os.close(fd)
         wanted = host_manifest(mount.dir)
     image.fsck()
-    check(os.stat(image.path).st_blocks * 512 > 700 << 20, "the new part is in use")
+    check(os.stat(image.path).st_blocks * 512 > 500 << 20, "the new part is in use")
     with image.mount() as mount:
         same(host_manifest(mount.dir), wanted, "after a remount")
         os.unlink(mount / "after")

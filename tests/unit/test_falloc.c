@@ -549,6 +549,32 @@ static void test_flags(void **state)
 	do_unmount(&m);
 }
 
+/* Journaled, then not, then written past all caches: nothing of the journaled time is left in memory. */
+static void test_jdata_direct(void **state)
+{
+	struct mounted m;
+	struct gfs2_inode *ip;
+	struct gfs2_holder gh;
+	struct extent e;
+
+	make(4096, 32);
+	m = do_mount();
+	ip = make_file(m.sdp, "f");
+	assert_int_equal(gfs2_fileattr_set(ip, FS_JOURNAL_DATA_FL), 0);
+	assert_int_equal(write_at(ip, memset(io_buf, 'j', 8192), 0, 8192), 8192);
+	assert_int_equal(gfs2_fileattr_set(ip, 0), 0);
+	assert_int_equal(gfs2_glock_nq_init(ip->i_gl, LM_ST_DEFERRED, 0, &gh), 0);
+	assert_int_equal(gfs2_map_extent(ip, 0, 2, &e), 0);
+	assert_int_equal(io_write(m.e, IO_DIO, memset(io_buf, 'd', 4096), 4096, e.pblock * 4096), 0);
+	gfs2_glock_dq_uninit(&gh);
+	expect(ip, 0, 4096, 'd');
+	assert_int_equal(gfs2_fileattr_set(ip, FS_JOURNAL_DATA_FL), 0);
+	expect(ip, 0, 4096, 'd');
+	expect(ip, 4096, 4096, 'j');
+	gfs2_inode_put(ip);
+	do_unmount(&m);
+}
+
 /*
  * Journaled, then not, then written outside of the log, then a crash: the old images must not come
  * back.  And the other way round.
@@ -610,6 +636,7 @@ static int run(void)
 		cmocka_unit_test(test_exact),
 		cmocka_unit_test(test_deleted_space),
 		cmocka_unit_test(test_flags),
+		cmocka_unit_test(test_jdata_direct),
 		cmocka_unit_test(test_jdata_crash),
 	};
 	int failed;
