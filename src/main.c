@@ -26,6 +26,7 @@
 #include "debug/event.h"
 #include "fuse/server.h"
 #include "options.h"
+#include "util/seeded.h"
 #include "util/util.h"
 
 enum { EX_OK_ = 0, EX_USAGE_ = 1, EX_SYSERR_ = 2, EX_USER_ = 8, EX_FAIL_ = 32 };
@@ -388,7 +389,9 @@ int main(int argc, char **argv)
 	int code;
 
 	open_standard_fds();
-
+#ifdef GFS2_SEEDED_BUGS
+	gfs2_seeded_select(getenv("GFS2_SEEDED_BUG"));
+#endif
 	if (options_parse(&o, argc, argv)) {
 		options_free(&o);
 		return EX_USAGE_;

@@ -19,6 +19,7 @@
  * when nobody holds the glock.
  */
 #include "fs/dirent.h"
+#include "util/seeded.h"
 
 static inline uint32_t table_bytes(unsigned depth)
 {
@@ -393,7 +394,8 @@ static int dir_split(struct gfs2_inode *dip, struct gfs2_bh *bh, uint32_t first,
 	dir_leaf(bh)->lf_depth = cpu_to_be16(depth);
 	dir_leaf(bh)->lf_entries = cpu_to_be16(high);
 	dir_leaf(nbh)->lf_entries = cpu_to_be16(low);
-	error = table_set(dip, first, len / 2, nbh->b_blocknr);
+	if (!SEEDED_BUG("hash-split-table"))
+		error = table_set(dip, first, len / 2, nbh->b_blocknr);
 	if (!error)
 		error = gfs2_dinode_log(dip);
 out_put:

@@ -10,6 +10,7 @@
  * away; the rest as in file.h.
  */
 #include "fs/file.h"
+#include "util/seeded.h"
 #include "util/util.h"
 
 #define READ_MAX_REQS 32	/* runs in flight at once */
@@ -130,7 +131,7 @@ int gfs2_file_flush_inval(struct gfs2_inode *ip)
 {
 	int error;
 
-	if (!atomic_load_explicit(&ip->i_data.m_nr, memory_order_relaxed))
+	if (!atomic_load_explicit(&ip->i_data.m_nr, memory_order_relaxed) || SEEDED_BUG("dio-no-flush"))
 		return 0;
 	error = mapping_sync(&ip->i_data);
 	mapping_invalidate(&ip->i_data);

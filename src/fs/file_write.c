@@ -19,6 +19,7 @@
  * Needs from callers: EX on the inode, no transaction.
  */
 #include "fs/file.h"
+#include "util/seeded.h"
 #include "util/util.h"
 
 #define CHUNK_BYTES (4u << 20)
@@ -179,7 +180,7 @@ static int copy_block(struct write_op *op, uint64_t lblock, uint64_t pblock, boo
 	if (op->jdata)
 		gfs2_trans_add_jdata(sdp->sd_log, op->ip->i_gl, bh);
 	/* Bytes [keep, bsize) are nobody's: not written yet, or behind the old EOF. */
-	if (keep < from)
+	if (keep < from && !SEEDED_BUG("write-stale-head"))
 		memset(bh->b_data + keep, 0, from - keep);
 	memcpy(bh->b_data + from, op->src + (start + from - op->pos), to - from);
 	if (max_t(uint32_t, keep, to) < sdp->sd_bsize)

@@ -8,6 +8,7 @@
  * one deletes.
  */
 #include "fs/namei_i.h"
+#include "util/seeded.h"
 
 int namei_qname(const char *name, bool entry, struct gfs2_qname *q)
 {
@@ -182,7 +183,8 @@ static int link_locked(struct gfs2_inode *ip, struct gfs2_inode *newdip, const s
 		goto out;
 	error = gfs2_dir_add(newdip, q, ip, &room.ap);
 	if (!error) {
-		ip->i_nlink++;
+		if (!SEEDED_BUG("link-nlink"))
+			ip->i_nlink++;
 		ip->i_ctime = current_time();
 		error = gfs2_dinode_log(ip);
 	}

@@ -22,6 +22,7 @@
 #include <linux/fs.h>
 #include <sched.h>
 #include "fs/namei_i.h"
+#include "util/seeded.h"
 
 enum { R_ODIR, R_NDIR, R_OLD, R_NEW, R_NR };
 
@@ -329,7 +330,7 @@ static int rename_exchange(struct rename_ctx *r)
 	error = gfs2_trans_begin(r->sdp->sd_log, RENAME_BLOCKS, 0);
 	if (error)
 		return error;
-	if (r->odip != r->ndip) {
+	if (r->odip != r->ndip && !SEEDED_BUG("exchange-nlink")) {
 		r->odip->i_nlink -= shift;
 		r->ndip->i_nlink += shift;
 	}

@@ -11,6 +11,7 @@
  */
 #include <inttypes.h>
 #include "fs/rgrp_i.h"
+#include "util/seeded.h"
 
 /* --- pending frees --- */
 
@@ -251,7 +252,8 @@ static void free_bits(struct gfs2_rgrpd *rgd, uint32_t start, uint32_t len)
 {
 	rgrp_pending_add(rgd, gfs2_trans_batch_seq(rgd->rd_sbd->sd_log), start, len);
 	set_bits(rgd, start, len, GFS2_BLKST_FREE_);
-	rgd->rd_free += len;
+	if (!SEEDED_BUG("rgrp-free-count"))
+		rgd->rd_free += len;
 	rgd->rd_flags &= ~(uint32_t)GFS2_RGF_TRIMMED;
 }
 
@@ -268,7 +270,8 @@ int gfs2_free_blocks(struct gfs2_sbd *sdp, uint64_t bstart, uint32_t blen)
 	rgrp_pin_header(rgd);
 	free_bits(rgd, start, blen);
 	rgrp_out(rgd, 0);
-	gfs2_statfs_change(sdp, 0, blen, 0);
+	if (!SEEDED_BUG("statfs-free"))
+		gfs2_statfs_change(sdp, 0, blen, 0);
 	/* Plain data too: what the committing batch made reachable must get to the device before it is forgotten. */
 	gfs2_journal_wipe(sdp->sd_log, bstart, blen);
 	return 0;

@@ -17,6 +17,7 @@
  */
 #include "fs/dealloc.h"
 #include "fs/file.h"
+#include "util/seeded.h"
 #include "util/util.h"
 
 #define PUNCH_READAHEAD 32
@@ -465,7 +466,7 @@ int gfs2_zero_tail(struct gfs2_inode *ip, uint64_t size)
 {
 	uint32_t off = size & (ip->i_sbd->sd_bsize - 1);
 
-	return off ? gfs2_zero_in_block(ip, size, ip->i_sbd->sd_bsize - off) : 0;
+	return off && !SEEDED_BUG("truncate-tail") ? gfs2_zero_in_block(ip, size, ip->i_sbd->sd_bsize - off) : 0;
 }
 
 /* Larger than what fits into the dinode: the contents move to a block, if there are any. */

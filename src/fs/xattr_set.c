@@ -12,6 +12,7 @@
 #include "fs/bmap.h"
 #include "fs/eattr.h"
 #include "fs/xattr.h"
+#include "util/seeded.h"
 
 static struct gfs2_ea_header *ea_at(const struct gfs2_bh *bh, uint32_t off)
 {
@@ -258,6 +259,8 @@ static void write_data(struct ea_change *c, const uint64_t *blocks)
 		struct gfs2_bh *bh = gfs2_meta_new(sdp, c->ip->i_gl, blocks[i], GFS2_METATYPE_ED,
 						   GFS2_FORMAT_ED);
 
+		if (SEEDED_BUG("xattr-data"))
+			done = 0;
 		memcpy(bh->b_data + sizeof(struct gfs2_meta_header), (const char *)c->value + done,
 		       min_t(size_t, c->size - done, sdp->sd_jbsize));
 		buf_put(bh);

@@ -25,6 +25,7 @@
  * itself: then all but that block is free, and trans_need() <= J - 4 was checked.
  */
 #include "journal/log_internal.h"
+#include "util/seeded.h"
 
 _Thread_local struct gfs2_trans gfs2_current_trans;
 
@@ -335,7 +336,7 @@ static struct gfs2_bh *wipe_one(struct gfs2_log *log, struct log_block *e)
 		if (log->l_ail_busy)
 			log->o_wait_pass = log->l_ail_passes;
 	}
-	if (e->seq)
+	if (e->seq && !SEEDED_BUG("lost-revoke"))
 		log_revoke_add(log, e);
 	blktab_gc(&log->l_tab, e);
 	return bh;
