@@ -858,8 +858,12 @@ int dlm_rules_cancel(struct dlm_rules *r, uint32_t lkid)
 
 	if (!l || l->orphan)
 		return -ENOENT;
+	/* The flag stays until the next request. */
+	if (l->exflags & DLM_LKF_CANCEL)
+		return -EINVAL;
 	if (l->status == DLM_STS_GRANTED)
 		return 0;
+	l->exflags |= DLM_LKF_CANCEL;
 	res = l->res;
 	revert(r, l);
 	put_resource(r, res);

@@ -86,7 +86,10 @@ int dlm_rules_convert(struct dlm_rules *r, uint32_t lkid, const struct dlm_ask *
  * last operation had it; @lvb NULL then writes what the lock's own copy holds.
  */
 int dlm_rules_unlock(struct dlm_rules *r, uint32_t lkid, uint32_t flags, const void *lvb);
-/* Take back a request or conversion that waits.  0 also if there is nothing (any more) to take back: then no AST comes. */
+/*
+ * Take back a request or conversion that waits.  0 also if there is nothing (any more) to take back: then no AST comes.  -EINVAL: the
+ * last operation was taken back already.
+ */
 int dlm_rules_cancel(struct dlm_rules *r, uint32_t lkid);
 
 /*
