@@ -2,9 +2,14 @@
 /*
  * Reading file contents, and making them durable (kernel: file.c:gfs2_file_read_iter, gfs2_fsync).
  *
- * Reads go straight from the device into the caller's buffer; clean file data are not kept here
- * (the kernel's page cache has them). A cached buffer, dirty data or a journaled block not yet in
- * place, is newer than the device and wins.
+ * gfs2_file_read(): straight from the device into the caller's buffer; clean file data are not
+ * kept here (the kernel's page cache has them). A cached buffer, dirty data or a journaled block
+ * not yet in place, is newer than the device and wins.
+ *
+ * gfs2_file_read_cached(): for files whose pages the kernel may not cache. Their clean data are
+ * buffers of the inode's data mapping: bounded with all other buffers, dropped with the glock
+ * (inode_go_inval) and before direct I/O (gfs2_file_flush_inval). Who reads on where the last
+ * read ended finds more and more read ahead.
  *
  * Needs from callers: gfs2_file_read any holder, which keeps writers of this and other nodes
  * away; the rest as in file.h.
@@ -125,6 +130,104 @@ int64_t gfs2_file_read(struct gfs2_inode *ip, void *buf, uint64_t pos, uint32_t 
 	*skip = pos & (sdp->sd_bsize - 1);
 	error = read_blocks(&op, ((pos + size - 1) >> sdp->sd_bsize_shift) + 1);
 	return error ? error : (int64_t)size;
+}
+
+#define READ_AHEAD_MIN (128u << 10)
+#define READ_AHEAD_MAX (1u << 20)
+#define READ_AHEAD_BLOCKS 1024u
+
+/* Where reading ahead should end for a read of [pos, pos + size). */
+static uint64_t read_ahead_end(struct gfs2_inode *ip, uint64_t pos, uint32_t size)
+{
+	/* relaxed: a guess; readers of one file that get into each other's way read ahead less */
+	uint64_t next = atomic_exchange_explicit(&ip->i_read_next, pos + size, memory_order_relaxed);
+	unsigned window = atomic_load_explicit(&ip->i_read_ahead, memory_order_relaxed);
+
+	if (next != pos)
+		window = 0;
+	else
+		window = min_t(unsigned, max_t(unsigned, 2 * window, READ_AHEAD_MIN), READ_AHEAD_MAX);
+	atomic_store_explicit(&ip->i_read_ahead, window, memory_order_relaxed);
+	return min_t(uint64_t, pos + size + window, ip->i_size);
+}
+
+/* Bring the blocks [lblock, end) into the mapping in one go; what fails is found out by who needs it. */
+static int read_into_mapping(struct gfs2_inode *ip, uint64_t lblock, uint64_t end)
+{
+	uint64_t *blocks;
+	unsigned nr = 0;
+	int error = 0;
+
+	end = min_t(uint64_t, end, lblock + READ_AHEAD_BLOCKS);
+	blocks = xmalloc((end - lblock) * sizeof(*blocks));
+	while (!error && lblock < end) {
+		struct extent e;
+
+		error = gfs2_map_extent(ip, lblock, end - lblock, &e);
+		if (error)
+			break;
+		for (uint64_t i = 0; e.pblock && i < e.len; i++)
+			blocks[nr++] = e.pblock + i;
+		lblock += e.len;
+	}
+	if (!error)
+		buf_readahead(&ip->i_data, blocks, nr);
+	free(blocks);
+	return error;
+}
+
+/* An uptodate buffer of the block, which is file block @lblock. */
+static int cached_block(struct gfs2_inode *ip, uint64_t lblock, uint64_t pblock, uint64_t ahead,
+			struct gfs2_bh **out)
+{
+	struct gfs2_bh *bh = buf_find(ip->i_sbd->sd_bufs, pblock);
+	int error;
+
+	if (bh && buf_test(bh, B_UPTODATE)) {
+		*out = bh;
+		return 0;
+	}
+	buf_put(bh);
+	error = read_into_mapping(ip, lblock, max_t(uint64_t, ahead, lblock + 1));
+	return error ? error : buf_read(&ip->i_data, pblock, out);
+}
+
+int64_t gfs2_file_read_cached(struct gfs2_inode *ip, void *buf, uint64_t pos, uint32_t size,
+			      uint32_t *skip)
+{
+	const struct gfs2_sbd *sdp = ip->i_sbd;
+	uint64_t at = pos, end, ahead;
+
+	gfs2_assert_held(ip->i_gl, false);
+	if (gfs2_is_stuffed(ip) || gfs2_is_jdata(ip) || pos >= ip->i_size || !size)
+		return gfs2_file_read(ip, buf, pos, size, skip);
+	*skip = 0;
+	size = (uint32_t)min_t(uint64_t, size, ip->i_size - pos);
+	end = pos + size;
+	ahead = ((read_ahead_end(ip, pos, size) - 1) >> sdp->sd_bsize_shift) + 1;
+	while (at < end) {
+		uint64_t lblock = at >> sdp->sd_bsize_shift;
+		uint32_t off = at & (sdp->sd_bsize - 1);
+		uint32_t len = (uint32_t)min_t(uint64_t, sdp->sd_bsize - off, end - at);
+		char *to = (char *)buf + (at - pos);
+		struct gfs2_bh *bh;
+		struct extent e;
+		int error = gfs2_map_extent(ip, lblock, 1, &e);
+
+		if (error)
+			return error;
+		if (e.pblock) {
+			error = cached_block(ip, lblock, e.pblock, ahead, &bh);
+			if (error)
+				return error;
+			memcpy(to, bh->b_data + off, len);
+			buf_put(bh);
+		} else {
+			memset(to, 0, len);
+		}
+		at += len;
+	}
+	return size;
 }
 
 int gfs2_file_flush_inval(struct gfs2_inode *ip)

@@ -14,6 +14,12 @@
  * EX.  Dirty data buffers are newer than the device and win. Returns bytes, or -errno.
  */
 int64_t gfs2_file_read(struct gfs2_inode *ip, void *buf, uint64_t pos, uint32_t size, uint32_t *skip);
+/*
+ * The same through the buffer cache, with read-ahead: for files that the kernel does not cache.  Caller holds SH or EX
+ * (in DF nothing may be cached).
+ */
+int64_t gfs2_file_read_cached(struct gfs2_inode *ip, void *buf, uint64_t pos, uint32_t size,
+			      uint32_t *skip);
 
 /*
  * Write @size bytes at @pos, extending, allocating and unstuffing as needed.  Caller holds EX, no

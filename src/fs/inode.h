@@ -57,6 +57,9 @@ struct gfs2_inode {
 
 	struct extmap i_map;
 	struct gfs2_mapping i_data;	/* data buffers */
+	/* file.c: where the last cached read ended, how far ahead it read; relaxed: guesses */
+	atomic_uint_least64_t i_read_next;
+	atomic_uint i_read_ahead;
 
 	/*
 	 * Direct I/O: number of requests in flight (the kernel's i_dio_count); demotions and EX

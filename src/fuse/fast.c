@@ -80,6 +80,9 @@ static bool fast_read(struct rx_buf *b, struct io_ring *ring)
 	const struct fuse_read_in *r = (const void *)(in + 1);
 	struct gfs2_file *f = (struct gfs2_file *)(uintptr_t)r->fh;
 
+	/* What the kernel does not cache is cached here, and that may block. */
+	if (f->f_direct && !(r->flags & O_DIRECT))
+		return false;
 	if (b->size < sizeof(*in) + sizeof(*r) || r->size > RX_MAX_WRITE || !r->size)
 		return false;
 	if (gfs2_dio_check_align(f->f_inode->i_sbd, r->offset, r->size))

@@ -259,15 +259,20 @@ static int64_t read_direct(struct server *s, struct gfs2_inode *ip, char *buf, u
 	return dio.ring ? gfs2_dio_run(&dio) : -ENOMEM;
 }
 
-static int64_t read_buffered(struct gfs2_inode *ip, char *buf, uint64_t pos, size_t size,
+static int64_t read_buffered(const struct gfs2_file *f, char *buf, uint64_t pos, size_t size,
 			     uint32_t *skip)
 {
+	struct gfs2_inode *ip = f->f_inode;
 	struct gfs2_holder gh;
 	int64_t ret = gfs2_glock_nq_init(ip->i_gl, LM_ST_SHARED, 0, &gh);
 
 	if (ret)
 		return ret;
-	ret = gfs2_file_read(ip, buf, pos, (uint32_t)size, skip);
+	/* Cached once: by the kernel where it may, else here. */
+	if (f->f_direct)
+		ret = gfs2_file_read_cached(ip, buf, pos, (uint32_t)size, skip);
+	else
+		ret = gfs2_file_read(ip, buf, pos, (uint32_t)size, skip);
 	gfs2_glock_dq_uninit(&gh);
 	return ret;
 }
@@ -289,7 +294,7 @@ void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse
 	else if (fi->flags & O_DIRECT)
 		ret = read_direct(s, ip, buf, (uint64_t)off, size, fi->flags);
 	else
-		ret = read_buffered(ip, buf, (uint64_t)off, size, &skip);
+		ret = read_buffered(fi_file(fi), buf, (uint64_t)off, size, &skip);
 	if (ret < 0)
 		reply_err(req, ret);
 	else

@@ -246,6 +246,43 @@ def case_scattered_file():
     volume.fsck()
 
 
+def case_not_cached_by_the_kernel():
+    """An append-only file opened for writing is read through the daemon's own cache, with read-ahead."""
+    need_fuse()
+    volume = Volume(size="256M")
+    with volume.mount() as mount:
+        data = pattern(4 * MIB, SEED)
+        path = mount / "log"
+        write_file(path, data, sync=True)
+        run(["chattr", "+a", path])
+        fd = os.open(path, os.O_RDWR | os.O_APPEND)
+
+        def device_reads(piece):
+            before = stats(mount)["io_reads"]
+            got = b"".join(os.pread(fd, piece, offset) for offset in range(0, len(data), piece))
+            check(got == data, f"contents read in pieces of {piece}")
+            return stats(mount)["io_reads"] - before
+
+        device_reads(4096)
+        direct = os.open(path, os.O_RDONLY | os.O_DIRECT)
+        with Aligned(len(data)) as buffer:
+            equal(os.preadv(direct, [buffer], 0), len(data), "a direct read")
+            check(bytes(buffer) == data, "contents read directly")
+        os.close(direct)
+        first = device_reads(4096)
+        check(first < 60, f"{first} device reads for {len(data) // 4096} blocks in a row")
+        equal(device_reads(10000), 0, "device reads for what is cached")
+        more = pattern(5000, SEED + 1)
+        os.write(fd, more)
+        data += more
+        device_reads(4096)
+        os.fsync(fd)
+        device_reads(4096)
+        os.close(fd)
+        run(["chattr", "-a", path])
+    volume.fsck()
+
+
 def case_large_volume():
     """Mounting reads what it needs, not every bitmap there is."""
     need_fuse()

@@ -163,11 +163,16 @@ static void check_read(struct model *f, uint32_t pos, uint32_t len)
 	struct gfs2_holder gh;
 	uint32_t want = pos < f->size ? min_t(uint32_t, len, f->size - pos) : 0, skip;
 	static const enum lm_state states[] = { LM_ST_SHARED, LM_ST_DEFERRED, LM_ST_EXCLUSIVE };
+	enum lm_state state = states[rnd(3)];
+	bool cached = state != LM_ST_DEFERRED && rnd(2);
 
-	lock(f->ip, states[rnd(3)], &gh);
+	lock(f->ip, state, &gh);
 	assert_int_equal(f->ip->i_size, f->size);
 	memset(io_buf, 0x77, len);
-	assert_int_equal(gfs2_file_read(f->ip, io_buf, pos, len, &skip), want);
+	if (cached)
+		assert_int_equal(gfs2_file_read_cached(f->ip, io_buf, pos, len, &skip), want);
+	else
+		assert_int_equal(gfs2_file_read(f->ip, io_buf, pos, len, &skip), want);
 	assert_memory_equal(io_buf + skip, f->data + pos, want);
 	gfs2_glock_dq_uninit(&gh);
 }
@@ -404,6 +409,90 @@ static void test_sync(void **state)
 	do_unmount(&m);
 }
 
+/* --- data that the kernel does not cache --- */
+
+static uint64_t read_pieces(struct gfs2_inode *ip, uint32_t from, uint32_t to, uint32_t piece, const char *data)
+{
+	struct io_stats before, after;
+	struct gfs2_holder gh;
+	uint32_t skip;
+
+	io_get_stats(ip->i_sbd->sd_io, &before);
+	for (uint32_t pos = from; pos < to; pos += piece) {
+		lock(ip, LM_ST_SHARED, &gh);
+		assert_int_equal(gfs2_file_read_cached(ip, io_buf, pos, piece, &skip),
+				 min_t(uint32_t, piece, to - pos));
+		assert_memory_equal(io_buf + skip, data + pos, min_t(uint32_t, piece, to - pos));
+		gfs2_glock_dq_uninit(&gh);
+	}
+	io_get_stats(ip->i_sbd->sd_io, &after);
+	return after.ops[IO_READ] - before.ops[IO_READ];
+}
+
+static void test_read_cached(void **state)
+{
+	enum { SIZE = 3 * (1 << 20) + 777 };
+	char *data = malloc(SIZE);
+	struct gfs2_inode *ip;
+	struct gfs2_holder gh;
+	struct mounted m;
+	uint64_t reads;
+	uint32_t skip;
+
+	for (unsigned i = 0; i < SIZE; i++)
+		data[i] = (char)(i / 7 + i / 4096);
+	vol_make(4096, 64, 1, "");
+	m = do_mount();
+	gfs2_budget_set(m.sdp, 256 << 20); /* room for all of it */
+	ip = make_file(m.sdp, "cached");
+	lock(ip, LM_ST_EXCLUSIVE, &gh);
+	for (uint32_t pos = 0; pos < SIZE; pos += 1 << 20)
+		assert_int_equal(gfs2_file_write(ip, data + pos, pos, min_t(uint32_t, SIZE - pos, 1 << 20), false),
+				 min_t(uint32_t, SIZE - pos, 1 << 20));
+	gfs2_glock_dq_uninit(&gh);
+	assert_int_equal(gfs2_file_sync(ip, false), 0);
+	mapping_invalidate(&ip->i_data);
+
+	/* One after the other: read ahead in larger and larger steps, the contents once. */
+	reads = read_pieces(ip, 0, SIZE, 1000, data);
+	assert_in_range(reads, 3, 60);
+	assert_int_equal(read_pieces(ip, 0, SIZE, 100000, data), 0);
+	/* Somebody else changes it: the lock goes, and all that it covered. */
+	gfs2_glock_cb(ip->i_gl, LM_ST_UNLOCKED, false);
+	assert_true(gfs2_glock_wait_demoted(ip->i_gl, 10000000000ull));
+	assert_int_equal(atomic_load(&ip->i_data.m_nr), 0);
+	/* Here and there: no more than was asked for (and the dinode and the map). */
+	reads = read_pieces(ip, 2000000, 2004096, 4096, data);
+	assert_in_range(reads, 1, 6);
+	assert_in_range(atomic_load(&ip->i_data.m_nr), 1, 2);
+	/* Written through the same buffers. */
+	read_pieces(ip, 0, SIZE, 4096, data);
+	memset(data + 5000, 'x', 100000);
+	lock(ip, LM_ST_EXCLUSIVE, &gh);
+	assert_int_equal(gfs2_file_write(ip, data + 5000, 5000, 100000, false), 100000);
+	gfs2_glock_dq_uninit(&gh);
+	read_pieces(ip, 0, SIZE, 4096, data);
+	assert_int_equal(gfs2_file_sync(ip, false), 0);
+	read_pieces(ip, 0, SIZE, 4096, data);
+	/* In the deferred state nothing is cached. */
+	gfs2_glock_cb(ip->i_gl, LM_ST_DEFERRED, false);
+	assert_true(gfs2_glock_wait_demoted(ip->i_gl, 10000000000ull));
+	lock(ip, LM_ST_DEFERRED, &gh);
+	assert_int_equal(atomic_load(&ip->i_data.m_nr), 0);
+	assert_int_equal(gfs2_file_read(ip, io_buf, 4096, 8192, &skip), 8192);
+	assert_memory_equal(io_buf + skip, data + 4096, 8192);
+	gfs2_glock_dq_uninit(&gh);
+	/* Cut and grown: zeros, not what the cache had. */
+	read_pieces(ip, 0, SIZE, 4096, data);
+	assert_int_equal(gfs2_setattr_size(ip, 10000), 0);
+	assert_int_equal(gfs2_setattr_size(ip, SIZE), 0);
+	memset(data + 10000, 0, SIZE - 10000);
+	read_pieces(ip, 0, SIZE, 4096, data);
+	gfs2_inode_put(ip);
+	do_unmount(&m);
+	free(data);
+}
+
 /* --- limits --- */
 
 /* A full volume: short, then ENOSPC; nothing is broken, and what is freed can be used again. */
@@ -591,6 +680,7 @@ static int run(void)
 		cmocka_unit_test(test_withdrawn),
 		cmocka_unit_test(test_random),
 		cmocka_unit_test(test_sync),
+		cmocka_unit_test(test_read_cached),
 		cmocka_unit_test(test_nospace),
 		cmocka_unit_test(test_limits),
 		cmocka_unit_test(test_attr),
