@@ -226,10 +226,15 @@ def case_many_slow_writes():
     volume = Volume()
     with volume.mount("rx_threads=1") as mount:
         path = prepare(mount, "file")
-        slow(mount, "write", 80)
-        threads = [start(direct_write, path, 4096 * i, bytes([i]) * 4096) for i in range(80)]
-        threads.append(start(buffered_write, path, 4096 * 100, b"f" * 4096))
-        finish(mount, threads)
+        name = f"2/{os.stat(path).st_ino:x}"
+        with Trace(mount) as trace:
+            slow(mount, "write", 80)
+            threads = [start(direct_write, path, 4096 * i, bytes([i]) * 4096) for i in range(80)]
+            # While a file is open for buffered use the kernel sends its direct writes one by one: not before they are here.
+            wait_for(lambda: sum(e["event"] == "dio_submit" and e.get("glock") == name
+                                 for e in trace._read()) >= 80, "all of them to be sent")
+            threads.append(start(buffered_write, path, 4096 * 100, b"f" * 4096))
+            finish(mount, threads)
         equal([t.result for t in threads], [4096] * 81, "results")
         data = read_file(path)
         for i in range(80):
