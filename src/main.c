@@ -26,6 +26,7 @@
 #include "debug/event.h"
 #include "fuse/server.h"
 #include "options.h"
+#include "supervisor.h"
 #include "util/seeded.h"
 #include "util/util.h"
 
@@ -241,9 +242,32 @@ static int serve(struct gfs2_sbd *sdp, const struct options *o, int report_fd)
 	return error;
 }
 
+/* For a member of a cluster.  The superblock is looked at without a lock, only to know whether this will be one. */
+static int start_supervisor(struct supervisor *sv, const struct options *o, struct io_engine *e)
+{
+	const char *proto = o->args.ar_lockproto, *table = o->args.ar_locktable;
+	struct gfs2_sbd *sdp = xzalloc(sizeof(*sdp));
+	int error = 0;
+
+	sv->word = -1;
+	/* What is wrong with it the mount will say. */
+	if ((!proto || !table) && io_engine_size(e) && !gfs2_peek_lock_names(e, sdp)) {
+		proto = proto ? proto : sdp->sd_lockproto;
+		table = table ? table : sdp->sd_locktable;
+	}
+	if (proto && table && !strcmp(proto, lm_dlm.lm_proto_name)) {
+		error = supervisor_start(sv, o->device, o->dir, table);
+		if (error)
+			fs_err("cannot start the supervisor: %s", strerror(-error));
+	}
+	free(sdp);
+	return error;
+}
+
 static int run(const struct options *o, int report_fd)
 {
 	struct claim claim = CLAIM_NONE;
+	struct supervisor sv = { .word = -1 };
 	struct io_engine *e;
 	struct gfs2_sbd *sdp;
 	int error, unmounted;
@@ -264,6 +288,8 @@ static int run(const struct options *o, int report_fd)
 	error = lock_volume(e, o->device, LOCK_EX);
 	if (!error)
 		error = claim_take(&claim, io_engine_fd(e), o->device, false, LOCK_PATIENCE_NS);
+	if (!error)
+		error = start_supervisor(&sv, o, e);
 	if (!error && o->has_fault)
 		error = io_fault_add(e, &o->fault_rule);
 	if (!error) {
@@ -285,6 +311,7 @@ static int run(const struct options *o, int report_fd)
 			error = unmounted;
 	}
 	claim_drop(&claim);
+	supervisor_dismiss(&sv);
 	io_engine_close(e);
 	return error;
 }
@@ -392,6 +419,8 @@ int main(int argc, char **argv)
 #ifdef GFS2_SEEDED_BUGS
 	gfs2_seeded_select(getenv("GFS2_SEEDED_BUG"));
 #endif
+	if (argc == SUPERVISE_ARGC && !strcmp(argv[1], SUPERVISE_WORD))
+		return supervisor_main(argv);
 	if (options_parse(&o, argc, argv)) {
 		options_free(&o);
 		return EX_USAGE_;

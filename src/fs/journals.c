@@ -212,8 +212,7 @@ bool device_readonly(struct io_engine *e)
 	return (fcntl(io_engine_fd(e), F_GETFL) & O_ACCMODE) == O_RDONLY;
 }
 
-static int recover_one(struct gfs2_sbd *sdp, const struct gfs2_jdesc *jd,
-		       struct gfs2_log_header_host *head)
+int recover_one(struct gfs2_sbd *sdp, const struct gfs2_jdesc *jd, struct gfs2_log_header_host *head)
 {
 	struct gfs2_recovery_result res = { 0 };
 	bool ro = device_readonly(sdp->sd_io);
@@ -284,11 +283,16 @@ static int replay_of_dead(struct gfs2_sbd *sdp, const struct gfs2_jdesc *known)
 	struct gfs2_recovery_result res = { 0 };
 	struct gfs2_jdesc jd = *known;
 	struct gfs2_inode *ip = jd.jd_inode;
-	struct gfs2_holder gh;
+	struct gfs2_holder gh, statfs_gh;
 	int err;
 
 	jd.jd_extents = NULL;
 	jd.jd_nr_extents = 0;
+	/* Its share of the block counts is added on the device; a living node may be adding its own. (The kernel does without.) */
+	err = gfs2_glock_nq_init(sdp->sd_statfs_inode->i_gl, LM_ST_EXCLUSIVE,
+				 LM_FLAG_NOEXP | LM_FLAG_TRY | GL_NOCACHE | GL_SKIP, &statfs_gh);
+	if (err)
+		return err;
 	err = gfs2_glock_nq_init(ip->i_gl, LM_ST_SHARED, LM_FLAG_NOEXP | GL_NOCACHE, &gh);
 	if (!err) {
 		err = map_journal(sdp, ip, &jd);
@@ -297,7 +301,12 @@ static int replay_of_dead(struct gfs2_sbd *sdp, const struct gfs2_jdesc *known)
 						   sdp->sd_statfs_addr, sdp->sd_ro, &res);
 		gfs2_glock_dq_uninit(&gh);
 	}
+	/* Who has left has a clean one. */
+	if (!err && res.dirty)
+		fs_warn("jid=%u: replayed the journal of a dead node: %u blocks, %u revokes", jd.jd_jid,
+			res.blocks_replayed, res.revokes);
 	free(jd.jd_extents);
+	gfs2_glock_dq_uninit(&statfs_gh);
 	return err;
 }
 
@@ -309,7 +318,7 @@ int gfs2_recover_jid(void *private, unsigned jid)
 	int err;
 
 	/* Our own journal is the others' business, if it comes to that. */
-	if (gfs2_withdrawn(sdp) || jid == sdp->sd_jid)
+	if (gfs2_withdrawn(sdp) || jid == sdp->sd_jid || !sdp->sd_statfs_inode)
 		return LM_RD_GAVEUP;
 	if (jid >= sdp->sd_nr_journals || !sdp->sd_jdescs[jid].jd_inode) {
 		fs_err("jid=%u: no such journal when this node mounted; cannot replay it", jid);
@@ -319,7 +328,7 @@ int gfs2_recover_jid(void *private, unsigned jid)
 	err = gfs2_glock_nq_init(gl, LM_ST_EXCLUSIVE, LM_FLAG_NOEXP | LM_FLAG_TRY | GL_NOCACHE, &gh);
 	if (!err) {
 		err = replay_of_dead(sdp, &sdp->sd_jdescs[jid]);
-		if (err)
+		if (err < 0)
 			fs_err("jid=%u: the journal of a dead node could not be replayed: %s", jid,
 			       strerror(-err));
 		gfs2_glock_dq_uninit(&gh);

@@ -16,6 +16,7 @@
 #include "fs/inode.h"
 #include "fs/mount_i.h"
 #include "fs/rgrp.h"
+#include "lock/dlm_dead.h"
 #include "util/util.h"
 
 #define GLOCK_WORKERS 2
@@ -293,6 +294,9 @@ static int mount_steps(struct gfs2_sbd *sdp)
 
 	if (!err)
 		err = choose_lock_module(sdp);
+	/* One of ours may have been killed, and its supervisor with it. */
+	if (!err && sdp->sd_lm == &lm_dlm)
+		err = gfs2_recover_dead(sdp->sd_io, sdp->sd_locktable);
 	if (!err)
 		err = create_caches(sdp);
 	if (!err)
@@ -474,4 +478,61 @@ int gfs2_mount(struct io_engine *e, const struct gfs2_args *args, struct gfs2_sb
 int gfs2_unmount(struct gfs2_sbd *sdp)
 {
 	return teardown(sdp);
+}
+
+/* --- after a daemon that was killed --- */
+
+/*
+ * As far into a mount as recovery needs: system files and journals, read without the cluster's locks.  What they lead to changes only when
+ * journals are added; everything else that is read is the dead daemon's own.
+ */
+static int open_for_recovery(struct gfs2_sbd *sdp, const char *table)
+{
+	int err = set_names(sdp);
+
+	if (!err) {
+		msg_set_prefix(table);
+		err = choose_lock_module(sdp);
+	}
+	if (!err)
+		err = create_caches(sdp);
+	if (!err)
+		err = gfs2_inode_lookup(sdp, sdp->sd_master_addr, 0, &sdp->sd_master);
+	if (!err)
+		err = open_journals(sdp);
+	if (!err)
+		err = open_statfs(sdp);
+	return err;
+}
+
+static int replay_dead(struct io_engine *e, const char *table, struct dlm_dead *dead)
+{
+	struct gfs2_args args = { .ar_ro = true, .ar_lockproto = lm_nolock.lm_proto_name,
+				  .ar_locktable = table, .ar_cache = 16u << 20, .ar_commit = 30 };
+	struct gfs2_sbd *sdp = xzalloc(sizeof(*sdp));
+	struct gfs2_log_header_host head;
+	int err;
+
+	init_args(sdp, &args);
+	err = gfs2_read_sb(e, sdp);
+	if (!err)
+		err = open_for_recovery(sdp, table);
+	for (unsigned j = 0; !err && j < sdp->sd_nr_journals; j++)
+		if (dlm_dead_owns_journal(dead, j))
+			err = recover_one(sdp, &sdp->sd_jdescs[j], &head);
+	teardown(sdp);
+	return err;
+}
+
+int gfs2_recover_dead(struct io_engine *e, const char *table)
+{
+	struct dlm_dead *dead;
+	int err = dlm_dead_open(table, &dead);
+
+	if (err || !dead)
+		return err;
+	fs_warn("a daemon of this node was killed: its journal is replayed now");
+	err = replay_dead(e, table, dead);
+	/* If we cannot do it, another node may. */
+	return dlm_dead_leave(dead, !err);
 }

@@ -28,6 +28,8 @@ int open_journals(struct gfs2_sbd *sdp);
 int open_statfs(struct gfs2_sbd *sdp);
 /* Replay what is to be replayed, then forget everything read so far.  *@head: our own journal's. */
 int recover_journals(struct gfs2_sbd *sdp, struct gfs2_log_header_host *head);
+/* Replay journal @jid, whatever state it is in; nobody uses it. */
+int recover_one(struct gfs2_sbd *sdp, const struct gfs2_jdesc *jd, struct gfs2_log_header_host *head);
 /* While mounted: replay the journal of a node that has died, on a thread of the lock module. LM_RD_*. */
 int gfs2_recover_jid(void *sdp, unsigned jid);
 

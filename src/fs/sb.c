@@ -156,6 +156,25 @@ static void copy_lockname(char *dst, size_t size, const char *src)
 	dst[len] = 0;
 }
 
+int gfs2_peek_lock_names(struct io_engine *e, struct gfs2_sbd *sdp)
+{
+	struct gfs2_sb *sb;
+	int err;
+
+	if (io_engine_size(e) < SB_POS + SB_BYTES)
+		return -EINVAL;
+	sb = aligned_alloc(SB_BYTES, SB_BYTES);
+	if (!sb)
+		return -ENOMEM;
+	err = io_read(e, IO_META, sb, SB_BYTES, SB_POS);
+	if (!err) {
+		copy_lockname(sdp->sd_lockproto, sizeof(sdp->sd_lockproto), sb->sb_lockproto);
+		copy_lockname(sdp->sd_locktable, sizeof(sdp->sd_locktable), sb->sb_locktable);
+	}
+	free(sb);
+	return err;
+}
+
 int gfs2_read_sb(struct io_engine *e, struct gfs2_sbd *sdp)
 {
 	struct gfs2_sb *sb;

@@ -94,8 +94,16 @@ int gfs2_mount(struct io_engine *e, const struct gfs2_args *args, struct gfs2_sb
 /* Finish everything, leave a clean journal, free. -EIO if that could not be done (then recovery is needed). */
 int gfs2_unmount(struct gfs2_sbd *sdp);
 
+/*
+ * If a lock_dlm daemon of this machine has died with @table: replay its journal, drop its locks, leave the lock space.  The caller holds the
+ * volume's lock file exclusively, so the dead one's I/O is over.  0 also if there was nothing to do.
+ */
+int gfs2_recover_dead(struct io_engine *e, const char *table);
+
 /* Reads the superblock only and fills geometry; for mount and tests. */
 int gfs2_read_sb(struct io_engine *e, struct gfs2_sbd *sdp);
+/* Only sd_lockproto and sd_locktable, whatever else the block contains. */
+int gfs2_peek_lock_names(struct io_engine *e, struct gfs2_sbd *sdp);
 
 static inline bool gfs2_withdrawn(struct gfs2_sbd *sdp)
 {
