@@ -14,6 +14,7 @@
 #include <inttypes.h>
 #include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -67,6 +68,7 @@ struct gfs2_maint {
 	atomic_bool stop;	/* release before the event is written, acquire after it was read */
 	atomic_bool woken;	/* an event is on its way; relaxed: it only spares writing another one */
 	uint64_t statfs_due, mtime_due, shrink_due;	/* the thread's own */
+	bool handed_over;	/* the same */
 };
 
 /*
@@ -140,6 +142,19 @@ static int next_timeout_ms(const struct gfs2_maint *mt, uint64_t now)
 	return due <= now ? 0 : (int)DIV_ROUND_UP(due - now, 1000000);
 }
 
+/*
+ * A withdrawn node of a cluster keeps its locks, so that nobody sees what its journal may still change, and the others wait.
+ * So it goes: it unmounts like at any other end, but leaves its journal as it is, and the others replay that.
+ */
+static void hand_over(struct gfs2_maint *mt)
+{
+	if (mt->sdp->sd_lm != &lm_dlm || mt->handed_over)
+		return;
+	mt->handed_over = true;
+	fs_err("withdrawn: leaving the cluster, so that another node can replay the journal");
+	kill(getpid(), SIGTERM);
+}
+
 static void *maint_thread(void *arg)
 {
 	struct gfs2_maint *mt = arg;
@@ -164,8 +179,10 @@ static void *maint_thread(void *arg)
 			mt->shrink_due = now;
 		}
 		/* Nothing is due any more after a withdraw, and it must not be a busy loop. */
-		if (gfs2_withdrawn(mt->sdp))
+		if (gfs2_withdrawn(mt->sdp)) {
 			mt->mtime_due = mt->statfs_due = now + STATFS_QUANTUM;
+			hand_over(mt);
+		}
 		maint_works(mt, now);
 	}
 	return NULL;

