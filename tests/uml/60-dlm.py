@@ -276,7 +276,8 @@ def mount_cycles(c):
     # Some threads come when they are needed. What leaks does so at each turn.
     for what in ("descriptors", "threads", "glocks"):
         check(after[what] < before[what] + CYCLES / 2, f"{what}: {before}, {after}")
-    check(after["memory"] <= before["memory"] + 4096 + 64 * CYCLES, "memory: %s, %s" % (before, after))
+    # Buffers of workers and malloc's arenas are touched for the first time at any moment: this much is not a leak.
+    check(after["memory"] <= before["memory"] + (16 << 10) + 64 * CYCLES, "memory: %s, %s" % (before, after))
     one.run("rm %s/cycle" % MNT, check=True)
 
 
