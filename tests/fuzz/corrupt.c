@@ -22,6 +22,7 @@
 #include <sys/resource.h>
 #include <sys/wait.h>
 #include "fs/rgrp.h"
+#include "fs/xattr.h"
 
 #define STUCK_SECONDS 120	/* without an end of the current mutation: it hangs */
 #define MEMORY_LIMIT_MIB 1024	/* far above what a volume of this size needs under a sanitizer */
@@ -593,7 +594,7 @@ static void look(struct walk *w, struct gfs2_inode *ip, unsigned depth)
 	struct listing *l;
 	struct gfs2_holder gh;
 	struct stat st;
-	char target[4096];
+	char target[4096], *names;
 	const char *data;
 	int err = gfs2_glock_nq_init(ip->i_gl, LM_ST_SHARED, 0, &gh);
 
@@ -604,6 +605,12 @@ static void look(struct walk *w, struct gfs2_inode *ip, unsigned depth)
 	gfs2_glock_dq_uninit(&gh);
 	if (S_ISLNK(st.st_mode))
 		note(w, gfs2_readlink(ip, target, sizeof(target)));
+	names = malloc(65536);
+	err = (int)gfs2_listxattr(ip, names, 65536);
+	note(w, err);
+	for (int at = 0; at < err; at += (int)strlen(names + at) + 1)
+		note(w, gfs2_getxattr(ip, names + at, w->f->buf, FSO_BUF_BYTES));
+	free(names);
 	for (unsigned i = 0; S_ISREG(st.st_mode) && i < ARRAY_SIZE(places); i++)
 		note(w, fso_iread(w->f, ip, places[i], 3 * sdp->sd_bsize + 10, &data));
 	if (!S_ISDIR(st.st_mode) || depth > 6)
@@ -636,6 +643,7 @@ static void attempts(struct walk *w)
 	struct fso *f = w->f;
 	uint32_t bs = f->sdp->sd_bsize;
 	char *data = malloc(16 * bs), name[300];
+	struct gfs2_inode *ip;
 
 	memset(data, 'x', 16 * bs);
 	for (unsigned i = 0; i < 3; i++) {
@@ -657,6 +665,11 @@ static void attempts(struct walk *w)
 	note(w, fso_truncate(f, "many7", 100));
 	note(w, fso_direct(f, "flat", true, 0, data, 8 * 512));
 	note(w, fso_direct(f, "many9", false, 0, NULL, 4096));
+	if (!fso_walk(f, "ea-many", &ip)) {
+		note(w, gfs2_setxattr(ip, "user.ai", data, bs, 0, false));
+		note(w, gfs2_removexattr(ip, "user.bd"));
+		gfs2_inode_put(ip);
+	}
 	note(w, fso_remove(f, "ea-one", false));
 	note(w, fso_remove(f, "ea-many", false));
 	note(w, fso_remove(f, "many5", false));
