@@ -432,6 +432,13 @@ static bool next_step(struct gfs2_glock *gl, struct glock_step *step)
 		gl->gl_unlock_first = false;
 		fail_waiters(gl, 0, -EIO, NULL);
 	}
+	/* A withdraw has called off the demotion that kept them waiting, and may not have come to this glock yet. */
+	if (frozen_by_withdraw(gl)) {
+		act_withdraw(gl, NULL);
+		promote(gl, false);
+		if (glock_first_holder(gl))
+			return false;
+	}
 	gh = glock_first_waiter(gl);
 	if (!gh)
 		return false;

@@ -1459,10 +1459,50 @@ static void test_assertions(void **state)
 	gfs2_glock_put(gl);
 }
 
+/* A withdraw marks the table first and visits the glocks then; a worker may come in between. */
+static void test_withdraw_window(void **state)
+{
+	struct gfs2_glock_table *t;
+	struct gfs2_holder a, b, c;
+	struct gfs2_glock *gl;
+
+	memset(&lm, 0, sizeof(lm));
+	clear_notes();
+	assert_int_equal(gfs2_glock_table_create(&lm_manual, NULL, 0, NULL, &t), 0);
+	gl = gfs2_glock_get(t, 5, &plain_ops);
+	atomic_store(&lm.automatic, true);
+	queue(gl, EX, 0, &a);
+	while (gfs2_glock_work_run_one(t))
+		;
+	assert_true(granted(&a));
+	/* A demotion that waits for the holder keeps the others waiting. */
+	gfs2_glock_cb(gl, UN, true);
+	queue(gl, EX, 0, &b);
+	queue(gl, EX, LM_FLAG_NOEXP, &c);
+	gfs2_glock_dq_uninit(&a);
+	assert_false(gfs2_glock_poll(&b));
+	atomic_store(&t->t_withdrawn, true);
+	while (gfs2_glock_work_run_one(t))
+		;
+	assert_int_equal(gfs2_glock_wait(&b), -EIO);
+	assert_true(granted(&c));
+	assert_int_equal(state_of(gl), EX);
+	gfs2_holder_uninit(&b);
+	gfs2_glock_dq_uninit(&c);
+	atomic_store(&t->t_withdrawn, false);
+	gfs2_glock_cb(gl, UN, false);
+	while (gfs2_glock_work_run_one(t))
+		;
+	assert_int_equal(state_of(gl), UN);
+	gfs2_glock_put(gl);
+	gfs2_glock_table_destroy(t);
+}
+
 int main(void)
 {
 #define MANUAL(t) cmocka_unit_test_setup_teardown(t, setup_manual, teardown)
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_withdraw_window),
 		cmocka_unit_test(test_may_grant),
 		cmocka_unit_test(test_rights),
 		cmocka_unit_test(test_machine),
