@@ -363,19 +363,23 @@ bool gfs2_dio_fast_read_cached(struct gfs2_dio *dio)
 static int dio_send_all(struct gfs2_dio *dio, enum dio_walk *walk)
 {
 	int error = 0, drained;
+	bool drain;
 
 	inode_dio_begin(dio->ip);
 	do {
 		dio_rearm(dio);
 		*walk = dio_walk(dio, true, &error);
 		dio_send(dio);
-		if (*walk == WALK_HOLE) {
+		/* short_dio=async: what was started completes by itself and is the answer; that is no drain. */
+		drain = *walk == WALK_HOLE && (dio->behaviour != SHORT_DIO_ASYNC || !dio->sent);
+		if (*walk == WALK_HOLE)
 			dio_event(dio, EV_DIO_HOLE, dio->pos + dio->sent, dio->want - dio->sent, 0,
 				  NULL);
-			dio_event(dio, EV_DIO_DRAIN_BEGIN, dio->pos, dio->sent, 0, NULL);
-		}
+		if (drain)
+			dio_event(dio, EV_DIO_DRAIN_BEGIN, dio->pos, dio->sent, 0,
+				  dio->behaviour == SHORT_DIO_BLOCKDEV ? "result!=count" : NULL);
 		drained = dio_drain(dio);
-		if (*walk == WALK_HOLE)
+		if (drain)
 			dio_event(dio, EV_DIO_DRAIN_END, dio->pos, dio->sent, drained, NULL);
 		if (!error)
 			error = drained;
@@ -391,6 +395,7 @@ static int64_t dio_read(struct gfs2_dio *dio)
 	int64_t ret = gfs2_glock_nq_init(ip->i_gl, LM_ST_DEFERRED, 0, &dio->gh);
 	uint32_t skip;
 
+	dio->behaviour = SHORT_DIO_DRAIN;	/* reads: holes are zeros */
 	if (ret)
 		return ret;
 	dio_prepare(dio);
@@ -482,22 +487,18 @@ static int dio_whole_fallback(struct gfs2_dio *dio)
 }
 
 /* What the application gets for a write that ran into a hole after @dio->sent bytes (design 5). */
-static int64_t dio_hole(struct gfs2_dio *dio, enum short_dio behaviour)
+static int64_t dio_hole(struct gfs2_dio *dio)
 {
-	switch (behaviour) {
+	switch (dio->behaviour) {
 	case SHORT_DIO_ASYNC:
 		if (dio->sent)
 			return dio->sent;
 		break;
 	case SHORT_DIO_FAIL:
 		return -EIO;
-	case SHORT_DIO_BLOCKDEV:
-		/* its rule for waiting: result != count, or the end past EOF */
-		dio_event(dio, EV_DIO_HOLE, dio->pos + dio->sent, dio->len - dio->sent, 0,
-			  "result!=count");
-		break;
 	case SHORT_DIO_DRAIN:
 	case SHORT_DIO_PRECHECK:
+	case SHORT_DIO_BLOCKDEV:
 		break;
 	}
 	return dio_fall_back(dio, dio->sent, DIO_FB_HOLE);
@@ -528,11 +529,12 @@ static int64_t dio_write(struct gfs2_dio *dio)
 {
 	struct gfs2_inode *ip = dio->ip;
 	struct gfs2_sbd *sdp = ip->i_sbd;
-	enum short_dio behaviour = atomic_load_explicit(&sdp->sd_short_dio, memory_order_relaxed);
 	enum dio_walk walk;
 	int64_t ret = 0;
 	int whole;
 
+	/* Once per request: it may be set to something else meanwhile. */
+	dio->behaviour = atomic_load_explicit(&sdp->sd_short_dio, memory_order_relaxed);
 	if (sdp->sd_ro)
 		return -EROFS;
 	if (mtime_is_strict(sdp))
@@ -549,12 +551,17 @@ static int64_t dio_write(struct gfs2_dio *dio)
 		dio->dsync = true;
 	dio_prepare(dio);
 	whole = dio_whole_fallback(dio);
-	if (whole < 0 && (behaviour == SHORT_DIO_PRECHECK || sdp->sd_args.ar_dio_strict)) {
+	if (whole < 0 && (dio->behaviour == SHORT_DIO_PRECHECK || sdp->sd_args.ar_dio_strict)) {
 		ret = dio_find_hole(dio);
 		if (ret > 0)
 			whole = DIO_FB_HOLE;
 	}
 	if (whole >= 0 || ret < 0) {
+		/* The old helper's other reason not to return before the I/O has ended; here there is none under way. */
+		if (whole == DIO_FB_EOF && dio->behaviour == SHORT_DIO_BLOCKDEV) {
+			dio_event(dio, EV_DIO_DRAIN_BEGIN, dio->pos, 0, 0, "end>EOF");
+			dio_event(dio, EV_DIO_DRAIN_END, dio->pos, 0, 0, NULL);
+		}
 		gfs2_glock_dq_uninit(&dio->gh);
 		return ret < 0 ? ret : dio_fall_back(dio, 0, (enum dio_fallback)whole);
 	}
@@ -570,7 +577,7 @@ static int64_t dio_write(struct gfs2_dio *dio)
 	if (ret)
 		return ret;
 	if (walk == WALK_HOLE)
-		return dio_hole(dio, behaviour);
+		return dio_hole(dio);
 	if (dio->dsync)
 		ret = gfs2_file_sync(ip, true);
 	return ret ? ret : dio->len;

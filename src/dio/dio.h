@@ -49,6 +49,7 @@ struct gfs2_dio {
 
 	/* private to dio.c */
 	struct gfs2_holder gh;
+	enum short_dio behaviour; /* gfs2_dio_run() */
 	atomic_uint ref;
 	bool wait;
 	atomic_bool drained;	/* release: results before it; acquire: by the drainer */

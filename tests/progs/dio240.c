@@ -119,18 +119,38 @@ static void cut_into_pieces(void)
 	}
 }
 
+/*
+ * A write that is not all there.  On gfs2-fuse there is one thing to suspect: a request that ran into a hole and was not
+ * finished.  The first thread that sees one speaks.
+ */
+static void give_up(const struct piece *p, long want, long result)
+{
+	static atomic_flag told = ATOMIC_FLAG_INIT;
+	unsigned long long offset = p->first * SECTOR;
+
+	while (atomic_flag_test_and_set(&told))
+		pause();
+	if (result < 0)
+		warnx("%s write of %ld bytes at %llu: %s", mode, want, offset, strerror((int)-result));
+	else
+		warnx("%s write of %ld bytes at %llu was short: %ld", mode, want, offset, result);
+	warnx("What to look at: is a started part left alone at a hole (async), or the write failed (fail)?\n"
+	      "  glockctl get short_dio\n"
+	      "and in the requests' events a dio_hole at or after %llu whose request ends (dio_end) with fewer bytes\n"
+	      "than it began with, with no dio_drain_begin and dio_upgrade between:\n"
+	      "  glockctl trace -s 0 -t 0 -e dio_begin,dio_hole,dio_drain_begin,dio_upgrade,dio_end -g %s",
+	      offset, path);
+	exit(1);
+}
+
 static void check_result(struct engine *e, struct piece *in_flight, bool *busy)
 {
 	unsigned int tag;
 	long result = engine_reap(e, &tag);
 	long want = (long)in_flight[tag].count * SECTOR;
 
-	if (result < 0)
-		errx(1, "%s write of %ld bytes at %llu: %s", mode, want,
-		     (unsigned long long)in_flight[tag].first * SECTOR, strerror((int)-result));
 	if (result != want)
-		errx(1, "%s write of %ld bytes at %llu was short: %ld", mode, want,
-		     (unsigned long long)in_flight[tag].first * SECTOR, result);
+		give_up(&in_flight[tag], want, result);
 	busy[tag] = false;
 }
 
