@@ -26,7 +26,7 @@
  *				events from now on, or from number SEQ on as far as the ring still has them; --text: in the words of the
  *				kernel's tracepoints
  *   get [--json] [NAME]	one value, or all, as "NAME VALUE" lines; NAME `stats`: counters, read-only
- *   set NAME VALUE		short_dio, dio_mtime, dio_mtime_interval, commit, cache, fault (adds a rule; `none` removes all)
+ *   set NAME VALUE		short_dio, dio_mtime, dio_mtime_interval, commit, cache, data_events, fault (adds a rule; `none` removes all)
  *   help			the synopses
  */
 #ifndef GFS2_FUSE_CONTROL_H

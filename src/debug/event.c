@@ -57,6 +57,7 @@ static uint64_t ev_size;
 /* Apart from each other: ev_next is written by every emitter, the others almost never. */
 static alignas(64) atomic_uint_least64_t ev_next = 1;
 static alignas(64) atomic_uint ev_waiters;
+static atomic_bool ev_data;	/* relaxed: whoever switches it waits for nothing */
 static atomic_uint ev_wake;	/* futex: changed to wake the sleepers */
 
 static const char *const event_names[EV_NR] = {
@@ -77,6 +78,8 @@ static const char *const event_names[EV_NR] = {
 	[EV_DIO_BUFFERED] = "dio_buffered",
 	[EV_DIO_END] = "dio_end",
 	[EV_LOG_FLUSH] = "log_flush",
+	[EV_MAP] = "map",
+	[EV_DATA_IO] = "data_io",
 };
 
 void gfs2_event_init(unsigned order)
@@ -193,6 +196,16 @@ void ev_glock(enum gfs2_event_type t, const struct gfs2_glock *gl, int from, int
 	ev_glock_at(t, gl, from, to, reason, gfs2_event_time());
 }
 
+void gfs2_event_set_data(bool on)
+{
+	atomic_store_explicit(&ev_data, on, memory_order_relaxed);
+}
+
+bool gfs2_event_data(void)
+{
+	return atomic_load_explicit(&ev_data, memory_order_relaxed);
+}
+
 void ev_dio(enum gfs2_event_type t, uint64_t ino, uint64_t off, uint64_t len, int64_t rc,
 	    const char *reason)
 {
@@ -206,6 +219,8 @@ void ev_dio(enum gfs2_event_type t, uint64_t ino, uint64_t off, uint64_t len, in
 		.rc = rc,
 	};
 
+	if ((t == EV_MAP || t == EV_DATA_IO) && !gfs2_event_data())
+		return;
 	set_reason(&e, reason);
 	gfs2_event_emit(&e);
 }

@@ -16,12 +16,17 @@
 #include <stdint.h>
 #include "lock/glock.h"
 
-/* Names are the contract's (design section 9): gfs2_event_name(). */
+/*
+ * Names are the contract's (design section 9): gfs2_event_name().  Beyond the contract, and only after gfs2_event_set_data(true): `map`, what a read or a buffered write found
+ * (the kernel's gfs2_iomap_end; a direct write tells it by dio_submit and dio_hole), and `data_io`, file data of a buffered request
+ * were read from or written to the device.
+ */
 enum gfs2_event_type {
 	EV_GLOCK_STATE, EV_GLOCK_QUEUE, EV_GLOCK_PROMOTE, EV_GLOCK_DEQUEUE, EV_GLOCK_DEMOTE_RQ,
 	EV_DLM_LOCK, EV_DLM_AST, EV_DLM_BAST,
 	EV_DIO_BEGIN, EV_DIO_SUBMIT, EV_DIO_HOLE, EV_DIO_DRAIN_BEGIN, EV_DIO_DRAIN_END,
 	EV_DIO_UPGRADE, EV_DIO_BUFFERED, EV_DIO_END, EV_LOG_FLUSH,
+	EV_MAP, EV_DATA_IO,
 	EV_NR
 };
 
@@ -53,6 +58,9 @@ void ev_glock(enum gfs2_event_type t, const struct gfs2_glock *gl, int from, int
 uint64_t gfs2_event_time(void);
 void ev_glock_at(enum gfs2_event_type t, const struct gfs2_glock *gl, int from, int to, const char *reason,
 		 uint64_t t_ns);
+/* Any thread: shall `map` and `data_io` be told? Off at first. */
+void gfs2_event_set_data(bool on);
+bool gfs2_event_data(void);
 void ev_dio(enum gfs2_event_type t, uint64_t ino, uint64_t off, uint64_t len, int64_t rc,
 	    const char *reason);
 

@@ -147,6 +147,19 @@ static int set_commit(struct ctl_call *call, const char *value)
 	return 0;
 }
 
+static void get_data_events(struct gfs2_control *c, FILE *out)
+{
+	fputs(gfs2_event_data() ? "on" : "off", out);
+}
+
+static int set_data_events(struct ctl_call *call, const char *value)
+{
+	if (strcmp(value, "on") && strcmp(value, "off"))
+		return ctl_fail(call, -EINVAL, "data_events is on or off");
+	gfs2_event_set_data(!strcmp(value, "on"));
+	return 0;
+}
+
 static int set_cache(struct ctl_call *call, const char *value)
 {
 	uint64_t size;
@@ -212,6 +225,7 @@ static const struct tunable {
 	{ "dio_mtime_interval", true, get_interval, set_interval },
 	{ "commit", true, get_commit, set_commit },
 	{ "cache", true, get_cache, set_cache },
+	{ "data_events", false, get_data_events, set_data_events },
 	{ "fault", false, get_fault, set_fault },
 };
 

@@ -112,6 +112,8 @@ static enum dio_walk dio_walk(struct gfs2_dio *dio, bool may_block, int *error)
 		if (!ext.pblock) {
 			if (dio->write)
 				return WALK_HOLE;
+			if (gfs2_holder_queued(&dio->gh)) /* not in a look before the leap */
+				dio_event(dio, EV_MAP, pos, bytes, 0, "hole");
 			memset(dio->buf + dio->sent, 0, bytes);
 		} else {
 			struct io_req *run = &dio->runs[dio->nr++];
@@ -266,15 +268,27 @@ static bool mtime_is_strict(struct gfs2_sbd *sdp)
 
 /* --- the fast path --- */
 
+/*
+ * Are there cached data that a worker has to see to?  Asked before the lock is touched, so that no transition shows in a
+ * trace that the worker will then make anyway, and again with the holder granted, when the answer counts.
+ */
+static bool dio_cached(const struct gfs2_dio *dio)
+{
+	struct gfs2_inode *ip = dio->ip;
+
+	if (atomic_load_explicit(&ip->i_data.m_nr, memory_order_relaxed))
+		return true;
+	/* The kernel's page cache has to be told of a write, which may block. */
+	return dio->write && atomic_load_explicit(&ip->i_kcached, memory_order_relaxed);
+}
+
 /* Is there anything about this inode that needs a worker?  Called with the holder granted. */
 static bool dio_fast_ok(struct gfs2_dio *dio)
 {
 	struct gfs2_inode *ip = dio->ip;
 	struct gfs2_sbd *sdp = ip->i_sbd;
 
-	if (gfs2_is_stuffed(ip) || gfs2_is_jdata(ip))
-		return false;
-	if (atomic_load_explicit(&ip->i_data.m_nr, memory_order_relaxed))
+	if (gfs2_is_stuffed(ip) || gfs2_is_jdata(ip) || dio_cached(dio))
 		return false;
 	if (!dio->write)
 		return true;
@@ -284,9 +298,6 @@ static bool dio_fast_ok(struct gfs2_dio *dio)
 	if (ip->i_diskflags & (GFS2_DIF_APPENDONLY | GFS2_DIF_SYNC))
 		return false;
 	if (gfs2_has_privs(ip, dio->kill_suidgid, false))
-		return false;
-	/* The kernel's page cache has to be told, which may block. */
-	if (atomic_load_explicit(&ip->i_kcached, memory_order_relaxed))
 		return false;
 	/* O_DSYNC also waits for the transaction that allocated the blocks. */
 	if (dio->dsync && atomic_load_explicit(&ip->i_datasync_seq, memory_order_acquire) >
@@ -312,7 +323,7 @@ static bool dio_fast_start(struct gfs2_dio *dio, enum lm_state state)
 	 * need not be touched (and no transition shows in a trace that the worker will then make anyway).
 	 */
 	dio_prepare(dio);
-	if (dio_walk(dio, false, &error) != WALK_ALL)
+	if (dio_cached(dio) || dio_walk(dio, false, &error) != WALK_ALL)
 		return false;
 	gfs2_holder_init(ip->i_gl, state, 0, &dio->gh, dio->write ? "gfs2_dio_write" : "gfs2_dio_read");
 	if (!gfs2_glock_nq_fast(&dio->gh)) {
@@ -556,6 +567,8 @@ static int64_t dio_write(struct gfs2_dio *dio)
 		if (ret > 0)
 			whole = DIO_FB_HOLE;
 	}
+	if (whole == DIO_FB_STUFFED && dio->pos + dio->len <= ip->i_size)
+		dio_event(dio, EV_MAP, dio->pos, dio->len, -ENOTBLK, "inline");
 	if (whole >= 0 || ret < 0) {
 		/* The old helper's other reason not to return before the I/O has ended; here there is none under way. */
 		if (whole == DIO_FB_EOF && dio->behaviour == SHORT_DIO_BLOCKDEV) {

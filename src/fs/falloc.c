@@ -16,6 +16,7 @@
  * Not copied: the kernel of 6.1 makes a file grow when a hole is punched behind its end.
  */
 #include <linux/falloc.h>
+#include "debug/event.h"
 #include "fs/falloc.h"
 #include "util/util.h"
 
@@ -122,8 +123,11 @@ static int alloc_piece(struct piece *p)
 	n = (unsigned)min_t(uint64_t, p->len, p->ap.allowed - p->meta);
 	error = gfs2_alloc_peek_run(p->ip, &p->ap, &bn, &n);
 	p->len = n;
-	if (!error)
+	if (!error) {
 		error = zero_device(sdp, bn, n);
+		ev_dio(EV_DATA_IO, p->ip->i_no_addr, 0, (uint64_t)n << sdp->sd_bsize_shift, error,
+		       "zero");
+	}
 	if (!error)
 		error = gfs2_trans_begin(sdp->sd_log, piece_trans_blocks(p), 0);
 	if (!error) {

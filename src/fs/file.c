@@ -16,6 +16,7 @@
  */
 #include "fs/file.h"
 #include "util/seeded.h"
+#include "debug/event.h"
 #include "util/util.h"
 
 #define READ_MAX_REQS 32	/* runs in flight at once */
@@ -24,6 +25,8 @@ struct read_op {
 	struct gfs2_inode *ip;
 	char *buf;		/* where file block @first goes */
 	uint64_t first;
+	uint64_t pos;		/* what was asked for, in bytes: for events */
+	uint32_t size;
 	bool cached;		/* some blocks may be in the buffer cache */
 	unsigned nr;
 	struct io_req reqs[READ_MAX_REQS];
@@ -31,8 +34,12 @@ struct read_op {
 
 static int read_flush(struct read_op *op)
 {
-	int error = op->nr ? io_run(op->ip->i_sbd->sd_io, op->reqs, op->nr) : 0;
+	int error;
 
+	if (!op->nr)
+		return 0;
+	error = io_run(op->ip->i_sbd->sd_io, op->reqs, op->nr);
+	ev_dio(EV_DATA_IO, op->ip->i_no_addr, op->pos, op->size, error, "read");
 	op->nr = 0;
 	return error;
 }
@@ -94,6 +101,8 @@ static int read_blocks(struct read_op *op, uint64_t end)
 		error = gfs2_map_extent(op->ip, lblock, end - lblock, &e);
 		if (error)
 			break;
+		ev_dio(EV_MAP, op->ip->i_no_addr, lblock << shift, e.len << shift, 0,
+		       e.pblock ? "mapped" : "hole");
 		if (e.pblock)
 			error = read_run(op, &e);
 		else
@@ -118,11 +127,15 @@ int64_t gfs2_file_read(struct gfs2_inode *ip, void *buf, uint64_t pos, uint32_t 
 	size = min_t(uint64_t, size, ip->i_size - pos);
 	if (!size)
 		return 0;
-	if (gfs2_is_stuffed(ip))
+	if (gfs2_is_stuffed(ip)) {
+		ev_dio(EV_MAP, ip->i_no_addr, 0, ip->i_size, 0, "inline");
 		return gfs2_internal_read(ip, buf, pos, size);
+	}
 	op.ip = ip;
 	op.buf = buf;
 	op.first = pos >> sdp->sd_bsize_shift;
+	op.pos = pos;
+	op.size = size;
 	op.nr = 0;
 	/* relaxed: only writers under EX put buffers there, and we have a holder */
 	op.cached = gfs2_is_jdata(ip) ||
@@ -230,13 +243,24 @@ int64_t gfs2_file_read_cached(struct gfs2_inode *ip, void *buf, uint64_t pos, ui
 	return size;
 }
 
+/* Write the dirty data back. */
+static int data_sync(struct gfs2_inode *ip)
+{
+	bool dirty = mapping_dirty(&ip->i_data);
+	int error = mapping_sync(&ip->i_data);
+
+	if (dirty)
+		ev_dio(EV_DATA_IO, ip->i_no_addr, 0, 0, error, "write");
+	return error;
+}
+
 int gfs2_file_flush_inval(struct gfs2_inode *ip)
 {
 	int error;
 
 	if (!atomic_load_explicit(&ip->i_data.m_nr, memory_order_relaxed) || SEEDED_BUG("dio-no-flush"))
 		return 0;
-	error = mapping_sync(&ip->i_data);
+	error = data_sync(ip);
 	mapping_invalidate(&ip->i_data);
 	return error;
 }
@@ -253,7 +277,7 @@ int gfs2_file_sync(struct gfs2_inode *ip, bool datasync)
 		return 0;
 	if (gfs2_withdrawn(sdp))
 		return -EIO;
-	error = mapping_sync(&ip->i_data);
+	error = data_sync(ip);
 	seq = atomic_load_explicit(datasync ? &ip->i_datasync_seq : &ip->i_log_seq,
 				   memory_order_acquire);
 	/*

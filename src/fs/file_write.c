@@ -20,6 +20,7 @@
  */
 #include "fs/file.h"
 #include "util/seeded.h"
+#include "debug/event.h"
 #include "util/util.h"
 
 #define CHUNK_BYTES (4u << 20)
@@ -540,6 +541,8 @@ int64_t gfs2_file_write(struct gfs2_inode *ip, const void *buf, uint64_t pos, ui
 		op.pos = pos + done;
 		op.end = end;
 		error = write_chunk(&op);
+		ev_dio(EV_MAP, ip->i_no_addr, op.pos, op.end - op.pos, error,
+		       gfs2_is_stuffed(ip) ? "inline" : "mapped");
 		if (!error)
 			done = (uint32_t)(op.end - pos);
 	}

@@ -147,6 +147,8 @@ void buf_forget(struct buf_cache *c, uint64_t blkno, uint64_t nr);
  * Returns the first error of these writes; errors stick to the mapping (m_error) and are returned once by
  * mapping_sync().  A buffer whose write failed is clean afterwards, like a page of the kernel's.
  */
+/* Is there anything for mapping_write() to do?  As of now: writers may add more. */
+bool mapping_dirty(struct gfs2_mapping *m);
 int mapping_write(struct gfs2_mapping *m);
 int mapping_sync(struct gfs2_mapping *m);	/* mapping_write + collect and clear m_error */
 /*

@@ -336,6 +336,16 @@ static bool wait_for_others(struct gfs2_mapping *m, uint64_t target)
 	return false;
 }
 
+bool mapping_dirty(struct gfs2_mapping *m)
+{
+	bool dirty;
+
+	rmutex_lock(&m->m_lock);
+	dirty = m->m_nr_dirty;
+	rmutex_unlock(&m->m_lock);
+	return dirty;
+}
+
 int mapping_write(struct gfs2_mapping *m)
 {
 	struct wb_batch b = { .max = 0 };

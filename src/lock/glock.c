@@ -86,12 +86,26 @@ static void note_granted(struct gfs2_glock *gl)
 	gl->gl_flags &= ~FLAG(GLF_LRU);
 }
 
+/* An event about a holder names the holder's request, on whosever thread it happens. */
+static void ev_holder(enum gfs2_event_type t, const struct gfs2_glock *gl,
+		      const struct gfs2_holder *gh, const char *reason)
+{
+	struct gfs2_ctx *ctx = current_ctx(), saved = *ctx;
+
+	if (!(gh->gh_owner & OWNER_THREAD)) {
+		ctx->req = gh->gh_owner;
+		ctx->pid = gh->gh_pid;
+	}
+	ev_glock(t, gl, -1, gh->gh_state, reason);
+	*ctx = saved;
+}
+
 void glock_grant(struct gfs2_glock *gl, struct gfs2_holder *gh)
 {
 	unsigned iflags = HIF_HOLDER;
 
 	note_granted(gl);
-	ev_glock(EV_GLOCK_PROMOTE, gl, -1, gh->gh_state, NULL);
+	ev_holder(EV_GLOCK_PROMOTE, gl, gh, NULL);
 	gh->gh_error = 0;
 	if (gh->gh_granted && needs_finish(gl, gh)) {
 		iflags |= HIF_FINISH;
@@ -108,8 +122,7 @@ void glock_grant(struct gfs2_glock *gl, struct gfs2_holder *gh)
 /* Off the queue with @error; wakes whoever waits for it. */
 void glock_fail(struct gfs2_glock *gl, struct gfs2_holder *gh, int error)
 {
-	ev_glock(EV_GLOCK_DEQUEUE, gl, -1, gh->gh_state,
-		 error == GLR_TRYFAILED ? "try failed" : "error");
+	ev_holder(EV_GLOCK_DEQUEUE, gl, gh, error == GLR_TRYFAILED ? "try failed" : "error");
 	list_del_init(&gh->gh_list);
 	gh->gh_error = error;
 	if (gh->gh_granted)
@@ -278,9 +291,8 @@ uint64_t glock_owner_token(void)
 
 	if (req)
 		return req;
-	/* Requests are numbered from 1; the top bit keeps the daemon's own threads apart. */
 	if (!self)
-		self = 1ull << 63 | (uint64_t)syscall(SYS_gettid);
+		self = OWNER_THREAD | (uint64_t)syscall(SYS_gettid);
 	return self;
 }
 

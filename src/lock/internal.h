@@ -153,6 +153,8 @@ void glock_grant(struct gfs2_glock *gl, struct gfs2_holder *gh);
 void glock_fail(struct gfs2_glock *gl, struct gfs2_holder *gh, int error);
 /* Work of GLW_FINISH; takes and releases gl_lock. */
 void glock_finish_async(struct gfs2_glock *gl);
+/* Requests are numbered from 1; the top bit keeps the daemon's own threads apart. */
+#define OWNER_THREAD (1ull << 63)
 uint64_t glock_owner_token(void);
 bool glock_blocked_by_withdraw(const struct gfs2_glock *gl, unsigned flags);
 

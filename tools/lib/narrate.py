@@ -15,6 +15,8 @@ WORDS = {
     "dio_upgrade": "the rest needs EX",
     "dio_buffered": "the rest, {len} bytes at {off}, allocated and written buffered",
     "dio_end": "the write returns {rc}",
+    "map": "the map says {reason}: {len} bytes at {off}",
+    "data_io": "data {reason}",
     "log_flush": "the journal is committed, {reason}",
     "glock_state": "the lock goes {from} -> {to}",
     "glock_queue": "asks for {to}",
