@@ -381,7 +381,8 @@ def case_generic_240():
             # It is as it says: the trace shows a hole after a started part, and no upgrade for that request.
             events = mount.glockctl("trace", "-s", "0", "-t", "0", "-e", "dio_begin,dio_hole,dio_upgrade,dio_end", "-g",
                                     mount / f"async-{mode}", json_lines=True)
-            cut = [event["req"] for event in events if event["event"] == "dio_end" and 0 < event["rc"] < event["len"]]
+            cut = [event["req"] for event in events
+                   if event["event"] == "dio_end" and event["reason"] == "write" and 0 < event["rc"] < event["len"]]
             holes = {event["req"] for event in events if event["event"] == "dio_hole"}
             upgrades = {event["req"] for event in events if event["event"] == "dio_upgrade"}
             check(cut and set(cut) <= holes and not set(cut) & upgrades, f"short requests {cut} in the trace")
