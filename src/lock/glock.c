@@ -191,6 +191,11 @@ static int wait_queued(struct gfs2_holder *gh, bool *instantiate)
 {
 	struct gfs2_glock *gl = gh->gh_gl;
 
+	/* Who was granted on the way, and is still to be told, may be the one to wait for. */
+	if (holder_waits(gh) && (gl->gl_puts || !list_empty(&gl->gl_done))) {
+		glock_unlock(gl);
+		rmutex_lock(&gl->gl_lock);
+	}
 	if (holder_waits(gh)) {
 		uint64_t start = glock_now(gl);
 		struct rcond cond;

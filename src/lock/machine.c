@@ -468,6 +468,9 @@ static bool still_wanted(const struct gfs2_glock *gl)
 	case GLY_PROMOTE:
 		break;
 	}
+	/* Also for a holder of this node nothing is lowered that could not be written. */
+	if (gh && glock_blocked_by_withdraw(gl, gh->gh_flags))
+		return false;
 	return gh && glock_satisfies(gl->gl_req, gh->gh_state, gh->gh_flags);
 }
 

@@ -761,6 +761,7 @@ static void granted_cb(struct gfs2_holder *gh)
 {
 	struct task *t = gh->gh_priv;
 
+	sim_say("    caller %u is told", t->nr);
 	if (t->called)
 		sim_fail("caller %u: gh_granted is called twice", t->nr);
 	if (t->canceled)
@@ -945,6 +946,9 @@ static void cancel_fn(struct co *co, void *arg)
 	if (!can_cancel(t))
 		return;
 	t->canceling = t->cancel_runs = true;
+	/* It may have been granted already, and go with the lock. */
+	if (t->waits->gh_flags & GL_NOCACHE)
+		lock_of(t->waits->gh_gl)->demand_local = true;
 	if (!t->waits->gh_granted) {
 		gfs2_glock_dq(t->waits);
 	} else if (gfs2_glock_cancel(t->waits)) {

@@ -1498,11 +1498,113 @@ static void test_withdraw_window(void **state)
 	gfs2_glock_table_destroy(t);
 }
 
+static int withdraw_in_sync(struct gfs2_glock *gl)
+{
+	atomic_store(&gl->gl_table->t_withdrawn, true);
+	return 0;
+}
+
+/* A transition for a local holder that has begun when the file system is withdrawn must not lower the lock. */
+static void test_withdraw_in_promotion(void **state)
+{
+	static const struct gfs2_glock_operations ops = {
+		.go_type = LM_TYPE_RGRP, .go_sync = withdraw_in_sync,
+	};
+	struct gfs2_glock_table *t;
+	struct gfs2_holder a, b;
+	struct gfs2_glock *gl;
+
+	memset(&lm, 0, sizeof(lm));
+	clear_notes();
+	assert_int_equal(gfs2_glock_table_create(&lm_manual, NULL, 0, NULL, &t), 0);
+	gl = gfs2_glock_get(t, 6, &ops);
+	atomic_store(&lm.automatic, true);
+	queue(gl, EX, LM_FLAG_NOEXP, &a);
+	while (gfs2_glock_work_run_one(t))
+		;
+	assert_true(granted(&a));
+	gfs2_glock_dq_uninit(&a);
+	atomic_store(&t->t_withdrawn, false);
+	queue(gl, DF, GL_EXACT, &b);
+	while (gfs2_glock_work_run_one(t))
+		;
+	assert_int_equal(gfs2_glock_wait(&b), -EIO);
+	assert_int_equal(state_of(gl), EX);
+	gfs2_holder_uninit(&b);
+	atomic_store(&t->t_destroying, true);
+	gfs2_glock_cb(gl, UN, false);
+	while (gfs2_glock_work_run_one(t))
+		;
+	assert_int_equal(state_of(gl), UN);
+	gfs2_glock_put(gl);
+	gfs2_glock_table_destroy(t);
+}
+
+static atomic_uint told;
+
+static void count_told(struct gfs2_holder *gh)
+{
+	atomic_fetch_add(&told, 1);
+}
+
+static void *lock_shared(void *arg)
+{
+	struct gfs2_holder *gh = arg;
+
+	assert_int_equal(gfs2_glock_nq(gh), 0);
+	gfs2_glock_dq(gh);
+	return NULL;
+}
+
+/* A thread that goes to sleep for its holder has to call first those whom its own step has granted. */
+static void test_told_before_sleep(void **state)
+{
+	struct gfs2_holder a, b, c;
+	struct gfs2_glock_table *t;
+	struct gfs2_glock *gl;
+	pthread_t thread;
+
+	memset(&lm, 0, sizeof(lm));
+	memset(&ty, 0, sizeof(ty));
+	atomic_store(&told, 0);
+	clear_notes();
+	assert_int_equal(gfs2_glock_table_create(&lm_manual, NULL, 0, NULL, &t), 0);
+	gl = gfs2_glock_get(t, 7, &plain_ops);
+	cache_state(gl, EX);
+	atomic_store(&lm.automatic, true);
+	init_holder(gl, DF, GL_ASYNC | GL_EXACT, &a);
+	init_holder(gl, EX, GL_ASYNC, &b);
+	init_holder(gl, SH, 0, &c);
+	a.gh_granted = b.gh_granted = count_told;
+	assert_int_equal(gfs2_glock_nq(&a), 0);
+	assert_int_equal(gfs2_glock_nq(&b), 0);
+	atomic_store(&ty.sync_slow, true);
+	assert_int_equal(pthread_create(&thread, NULL, lock_shared, &c), 0);
+	await(atomic_load(&ty.sync_started));
+	/* Then nobody wants DF any more, and @b gets what is there. */
+	assert_true(gfs2_glock_cancel(&a));
+	atomic_store(&ty.sync_slow, false);
+	await(atomic_load(&told) == 1);
+	gfs2_glock_dq_uninit(&b);
+	while (gfs2_glock_work_run_one(t))
+		;
+	pthread_join(thread, NULL);
+	gfs2_holder_uninit(&a);
+	gfs2_holder_uninit(&c);
+	gfs2_glock_cb(gl, UN, false);
+	while (gfs2_glock_work_run_one(t))
+		;
+	gfs2_glock_put(gl);
+	gfs2_glock_table_destroy(t);
+}
+
 int main(void)
 {
 #define MANUAL(t) cmocka_unit_test_setup_teardown(t, setup_manual, teardown)
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_told_before_sleep),
 		cmocka_unit_test(test_withdraw_window),
+		cmocka_unit_test(test_withdraw_in_promotion),
 		cmocka_unit_test(test_may_grant),
 		cmocka_unit_test(test_rights),
 		cmocka_unit_test(test_machine),
