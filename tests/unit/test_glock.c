@@ -1578,6 +1578,7 @@ static void test_told_before_sleep(void **state)
 	a.gh_granted = b.gh_granted = count_told;
 	assert_int_equal(gfs2_glock_nq(&a), 0);
 	assert_int_equal(gfs2_glock_nq(&b), 0);
+	atomic_store(&ty.sync_started, false);
 	atomic_store(&ty.sync_slow, true);
 	assert_int_equal(pthread_create(&thread, NULL, lock_shared, &c), 0);
 	await(atomic_load(&ty.sync_started));
