@@ -31,6 +31,9 @@ static const struct command {
 	  "Print the glocks of this node in the format of the kernel's debugfs file `glocks`." },
 	{ "map", "map PATH|GLOCK",
 	  "Print where a file's blocks are: what the tree on disk says, and what is known in memory." },
+	{ "dio", "dio PATH|GLOCK",
+	  "Print how many direct reads and writes of a file are in flight, and what became of those\n"
+	  "that were made: direct, or why not." },
 	{ "demote", "demote GLOCK|PATH UN|SH|DF [SECONDS]",
 	  "Make this node give a lock up, as if another node had asked for it.  Fails if it is\n"
 	  "still in use after SECONDS (10)." },
@@ -325,7 +328,7 @@ static bool names_glock(const char *cmd, int index, const char *prev)
 {
 	if (!strcmp(cmd, "dump"))
 		return true;
-	if (!strcmp(cmd, "map") || !strcmp(cmd, "demote"))
+	if (!strcmp(cmd, "map") || !strcmp(cmd, "dio") || !strcmp(cmd, "demote"))
 		return index == 0;
 	return !strcmp(cmd, "trace") && prev && !strcmp(prev, "-g");
 }
@@ -340,7 +343,7 @@ static void send_request(const struct conn *c, const char *cmd, int argc, char *
 	if (!r.f)
 		die(EXIT_REFUSED, "out of memory");
 	request_word(&r, cmd);
-	if (json && (!strcmp(cmd, "map") || !strcmp(cmd, "get")))
+	if (json && (!strcmp(cmd, "map") || !strcmp(cmd, "dio") || !strcmp(cmd, "get")))
 		request_word(&r, "--json");
 	if (!json && !strcmp(cmd, "trace"))
 		request_word(&r, "--text");

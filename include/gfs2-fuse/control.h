@@ -19,13 +19,16 @@
  *   dump [GLOCK]...		the kernel's `glocks` format: a "G:" line each, then its " H:", " I:", " R:" lines; sorted by type and number
  *   map [--json] GLOCK		an inode's extents: first a line about the inode, then those of the tree on disk ("disk"), then those known
  *				in memory ("memory"); units: file system blocks.  JSON: one object per line, pblock 0 is a hole
+ *   dio [--json] GLOCK		an inode's direct I/O since it came into memory: requests in flight, and counts of what became of them
+ *				(direct, hole, eof, stuffed, jdata, misaligned; demote), as "NAME VALUE" lines or one JSON object
  *   demote GLOCK UN|SH|DF [SECONDS]
  *				ask this node to give the lock up, as another node would; "error EBUSY" and a dump of the glock if it was still
  *				held after SECONDS (10)
  *   trace [-n COUNT] [-t SECONDS] [-e EVENT[,EVENT]...] [-g GLOCK] [-p PID] [-r REQUEST] [-s SEQ] [--text]
  *				events from now on, or from number SEQ on as far as the ring still has them; --text: in the words of the
  *				kernel's tracepoints
- *   get [--json] [NAME]	one value, or all, as "NAME VALUE" lines; NAME `stats`: counters, read-only
+ *   get [--json] [NAME]	one value, or all, as "NAME VALUE" lines; NAME `stats`: counters, read-only.  dio_PHASE_ns is a histogram:
+ *				"dio_PHASE_ns.BOUND COUNT" lines (JSON: an object), BOUND a power of two that COUNT of them took less than
  *   set NAME VALUE		short_dio, dio_mtime, dio_mtime_interval, commit, cache, data_events, fault (adds a rule; `none` removes all)
  *   help			the synopses
  */

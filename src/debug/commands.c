@@ -11,6 +11,7 @@
 
 #include "debug/control_i.h"
 #include "debug/event.h"
+#include "dio/dio.h"
 #include "fs/bmap.h"
 #include "util/util.h"
 
@@ -306,6 +307,44 @@ static int cmd_map(struct ctl_call *call)
 	return error;
 }
 
+/* --- dio --- */
+
+static void dio_print(struct ctl_call *call, struct gfs2_inode *ip, bool json)
+{
+	unsigned in_flight = atomic_load_explicit(&ip->i_dio_count, memory_order_relaxed);
+	int i;
+
+	fprintf(call->out, json ? "{\"inode\":%llu,\"in_flight\":%u" : "inode %llu\nin_flight %u\n",
+		(unsigned long long)ip->i_no_addr, in_flight);
+	for (i = 0; i < DIO_NR_OUTCOMES; i++)
+		fprintf(call->out, json ? ",\"%s\":%llu" : "%s %llu\n", gfs2_dio_outcome_name(i),
+			(unsigned long long)atomic_load_explicit(&ip->i_dio_outcome[i], memory_order_relaxed));
+	if (json)
+		fputs("}\n", call->out);
+}
+
+static int cmd_dio(struct ctl_call *call)
+{
+	bool json = call->argc == 3 && !strcmp(call->argv[1], "--json");
+	struct glock_name name;
+	struct gfs2_inode *ip;
+	int error;
+
+	if (call->argc != 2 && !json)
+		return ctl_fail(call, CTL_USAGE, "dio [--json] GLOCK");
+	error = parse_glock(call, call->argv[call->argc - 1], &name);
+	if (error)
+		return error;
+	if (name.type != LM_TYPE_INODE)
+		return ctl_fail(call, -EINVAL, "only inodes (type 2) have direct I/O");
+	ip = gfs2_inode_find(call->ctl->sdp, name.number);
+	if (!ip)
+		return ctl_fail(call, -ENOENT, "inode %llu is not in memory", (unsigned long long)name.number);
+	dio_print(call, ip, json);
+	gfs2_inode_put(ip);
+	return 0;
+}
+
 /* --- demote --- */
 
 static enum lm_state glock_state_now(struct gfs2_glock *gl)
@@ -505,6 +544,7 @@ static const struct {
 } commands[] = {
 	{ "dump", cmd_dump, "dump [GLOCK]..." },
 	{ "map", cmd_map, "map [--json] GLOCK" },
+	{ "dio", cmd_dio, "dio [--json] GLOCK" },
 	{ "demote", cmd_demote, "demote GLOCK UN|SH|DF [SECONDS]" },
 	{ "trace", cmd_trace, trace_synopsis },
 	{ "get", ctl_tunables_get, "get [--json] [NAME]" },

@@ -8,6 +8,7 @@
  */
 #include "debug/control_i.h"
 #include "debug/event.h"
+#include "dio/dio.h"
 #include "fs/inode.h"
 #include "util/util.h"
 
@@ -251,6 +252,47 @@ static void count_glock(struct gfs2_glock *gl, void *arg)
 	++*(uint64_t *)arg;
 }
 
+/* {"dio_device_ns":{"4096":3,...}}: three of less than 4096 ns and not less than half of that. */
+static void latency_print(struct gfs2_sbd *sdp, struct stat_out *s, enum dio_phase phase)
+{
+	const char *name = gfs2_dio_phase_name(phase), *comma = "";
+	unsigned b;
+
+	if (s->json)
+		fprintf(s->out, "%s\"dio_%s_ns\":{", s->nr++ ? "," : "", name);
+	for (b = 0; b < HIST_BUCKETS; b++) {
+		unsigned long long below = 1ull << b, n = gfs2_dio_latency(sdp, phase, b);
+
+		if (!n)
+			continue;
+		if (s->json)
+			fprintf(s->out, "%s\"%llu\":%llu", comma, below, n);
+		else
+			fprintf(s->out, "%sdio_%s_ns.%llu %llu\n", s->prefix, name, below, n);
+		comma = ",";
+	}
+	if (s->json)
+		fputc('}', s->out);
+}
+
+static void dio_print(struct gfs2_sbd *sdp, struct stat_out *s)
+{
+	struct gfs2_dio_counters *c = &sdp->sd_dio;
+	char name[32];
+	int i;
+
+	stat_line(s, "dio_fast_reads", atomic_load_explicit(&c->fast[0], memory_order_relaxed));
+	stat_line(s, "dio_fast_writes", atomic_load_explicit(&c->fast[1], memory_order_relaxed));
+	stat_line(s, "dio_worker_reads", atomic_load_explicit(&c->worker[0], memory_order_relaxed));
+	stat_line(s, "dio_worker_writes", atomic_load_explicit(&c->worker[1], memory_order_relaxed));
+	for (i = 0; i < DIO_NR_OUTCOMES; i++) {
+		snprintf(name, sizeof(name), "dio_%s", gfs2_dio_outcome_name(i));
+		stat_line(s, name, atomic_load_explicit(&c->outcome[i], memory_order_relaxed));
+	}
+	for (i = 0; i < DIO_NR_PHASES; i++)
+		latency_print(sdp, s, i);
+}
+
 static void stats_print(struct gfs2_sbd *sdp, struct stat_out *s)
 {
 	struct gfs2_statfs_host fs;
@@ -281,6 +323,7 @@ static void stats_print(struct gfs2_sbd *sdp, struct stat_out *s)
 	stat_line(s, "fs_free", fs.free);
 	stat_line(s, "fs_dinodes", fs.dinodes);
 	stat_line(s, "withdrawn", gfs2_withdrawn(sdp));
+	dio_print(sdp, s);
 	if (!sdp->sd_log)
 		return;
 	gfs2_log_get_stats(sdp->sd_log, &log);

@@ -14,32 +14,68 @@
 /* How a walk over the extent map ended. */
 enum dio_walk { WALK_ALL, WALK_HOLE, WALK_FULL, WALK_UNKNOWN };
 
-/* Statistics only: relaxed. */
-static struct {
-	atomic_uint_least64_t fast[2], slow[2], fallback[DIO_FB_NR];
-} stats;
+/* --- statistics: relaxed, nothing is concluded from them --- */
 
 static void count(atomic_uint_least64_t *c)
 {
 	atomic_fetch_add_explicit(c, 1, memory_order_relaxed);
 }
 
-const char *gfs2_dio_fallback_name(enum dio_fallback why)
+const char *gfs2_dio_outcome_name(enum dio_outcome outcome)
 {
-	static const char *const names[DIO_FB_NR] = { "hole", "eof", "stuffed", "jdata" };
+	static const char *const names[DIO_NR_OUTCOMES] = { "direct", "hole", "eof", "stuffed", "jdata",
+							    "misaligned", "demote" };
 
-	return names[why];
+	return names[outcome];
 }
 
-void gfs2_dio_get_stats(struct gfs2_dio_stats *st)
+const char *gfs2_dio_phase_name(enum dio_phase phase)
 {
-	st->fast_reads = atomic_load_explicit(&stats.fast[0], memory_order_relaxed);
-	st->fast_writes = atomic_load_explicit(&stats.fast[1], memory_order_relaxed);
-	st->slow_reads = atomic_load_explicit(&stats.slow[0], memory_order_relaxed);
-	st->slow_writes = atomic_load_explicit(&stats.slow[1], memory_order_relaxed);
-	for (int i = 0; i < DIO_FB_NR; i++)
-		st->fallback[i] = atomic_load_explicit(&stats.fallback[i], memory_order_relaxed);
+	static const char *const names[DIO_NR_PHASES] = { "lock", "map", "device", "buffered", "reply" };
+
+	return names[phase];
 }
+
+void gfs2_dio_count(struct gfs2_inode *ip, enum dio_outcome outcome)
+{
+	count(&ip->i_sbd->sd_dio.outcome[outcome]);
+	count(&ip->i_dio_outcome[outcome]);
+}
+
+/* A phase that began at @since ends now; returns now. */
+static uint64_t phase_end(struct gfs2_sbd *sdp, enum dio_phase phase, uint64_t since)
+{
+	uint64_t now = now_ns();
+
+	hist_add(&sdp->sd_dio.latency[phase], now - since);
+	return now;
+}
+
+void gfs2_dio_replied(struct gfs2_sbd *sdp, uint64_t done_ns)
+{
+	if (done_ns)
+		phase_end(sdp, DIO_T_REPLY, done_ns);
+}
+
+uint64_t gfs2_dio_latency(struct gfs2_sbd *sdp, enum dio_phase phase, unsigned bucket)
+{
+	struct gfs2_dio_counters *c = &sdp->sd_dio;
+	uint64_t n = hist_get(&c->latency[phase], bucket);
+
+	if (!bucket && (phase == DIO_T_LOCK || phase == DIO_T_MAP))
+		n += atomic_load_explicit(&c->fast[0], memory_order_relaxed) +
+		     atomic_load_explicit(&c->fast[1], memory_order_relaxed);
+	return n;
+}
+
+/* gfs2_glock_nq_init() of a request, timed; a macro, so that the holder bears the caller's name. */
+#define dio_nq(ip, state, gh)                                                                      \
+	({                                                                                         \
+		uint64_t _since = now_ns();                                                        \
+		int _error = gfs2_glock_nq_init((ip)->i_gl, state, 0, gh);                         \
+		phase_end((ip)->i_sbd, DIO_T_LOCK, _since);                                        \
+		_error;                                                                            \
+	})
 
 int gfs2_dio_check_align(struct gfs2_sbd *sdp, uint64_t pos, uint32_t len)
 {
@@ -152,6 +188,12 @@ static void dio_finish_async(struct gfs2_dio *dio)
 
 	if (!ret)
 		ret = dio->want;
+	/* Cached reads come this way too, under SH; they are no direct I/O. */
+	dio->done_ns = 0;
+	if (dio->gh.gh_state == LM_ST_DEFERRED) {
+		dio->done_ns = phase_end(dio->ip->i_sbd, DIO_T_DEVICE, dio->sent_ns);
+		gfs2_dio_count(dio->ip, DIO_DIRECT);
+	}
 	ctx->req = dio->gh.gh_owner;
 	ctx->pid = dio->gh.gh_pid;
 	inode_dio_end(dio->ip);
@@ -343,7 +385,10 @@ static bool dio_fast_start(struct gfs2_dio *dio, enum lm_state state)
 		goto slow;
 	if (dio->write && !mtime_is_strict(ip->i_sbd))
 		gfs2_pending_mtime_set(ip, current_time());
-	count(&stats.fast[dio->write]);
+	if (state == LM_ST_DEFERRED) {
+		count(&ip->i_sbd->sd_dio.fast[dio->write]);
+		dio->sent_ns = now_ns();
+	}
 	dio_event(dio, EV_DIO_BEGIN, dio->pos, dio->len, 0, dio->write ? "write" : "read");
 	inode_dio_begin(ip);
 	dio_send(dio);
@@ -373,13 +418,17 @@ bool gfs2_dio_fast_read_cached(struct gfs2_dio *dio)
 /* Send everything that is mapped, in as many rounds as it takes; *@walk says why it ended. */
 static int dio_send_all(struct gfs2_dio *dio, enum dio_walk *walk)
 {
+	struct gfs2_sbd *sdp = dio->ip->i_sbd;
 	int error = 0, drained;
+	uint64_t since;
 	bool drain;
 
 	inode_dio_begin(dio->ip);
 	do {
 		dio_rearm(dio);
+		since = now_ns();
 		*walk = dio_walk(dio, true, &error);
+		since = phase_end(sdp, DIO_T_MAP, since);
 		dio_send(dio);
 		/* short_dio=async: what was started completes by itself and is the answer; that is no drain. */
 		drain = *walk == WALK_HOLE && (dio->behaviour != SHORT_DIO_ASYNC || !dio->sent);
@@ -390,6 +439,8 @@ static int dio_send_all(struct gfs2_dio *dio, enum dio_walk *walk)
 			dio_event(dio, EV_DIO_DRAIN_BEGIN, dio->pos, dio->sent, 0,
 				  dio->behaviour == SHORT_DIO_BLOCKDEV ? "result!=count" : NULL);
 		drained = dio_drain(dio);
+		if (dio->nr)
+			phase_end(sdp, DIO_T_DEVICE, since);
 		if (drain)
 			dio_event(dio, EV_DIO_DRAIN_END, dio->pos, dio->sent, drained, NULL);
 		if (!error)
@@ -403,7 +454,8 @@ static int64_t dio_read(struct gfs2_dio *dio)
 {
 	struct gfs2_inode *ip = dio->ip;
 	enum dio_walk walk;
-	int64_t ret = gfs2_glock_nq_init(ip->i_gl, LM_ST_DEFERRED, 0, &dio->gh);
+	int64_t ret = dio_nq(ip, LM_ST_DEFERRED, &dio->gh);
+	enum dio_outcome outcome = DIO_DIRECT;
 	uint32_t skip;
 
 	dio->behaviour = SHORT_DIO_DRAIN;	/* reads: holes are zeros */
@@ -415,6 +467,7 @@ static int64_t dio_read(struct gfs2_dio *dio)
 	if (dio->pos + dio->len > ip->i_size)
 		dio->want = (uint32_t)(ip->i_size - dio->pos);
 	if (gfs2_is_stuffed(ip) || gfs2_is_jdata(ip)) {
+		outcome = gfs2_is_jdata(ip) ? DIO_JDATA : DIO_STUFFED;
 		ret = gfs2_file_read(ip, dio->buf, dio->pos, dio->want, &skip);
 		if (ret > 0 && skip)
 			memmove(dio->buf, dio->buf + skip, (size_t)ret);
@@ -427,6 +480,8 @@ static int64_t dio_read(struct gfs2_dio *dio)
 	if (!ret)
 		ret = dio->want;
 out:
+	if (ret >= 0)
+		gfs2_dio_count(ip, outcome);
 	gfs2_glock_dq_uninit(&dio->gh);
 	return ret;
 }
@@ -437,32 +492,35 @@ out:
  * The rest of a write, from byte @from of the request on: EX, buffered, durable at return (the
  * kernel sets IOCB_DSYNC for it: gfs2_file_write_iter).
  */
-static int64_t dio_fall_back(struct gfs2_dio *dio, uint32_t from, enum dio_fallback why)
+static int64_t dio_fall_back(struct gfs2_dio *dio, uint32_t from, enum dio_outcome why)
 {
 	struct gfs2_inode *ip = dio->ip;
 	struct gfs2_holder gh;
+	uint64_t since;
 	int64_t ret;
 
+	gfs2_dio_count(ip, why);
 	if (ip->i_sbd->sd_args.ar_dio_strict)
 		return -EINVAL;
-	count(&stats.fallback[why]);
 	dio_event(dio, EV_DIO_UPGRADE, dio->pos + from, dio->len - from, 0,
-		  gfs2_dio_fallback_name(why));
-	ret = gfs2_glock_nq_init(ip->i_gl, LM_ST_EXCLUSIVE, 0, &gh);
+		  gfs2_dio_outcome_name(why));
+	ret = dio_nq(ip, LM_ST_EXCLUSIVE, &gh);
 	if (ret)
 		return ret;
+	since = now_ns();
 	ret = gfs2_file_write(ip, dio->buf + from, dio->pos + from, dio->len - from, false);
 	gfs2_glock_dq_uninit(&gh);
 	if (ret >= 0 && ret != dio->len - from)
 		ret = -ENOSPC;	/* a short answer would become EIO for asynchronous callers */
 	dio_event(dio, EV_DIO_BUFFERED, dio->pos + from, dio->len - from, ret,
-		  gfs2_dio_fallback_name(why));
+		  gfs2_dio_outcome_name(why));
 	if (ret >= 0) {
 		int error = gfs2_file_sync(ip, true);
 
 		if (error)
 			ret = error;
 	}
+	phase_end(ip->i_sbd, DIO_T_BUFFERED, since);
 	return ret < 0 ? ret : dio->len;
 }
 
@@ -491,10 +549,10 @@ static int dio_whole_fallback(struct gfs2_dio *dio)
 	struct gfs2_inode *ip = dio->ip;
 
 	if (gfs2_is_jdata(ip))
-		return DIO_FB_JDATA;
+		return DIO_JDATA;
 	if (gfs2_is_stuffed(ip))
-		return DIO_FB_STUFFED;
-	return dio->pos + dio->len > ip->i_size ? DIO_FB_EOF : -1;
+		return DIO_STUFFED;
+	return dio->pos + dio->len > ip->i_size ? DIO_EOF : -1;
 }
 
 /* What the application gets for a write that ran into a hole after @dio->sent bytes (design 5). */
@@ -502,17 +560,19 @@ static int64_t dio_hole(struct gfs2_dio *dio)
 {
 	switch (dio->behaviour) {
 	case SHORT_DIO_ASYNC:
-		if (dio->sent)
-			return dio->sent;
-		break;
+		if (!dio->sent)
+			break;
+		gfs2_dio_count(dio->ip, DIO_HOLE);
+		return dio->sent;
 	case SHORT_DIO_FAIL:
+		gfs2_dio_count(dio->ip, DIO_HOLE);
 		return -EIO;
 	case SHORT_DIO_DRAIN:
 	case SHORT_DIO_PRECHECK:
 	case SHORT_DIO_BLOCKDEV:
 		break;
 	}
-	return dio_fall_back(dio, dio->sent, DIO_FB_HOLE);
+	return dio_fall_back(dio, dio->sent, DIO_HOLE);
 }
 
 /*
@@ -525,7 +585,7 @@ static int dio_write_lock(struct gfs2_dio *dio)
 	int error;
 
 	for (;;) {
-		error = gfs2_glock_nq_init(ip->i_gl, LM_ST_DEFERRED, 0, &dio->gh);
+		error = dio_nq(ip, LM_ST_DEFERRED, &dio->gh);
 		if (error || !gfs2_has_privs(ip, dio->kill_suidgid, true))
 			return error;
 		gfs2_glock_dq_uninit(&dio->gh);
@@ -565,18 +625,18 @@ static int64_t dio_write(struct gfs2_dio *dio)
 	if (whole < 0 && (dio->behaviour == SHORT_DIO_PRECHECK || sdp->sd_args.ar_dio_strict)) {
 		ret = dio_find_hole(dio);
 		if (ret > 0)
-			whole = DIO_FB_HOLE;
+			whole = DIO_HOLE;
 	}
-	if (whole == DIO_FB_STUFFED && dio->pos + dio->len <= ip->i_size)
+	if (whole == DIO_STUFFED && dio->pos + dio->len <= ip->i_size)
 		dio_event(dio, EV_MAP, dio->pos, dio->len, -ENOTBLK, "inline");
 	if (whole >= 0 || ret < 0) {
 		/* The old helper's other reason not to return before the I/O has ended; here there is none under way. */
-		if (whole == DIO_FB_EOF && dio->behaviour == SHORT_DIO_BLOCKDEV) {
+		if (whole == DIO_EOF && dio->behaviour == SHORT_DIO_BLOCKDEV) {
 			dio_event(dio, EV_DIO_DRAIN_BEGIN, dio->pos, 0, 0, "end>EOF");
 			dio_event(dio, EV_DIO_DRAIN_END, dio->pos, 0, 0, NULL);
 		}
 		gfs2_glock_dq_uninit(&dio->gh);
-		return ret < 0 ? ret : dio_fall_back(dio, 0, (enum dio_fallback)whole);
+		return ret < 0 ? ret : dio_fall_back(dio, 0, (enum dio_outcome)whole);
 	}
 	/* A DF holder under a cached EX lock: nobody else wrote our dirty data back. */
 	if (atomic_load_explicit(&ip->i_data.m_nr, memory_order_relaxed))
@@ -593,6 +653,8 @@ static int64_t dio_write(struct gfs2_dio *dio)
 		return dio_hole(dio);
 	if (dio->dsync)
 		ret = gfs2_file_sync(ip, true);
+	if (!ret)
+		gfs2_dio_count(ip, DIO_DIRECT);
 	return ret ? ret : dio->len;
 }
 
@@ -600,14 +662,18 @@ int64_t gfs2_dio_run(struct gfs2_dio *dio)
 {
 	int64_t ret;
 
+	dio->done_ns = 0;
 	if (gfs2_withdrawn(dio->ip->i_sbd))
 		return -EIO;
 	if (!dio->len)
 		return 0;
 	dio->killed = false;
-	count(&stats.slow[dio->write]);
+	count(&dio->ip->i_sbd->sd_dio.worker[dio->write]);
+	if (gfs2_glock_demote_asked(dio->ip->i_gl))
+		gfs2_dio_count(dio->ip, DIO_DEMOTE);
 	dio_event(dio, EV_DIO_BEGIN, dio->pos, dio->len, 0, dio->write ? "write" : "read");
 	ret = dio->write ? dio_write(dio) : dio_read(dio);
+	dio->done_ns = now_ns();
 	dio_event(dio, EV_DIO_END, dio->pos, dio->len, ret, dio->write ? "write" : "read");
 	return ret;
 }

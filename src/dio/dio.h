@@ -41,6 +41,7 @@ struct gfs2_dio {
 	bool dsync;		/* O_DSYNC or O_SYNC on the open file */
 	bool kill_suidgid;	/* writes: the caller may not keep the file's suid and sgid bits */
 	bool killed;		/* out, gfs2_dio_run(): rights were taken away */
+	uint64_t done_ns;	/* out: when the result was there, for gfs2_dio_replied(); 0: not to be told */
 	uint64_t pos;
 	uint32_t len;
 	/* Fast path only: the request is complete; @ret bytes or -errno.  Runs on the ring's thread. */
@@ -56,6 +57,7 @@ struct gfs2_dio {
 	atomic_int error;	/* first one wins (cmpxchg, relaxed: ordered by ref) */
 	uint32_t want;		/* bytes to transfer: len, cut at EOF for reads */
 	uint32_t sent;
+	uint64_t sent_ns;	/* fast path */
 	unsigned nr;
 	struct io_req runs[DIO_MAX_RUNS];
 };
@@ -76,12 +78,12 @@ bool gfs2_dio_fast_read_cached(struct gfs2_dio *dio);
 /* Workers: the whole request, may block.  Bytes or -errno. */
 int64_t gfs2_dio_run(struct gfs2_dio *dio);
 
-enum dio_fallback { DIO_FB_HOLE, DIO_FB_EOF, DIO_FB_STUFFED, DIO_FB_JDATA, DIO_FB_NR };
-struct gfs2_dio_stats {
-	uint64_t fast_reads, fast_writes, slow_reads, slow_writes;
-	uint64_t fallback[DIO_FB_NR];
-};
-void gfs2_dio_get_stats(struct gfs2_dio_stats *st);
-const char *gfs2_dio_fallback_name(enum dio_fallback why);
+/* Statistics, of the mount and of the inode.  The caller counts what it refuses (DIO_MISALIGNED) and times its answer. */
+void gfs2_dio_count(struct gfs2_inode *ip, enum dio_outcome outcome);
+void gfs2_dio_replied(struct gfs2_sbd *sdp, uint64_t done_ns);
+const char *gfs2_dio_outcome_name(enum dio_outcome outcome);
+const char *gfs2_dio_phase_name(enum dio_phase phase);
+/* A bucket of a histogram; on the fast path nothing is waited for and the map is in memory: these are 0 ns by definition. */
+uint64_t gfs2_dio_latency(struct gfs2_sbd *sdp, enum dio_phase phase, unsigned bucket);
 
 #endif

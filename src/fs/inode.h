@@ -66,6 +66,7 @@ struct gfs2_inode {
 	 * holders wait for 0.
 	 */
 	atomic_uint i_dio_count;
+	atomic_uint_least64_t i_dio_outcome[DIO_NR_OUTCOMES]; /* since it came into memory; relaxed, statistics */
 	struct rmutex i_lock;		/* guards i_pending_*, i_dio_wait */
 	struct rcond i_dio_wait;
 	bool i_pending_mtime;		/* dio_mtime=deferred: times not yet in the dinode */

@@ -15,6 +15,7 @@
 #include "io/io.h"
 #include "journal/log.h"
 #include "lock/glock.h"
+#include "util/hist.h"
 
 struct gfs2_inode;
 struct gfs2_rgrps;
@@ -24,6 +25,23 @@ struct gfs2_maint;
 
 enum short_dio { SHORT_DIO_DRAIN, SHORT_DIO_ASYNC, SHORT_DIO_FAIL, SHORT_DIO_PRECHECK, SHORT_DIO_BLOCKDEV };
 enum dio_mtime { DIO_MTIME_DEFERRED, DIO_MTIME_STRICT };
+
+/*
+ * What became of requests for direct I/O, and why one was not direct from end to end (of several reasons the first).
+ * DIO_DEMOTE is counted besides: the lock was just being asked back, so the request had to wait for it.
+ */
+enum dio_outcome { DIO_DIRECT, DIO_HOLE, DIO_EOF, DIO_STUFFED, DIO_JDATA, DIO_MISALIGNED, DIO_DEMOTE, DIO_NR_OUTCOMES };
+/* Where a request's time went: waits for the lock; the extent map; the device; the part that fell back; the answer. */
+enum dio_phase { DIO_T_LOCK, DIO_T_MAP, DIO_T_DEVICE, DIO_T_BUFFERED, DIO_T_REPLY, DIO_NR_PHASES };
+
+/* Statistics of a mount (dio/dio.h shows them); all relaxed. */
+struct gfs2_dio_counters {
+	/* Written for each request: away from what the others read for each. */
+	char away[64];
+	atomic_uint_least64_t fast[2], worker[2]; /* requests: reads, writes */
+	atomic_uint_least64_t outcome[DIO_NR_OUTCOMES];
+	struct hist latency[DIO_NR_PHASES];
+};
 
 /* Mount options (design section 9); strings are owned by the caller and outlive the mount. */
 struct gfs2_args {
@@ -83,6 +101,8 @@ struct gfs2_sbd {
 	bool sd_replayed;		/* mounting replayed a journal: there has been a crash */
 	bool sd_ro;
 	atomic_bool sd_withdrawn;	/* release when set, acquire in gfs2_withdrawn() */
+
+	struct gfs2_dio_counters sd_dio;
 };
 
 /*

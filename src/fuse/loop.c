@@ -189,6 +189,7 @@ static void rx_reply_done(struct io_handler *h, struct io_ring *r, int32_t res, 
 
 	/* -ENOENT: the caller was interrupted and is gone; anything else means that the mount is gone. */
 	b->rx->replies--;
+	gfs2_dio_replied(b->rx->s->sdp, b->dio.done_ns);
 	rx_buf_release(b);
 }
 

@@ -248,15 +248,19 @@ static void dio_init(struct gfs2_dio *dio, struct server *s, struct gfs2_inode *
 }
 
 static int64_t read_direct(struct server *s, struct gfs2_inode *ip, char *buf, uint64_t pos,
-			   size_t size, int flags)
+			   size_t size, int flags, uint64_t *done_ns)
 {
 	struct gfs2_dio dio;
-	int error = gfs2_dio_check_align(s->sdp, pos, (uint32_t)size);
+	int64_t ret = gfs2_dio_check_align(s->sdp, pos, (uint32_t)size);
 
-	if (error)
-		return error;
+	if (ret) {
+		gfs2_dio_count(ip, DIO_MISALIGNED);
+		return ret;
+	}
 	dio_init(&dio, s, ip, false, buf, pos, size, flags);
-	return dio.ring ? gfs2_dio_run(&dio) : -ENOMEM;
+	ret = dio.ring ? gfs2_dio_run(&dio) : -ENOMEM;
+	*done_ns = dio.ring ? dio.done_ns : 0;
+	return ret;
 }
 
 static int64_t read_buffered(const struct gfs2_file *f, char *buf, uint64_t pos, size_t size,
@@ -282,6 +286,7 @@ void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse
 	struct server *s = op_begin(req);
 	struct gfs2_inode *ip = fi_file(fi)->f_inode;
 	char *buf = pool_buffer();
+	uint64_t done_ns = 0;
 	uint32_t skip = 0;
 	int64_t ret;
 
@@ -292,30 +297,34 @@ void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse
 	else if (off < 0)
 		ret = -EINVAL;
 	else if (fi->flags & O_DIRECT)
-		ret = read_direct(s, ip, buf, (uint64_t)off, size, fi->flags);
+		ret = read_direct(s, ip, buf, (uint64_t)off, size, fi->flags, &done_ns);
 	else
 		ret = read_buffered(fi_file(fi), buf, (uint64_t)off, size, &skip);
 	if (ret < 0)
 		reply_err(req, ret);
 	else
 		fuse_reply_buf(req, buf + skip, (size_t)ret);
+	gfs2_dio_replied(s->sdp, done_ns);
 }
 
 /* --- write --- */
 
 static int64_t write_direct(struct server *s, struct gfs2_inode *ip, const char *buf, uint64_t pos,
-			    size_t size, int flags)
+			    size_t size, int flags, uint64_t *done_ns)
 {
 	struct gfs2_dio dio;
 	int64_t ret = gfs2_dio_check_align(s->sdp, pos, (uint32_t)size);
 
-	if (ret)
+	if (ret) {
+		gfs2_dio_count(ip, DIO_MISALIGNED);
 		return ret;
+	}
 	/* Writes only read from the buffer. */
 	dio_init(&dio, s, ip, true, (char *)(uintptr_t)buf, pos, size, flags);
 	if (!dio.ring)
 		return -ENOMEM;
 	ret = gfs2_dio_run(&dio);
+	*done_ns = dio.done_ns;
 	if (dio.killed)
 		inval_mode(s, ip);
 	if (ret > 0 && kcached(ip))
@@ -361,6 +370,7 @@ void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_
 {
 	struct server *s = op_begin(req);
 	struct gfs2_inode *ip;
+	uint64_t done_ns = 0;
 	int64_t ret;
 
 	/* Write-back of shared mappings comes with any file handle of the inode. */
@@ -374,7 +384,7 @@ void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_
 	else if (off < 0)
 		ret = -EINVAL;
 	else if (fi->flags & O_DIRECT && !fi->writepage)
-		ret = write_direct(s, ip, buf, (uint64_t)off, size, fi->flags);
+		ret = write_direct(s, ip, buf, (uint64_t)off, size, fi->flags, &done_ns);
 	else
 		ret = write_buffered(s, ip, buf, (uint64_t)off, size, fi->flags, fi->writepage);
 	/* Went past the kernel's pages: older kernels leave stale ones there. */
@@ -385,4 +395,5 @@ void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_
 		reply_err(req, ret);
 	else
 		fuse_reply_write(req, (size_t)ret);
+	gfs2_dio_replied(s->sdp, done_ns);
 }

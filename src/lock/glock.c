@@ -516,6 +516,16 @@ static bool glock_stays(const struct gfs2_glock *gl)
 	return gl->gl_phase == GLP_IDLE && glock_blocked_by_withdraw(gl, 0);
 }
 
+bool gfs2_glock_demote_asked(struct gfs2_glock *gl)
+{
+	bool asked;
+
+	rmutex_lock(&gl->gl_lock);
+	asked = gl->gl_flags & (FLAG(GLF_DEMOTE) | FLAG(GLF_PENDING_DEMOTE) | FLAG(GLF_DEMOTE_IN_PROGRESS));
+	rmutex_unlock(&gl->gl_lock);
+	return asked;
+}
+
 bool gfs2_glock_wait_demoted(struct gfs2_glock *gl, uint64_t timeout_ns)
 {
 	const unsigned long demote =

@@ -323,6 +323,8 @@ bool gfs2_glock_table_dying(const struct gfs2_glock_table *t);
  * withdraw it will not come.
  */
 bool gfs2_glock_wait_demoted(struct gfs2_glock *gl, uint64_t timeout_ns);
+/* Is a demotion pending or running just now?  May have changed by the time of the answer: for statistics. */
+bool gfs2_glock_demote_asked(struct gfs2_glock *gl);
 /* Demote up to @nr LRU glocks that nobody holds and that have no object to UN (memory); returns how many were started. */
 unsigned gfs2_glock_shrink(struct gfs2_glock_table *t, unsigned nr);
 /* After withdraw: new holders without LM_FLAG_NOEXP on disk types get -EIO, nothing is given up any more. */

@@ -27,6 +27,7 @@ import random
 import re
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -287,6 +288,7 @@ class Mount:
 
     def __init__(self, device, options=(), directory=None, env=None):
         self.device = device
+        self.options = options
         self.dir = directory or temp("mnt")
         self.log = temp("daemon") + ".log"
         self.daemon = None
@@ -390,6 +392,37 @@ def clean_up():
     for volume in _volumes:
         volume.remove()
     _volumes.clear()
+
+
+class Control:
+    """The control socket (include/gfs2-fuse/control.h) of a mount with the option control=: many questions in no time, and
+    without a program, whose start closes this process's open files once more (FLUSH)."""
+
+    def __init__(self, mount):
+        path = next(option[8:] for option in mount.options if option.startswith("control="))
+        wait_for(lambda: os.path.exists(path), "the control socket")
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.socket.connect(path)
+        self.lines = self.socket.makefile("r", encoding="utf-8")
+        self.lines.readline()
+
+    def __call__(self, *words):
+        self.socket.sendall((" ".join(map(str, words)) + "\n").encode())
+        out = []
+        for line in self.lines:
+            if line.startswith(" "):
+                out.append(line[1:].rstrip("\n"))
+                continue
+            equal(line.rstrip(), "ok", f"answer to {words}")
+            return out
+        raise AssertionError("the daemon has closed its control socket")
+
+    def json(self, *words):
+        return [json.loads(line) for line in self(*words)]
+
+    def close(self):
+        self.lines.close()
+        self.socket.close()
 
 
 # ---------------------------------------------------------------- lock traces

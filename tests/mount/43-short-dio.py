@@ -12,7 +12,6 @@ else is asked of the daemon, which might write something back.
 """
 import ctypes
 import os
-import socket
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
@@ -20,6 +19,7 @@ from testlib import *    # noqa: E402
 
 
 MODES = ["sync", "libaio", "io_uring"]
+OUTCOMES = ["direct", "hole", "eof", "stuffed", "jdata", "misaligned", "demote"]
 BEHAVIOURS = ["drain", "async", "fail", "precheck", "blockdev"]
 BS = 4096
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -42,34 +42,6 @@ CASES = {
     "fallocated": ("xxffffxx", 1, 5),
     "punched": ("xxxppxxx", 1, 6),
 }
-
-
-class Control:
-    """The daemon's control socket (include/gfs2-fuse/control.h): a program for each question would take too long."""
-
-    def __init__(self, path):
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.socket.connect(path)
-        self.lines = self.socket.makefile("r", encoding="utf-8")
-        self.lines.readline()
-
-    def __call__(self, *words):
-        self.socket.sendall((" ".join(map(str, words)) + "\n").encode())
-        out = []
-        for line in self.lines:
-            if line.startswith(" "):
-                out.append(line[1:].rstrip("\n"))
-                continue
-            equal(line.rstrip(), "ok", f"answer to {words}")
-            return out
-        raise AssertionError("the daemon has closed its control socket")
-
-    def json(self, *words):
-        return [json.loads(line) for line in self(*words)]
-
-    def close(self):
-        self.lines.close()
-        self.socket.close()
 
 
 class Request:
@@ -244,7 +216,10 @@ def check_events(request, expected, events, what):
         at += length
     equal(at - request.offset, expected.direct, f"bytes submitted under DF, {what}")
 
-    # Every request looks under DF; EX only to fall back.
+    # Every request looks under DF; EX only to fall back. The holders bear the names of who wants them.
+    queued = [(event["to"], event["reason"]) for event in events if event["event"] == "glock_queue"]
+    equal(queued, [("DF", "dio_write_lock")] + ([] if expected.buffered is None else [("EX", "dio_fall_back")]),
+          f"locks asked for, {what}")
     moves = [event["to"] for event in events if event["event"] == "glock_state"]
     equal(moves, ["DF"] if expected.buffered is None else ["DF", "EX"], f"states of the lock, {what}")
     held = None
@@ -279,6 +254,14 @@ def check_events(request, expected, events, what):
     equal(said, [expected.rule] if expected.rule else [], f"the rule that blockdev waits by, {what}")
 
 
+def check_counts(control, request, expected, inode, what):
+    """The one request of this file was counted for what became of it, and nothing is left in flight."""
+    reason = expected.why or ("direct" if request.first_hole() is None else "hole")
+    counts = control.json("dio", "--json", f"inode:{inode}")[0]
+    equal(counts, {"inode": inode, "in_flight": 0} | {name: int(name == reason) for name in OUTCOMES},
+          f"counts, {what}")
+
+
 def the_events(control, since, inode):
     """Of the direct write to the inode, from its begin to its end; with the log flushes between."""
     events = control.json("trace", "-s", since, "-t", 0)
@@ -301,6 +284,7 @@ def one_write(mount, control, image, case, mode, aligned, behaviour):
 
     got = int(run([prog("diow"), path, mode, request.offset, request.length, "B"]).stdout)
     shot = snapshot(image)
+    check_counts(control, request, expected, inode, what)
     equal(got, expected.result, f"result, {what}")
     check_events(request, expected, the_events(control, since, inode), what)
     end = request.end if expected.buffered is not None else request.offset + expected.direct
@@ -315,12 +299,10 @@ def one_write(mount, control, image, case, mode, aligned, behaviour):
 def table(aligned):
     need_fuse()
     volume = Volume(size="48M")
-    socket_path = temp("control")
     wanted = {}
     image = os.open(volume.path, os.O_RDONLY)
-    with volume.mount(f"control={socket_path}", "commit=3600", "dio_mtime_interval=3600") as mount:
-        wait_for(lambda: os.path.exists(socket_path), "the control socket")
-        control = Control(socket_path)
+    with volume.mount(f"control={temp('control')}", "commit=3600", "dio_mtime_interval=3600") as mount:
+        control = Control(mount)
         for behaviour in BEHAVIOURS:
             control("set", "short_dio", behaviour)
             for case in CASES:
@@ -362,6 +344,77 @@ def case_mount_option():
             equal(int(run([prog("diow"), path, "sync", 8192, 8192, "C"]).stdout), -errno.EIO, "after set")
             mount.glockctl("set", "short_dio", "drain")
             equal(int(run([prog("diow"), path, "sync", 8192, 8192, "C"]).stdout), 8192, "after set")
+    volume.fsck()
+
+
+def stats(mount):
+    return mount.glockctl("get", "stats", json_lines=True)[0]["stats"]
+
+
+def case_counters():
+    """`glockctl dio` and `get stats`: reasons of a file and of all, and where the time went."""
+    need_fuse()
+    volume = Volume(size="48M")
+    with volume.mount() as mount:
+        path = mount / "f"
+        write_file(path, b"a" * 4 * BS, sync=True)
+        os.truncate(path, 16 * BS)
+        since = stats(mount)
+        fd = os.open(path, os.O_RDWR | os.O_DIRECT)
+        with Aligned(b"B" * 4 * BS) as data:
+            equal(os.pwrite(fd, data, 0), 4 * BS, "into data")
+            equal(os.pwrite(fd, data, 8 * BS), 4 * BS, "into a hole")
+            equal(os.pwrite(fd, data, 14 * BS), 4 * BS, "past the end")
+            equal(os.preadv(fd, [data], 0), 4 * BS, "read")
+            expect_errno(errno.EINVAL, os.pwrite, fd, data[:100], 0)
+        os.close(fd)
+        wanted = dict.fromkeys(OUTCOMES, 0) | {"direct": 2, "hole": 1, "eof": 1, "misaligned": 1}
+        got = mount.glockctl("dio", path, json_lines=True)[0]
+        equal(got, {"inode": os.stat(path).st_ino, "in_flight": 0} | wanted, "counts of the file")
+        text = dict(line.split() for line in mount.glockctl("dio", path).stdout.splitlines())
+        equal(text, {name: str(number) for name, number in got.items()}, "the same as text")
+        equal({name: stats(mount)["dio_" + name] - since["dio_" + name] for name in OUTCOMES}, wanted,
+              "counts of the file system")
+
+        # jdata: the flag comes when the file is open for direct I/O already.
+        journaled = mount / "j"
+        fd = os.open(journaled, os.O_RDWR | os.O_CREAT | os.O_DIRECT)
+        run(["chattr", "+j", journaled])
+        with Aligned(b"J" * BS) as data:
+            equal(os.pwrite(fd, data, 0), BS, "write of journaled data")
+        os.close(fd)
+        equal(mount.glockctl("dio", journaled, json_lines=True)[0]["jdata"], 1, "jdata")
+
+        # A device that takes 60 ms: every phase is where it belongs.
+        def total(name, now, then, at_least=0):
+            return sum(count - then[name].get(below, 0) for below, count in now[name].items()
+                       if int(below) > at_least)
+
+        mount.glockctl("demote", path, "UN")
+        mount.glockctl("set", "fault", "op=write,cls=dio,delay_us=60000")
+        since = stats(mount)
+        equal(int(run([prog("diow"), path, "sync", 0, 4 * BS, "C"]).stdout), 4 * BS, "slow write")
+        # The answer is out before its time has been noted.
+        now = wait_for(lambda: (now := stats(mount)) and total("dio_reply_ns", now, since) and now, "the reply's time")
+        mount.glockctl("set", "fault", "none")
+        for phase, number in (("lock", 1), ("map", 1), ("device", 1), ("buffered", 0), ("reply", 1)):
+            equal(total(f"dio_{phase}_ns", now, since), number, f"times of the phase {phase}")
+        equal(total("dio_device_ns", now, since, 60000000), 1, "times of the device that are over 60 ms")
+        lines = mount.glockctl("get", "stats").stdout.splitlines()
+        check(any(line.startswith("dio_device_ns.") for line in lines), f"no histogram among {lines}")
+        # What is served where it was received waits neither for the lock nor for the map.
+        since = stats(mount)
+        for _ in range(5):
+            equal(int(run([prog("diow"), path, "libaio", 0, 4 * BS, "D"]).stdout), 4 * BS, "write")
+        now = wait_for(lambda: (now := stats(mount)) and total("dio_reply_ns", now, since) >= 5 and now,
+                       "the replies' times")
+        fast, worker = (now[name] - since[name] for name in ("dio_fast_writes", "dio_worker_writes"))
+        equal(fast + worker, 5, "writes, fast and by a worker")
+        equal(total("dio_lock_ns", now, since, 1), worker, "waits for the lock")
+        equal(total("dio_lock_ns", now, since), 5, "waits for the lock, with those that waited for nothing")
+        equal(total("dio_device_ns", now, since), 5, "times of the device")
+        done = mount.glockctl("dio", "inode:1", ok=(1,))
+        check("not in memory" in done.stdout, f"refusal: {done.stdout}")
     volume.fsck()
 
 

@@ -4,6 +4,8 @@
  * for a request that meets data, holes, the end of the file, stuffed files; the five behaviours;
  * device errors in the part under way; the fast path's refusals.
  */
+#include <pthread.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -383,6 +385,71 @@ static void test_end_names_its_request(void **state)
 	assert_int_equal(events_of(EV_GLOCK_DEQUEUE, 4712, 1235) + events_of(EV_DIO_END, 4712, 1235), 0);
 }
 
+static uint64_t outcome(enum dio_outcome which)
+{
+	return atomic_load(&ip->i_dio_outcome[which]);
+}
+
+static void test_outcomes_are_counted(void **state)
+{
+	uint64_t mount_direct = atomic_load(&sdp->sd_dio.outcome[DIO_DIRECT]);
+
+	layout("xx.x");
+	assert_int_equal(dio(true, 0, 2 * BS, 'k'), 2 * BS);
+	assert_int_equal(dio(false, 0, 4 * BS, 0), 4 * BS); /* holes are no obstacle to a read */
+	assert_int_equal(outcome(DIO_DIRECT), 2);
+	assert_true(fast(true, 0, BS));
+	assert_int_equal(outcome(DIO_DIRECT), 3);
+	assert_int_equal(dio(true, BS, 2 * BS, 'l'), 2 * BS);
+	assert_int_equal(dio(true, 3 * BS, 2 * BS, 'm'), 2 * BS);
+	assert_int_equal(outcome(DIO_DIRECT), 3);
+	assert_int_equal(outcome(DIO_HOLE), 1);
+	assert_int_equal(outcome(DIO_EOF), 1);
+	assert_int_equal(outcome(DIO_DEMOTE), 0);
+	assert_int_equal(atomic_load(&sdp->sd_dio.outcome[DIO_DIRECT]), mount_direct + 3);
+	assert_int_equal(hist_bucket(0), 0);
+	assert_int_equal(hist_bucket(1), 1);
+	assert_int_equal(hist_bucket(1023), 10);
+	assert_int_equal(hist_bucket(1024), 11);
+	assert_int_equal(hist_bucket(UINT64_MAX), HIST_BUCKETS - 1);
+}
+
+static void *write_beside(void *result)
+{
+	struct io_ring *own;
+	struct gfs2_dio d = { .ip = ip, .buf = buf, .buf_index = -1, .write = true, .len = BS };
+
+	if (io_ring_create(engine, 8, false, &own))
+		return NULL;
+	d.ring = own;
+	*(int64_t *)result = gfs2_dio_run(&d);
+	io_ring_destroy(own);
+	return NULL;
+}
+
+/* The lock is held and has been asked back: a write that comes now waits for the demotion, and is counted. */
+static void test_demote_pending_is_counted(void **state)
+{
+	struct gfs2_holder gh;
+	int64_t result = 0;
+	pthread_t t;
+
+	layout("xx");
+	memset(buf, 'w', BS);
+	assert_int_equal(gfs2_glock_nq_init(ip->i_gl, LM_ST_DEFERRED, 0, &gh), 0);
+	gfs2_glock_cb(ip->i_gl, LM_ST_UNLOCKED, true);
+	assert_int_equal(pthread_create(&t, NULL, write_beside, &result), 0);
+	while (!outcome(DIO_DEMOTE))
+		sched_yield();
+	assert_int_equal(outcome(DIO_DIRECT), 0);
+	gfs2_glock_dq_uninit(&gh);
+	pthread_join(t, NULL);
+	assert_int_equal(result, BS);
+	assert_int_equal(outcome(DIO_DEMOTE), 1);
+	assert_int_equal(outcome(DIO_DIRECT), 1);
+	contents("wd");
+}
+
 #define T(f) cmocka_unit_test_setup_teardown(f, new_file, drop_file)
 
 int main(void)
@@ -392,7 +459,7 @@ int main(void)
 		T(test_past_eof_is_buffered), T(test_sector_in_block), T(test_stuffed),
 		T(test_read_short_only_at_eof), T(test_behaviours), T(test_error_under_way),
 		T(test_dirty_data_first), T(test_fast_path),
-		T(test_end_names_its_request),
+		T(test_end_names_its_request), T(test_outcomes_are_counted), T(test_demote_pending_is_counted),
 	};
 
 	return cmocka_run_group_tests(tests, mount_volume, unmount_volume);
