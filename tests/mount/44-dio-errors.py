@@ -187,7 +187,10 @@ def case_no_space_for_the_rest():
         equal(error.errno, errno.ENOSPC, "errno on a full volume")
     os.close(filler)
     for mode, path in zip(MODES, targets):
-        for offset, length in ((0, 1 << 20), (2 << 20, 1 << 20)):
+        # With no space at all, and with space for a part of the rest.
+        for offset, length, space in ((0, 1 << 20, 0), (2 << 20, 1 << 20, 0), (1 << 20, 1 << 20, 160 << 10)):
+            os.truncate(mount / "filler", os.stat(mount / "filler").st_size - space)
+            os.sync()
             equal(diow(path, mode, offset, length, "B"), ENOSPC, f"result, {mode}, offset {offset}")
             balanced(mount, path, mode)
             equal(os.stat(path).st_size, 4 << 20, f"size, {mode}")
@@ -235,6 +238,7 @@ def case_interrupted():
                 sent, delay_ms = len(hits), 100
                 # The device is made slower until a signal is quick enough; the hole is there the first time.
                 while len(hits) == sent:
+                    check(delay_ms < 5000, f"a write of {blocks} blocks was never seen under way")
                     control("set", "fault", f"op=write,cls=dio,delay_us={delay_ms}000")
                     end = threading.Event()
                     signals = threading.Thread(target=shower, args=(end,))
