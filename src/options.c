@@ -162,7 +162,7 @@ static int set_string(struct options *opts, const struct opt *o, const char *val
 	if (!*value)
 		return bad_value(o, value);
 	free(*p);
-	*p = strdup(value);
+	*p = xstrdup(value);
 	if (p == &opts->fault && parse_fault(opts))
 		return bad_value(o, value);
 	return 0;
@@ -232,7 +232,7 @@ static int parse_one(struct options *opts, char *text)
 
 static int parse_list(struct options *opts, const char *list)
 {
-	char *copy = strdup(list), *p = copy, *one;
+	char *copy = xstrdup(list), *p = copy, *one;
 	int error = 0;
 
 	while (!error && (one = strsep(&p, ",")))
@@ -267,7 +267,7 @@ static int parse_wait(struct options *o, int argc, char **argv)
 		return -EINVAL;
 	}
 	o->action = OPT_WAIT;
-	o->device = strdup(argv[0]);
+	o->device = xstrdup(argv[0]);
 	o->wait_forever = argc == 1;
 	if (argc == 2) {
 		if (parse_size(argv[1], &secs) || secs > UINT32_MAX) {
@@ -312,8 +312,8 @@ static int parse_operands(struct options *o, int nr, char **args)
 		fprintf(stderr, "gfs2-fuse: wanted DEVICE and DIR; see --help\n");
 		return -EINVAL;
 	}
-	o->device = strdup(args[0]);
-	o->dir = strdup(args[1]);
+	o->device = xstrdup(args[0]);
+	o->dir = xstrdup(args[1]);
 	o->args.ar_lockproto = o->lockproto;
 	o->args.ar_locktable = o->locktable;
 	return 0;

@@ -368,6 +368,7 @@ static void accept_one(struct gfs2_control *c)
 	int fd = accept4(c->listen_fd, NULL, NULL, SOCK_CLOEXEC);
 	struct ctl_conn *conn;
 	unsigned nr;
+	char *in;
 
 	if (fd < 0) {
 		struct pollfd p = { .fd = c->stop_fd, .events = POLLIN };
@@ -391,10 +392,17 @@ static void accept_one(struct gfs2_control *c)
 		refuse(fd, "error EBUSY too many clients\n");
 		return;
 	}
-	conn = xzalloc(sizeof(*conn));
+	conn = calloc(1, sizeof(*conn));
+	in = malloc(GFS2_CTL_MAX_LINE);
+	if (!conn || !in) {
+		free(conn);
+		free(in);
+		refuse(fd, "error ENOMEM no memory for another client\n");
+		return;
+	}
 	conn->ctl = c;
 	conn->fd = fd;
-	conn->in = xmalloc(GFS2_CTL_MAX_LINE);
+	conn->in = in;
 	/* On the list before it runs, under the lock, so that whoever sees it can join it. */
 	rmutex_lock(&c->lock);
 	if (pthread_create(&conn->thread, NULL, conn_main, conn)) {

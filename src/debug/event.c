@@ -86,8 +86,7 @@ void gfs2_event_init(unsigned order)
 {
 	GFS2_BUG_ON(ev_slots || order < 1 || order > 24);
 	ev_size = 1ull << order;
-	ev_slots = aligned_alloc(alignof(struct event_slot), ev_size * sizeof(*ev_slots));
-	GFS2_BUG_ON(!ev_slots);
+	ev_slots = xaligned_alloc(alignof(struct event_slot), ev_size * sizeof(*ev_slots));
 	memset(ev_slots, 0, ev_size * sizeof(*ev_slots));
 	atomic_store(&ev_next, 1);
 }

@@ -84,6 +84,18 @@ void gfs2_budget_balance(struct gfs2_sbd *sdp)
 	buf_cache_set_limit(sdp->sd_bufs, buffer_bytes(sdp, max_t(uint64_t, rest, cache / 8)));
 }
 
+void gfs2_budget_relieve(struct gfs2_sbd *sdp)
+{
+	/* All that nobody uses goes; what is dirty is for the cache's own thread, and comes with the next attempt. */
+	gfs2_icache_trim(sdp, 0);
+	shrink_glocks(sdp, 0);
+	buf_cache_set_limit(sdp->sd_bufs, 0);
+#ifdef __GLIBC__
+	malloc_trim(0);
+#endif
+	gfs2_budget_balance(sdp);
+}
+
 void gfs2_budget_set(struct gfs2_sbd *sdp, uint64_t cache)
 {
 	atomic_store_explicit(&sdp->sd_cache, cache, memory_order_relaxed);

@@ -110,9 +110,7 @@ int dir_hash_get(struct gfs2_inode *dip, const __be64 **out)
 	if (gfs2_is_stuffed(dip) && size > gfs2_max_stuffed_size(dip))
 		return gfs2_consist(sdp, dip->i_no_addr,
 				    "a directory's hash table does not fit its dinode");
-	table = malloc(size);
-	if (!table)
-		return -ENOMEM;
+	table = xmalloc(size);
 	error = table_transfer(dip, (char *)table, 0, size, false);
 	if (error) {
 		free(table);
@@ -261,9 +259,7 @@ static int dir_convert(struct gfs2_inode *dip, struct gfs2_alloc *ap)
 	unsigned nr;
 	int error;
 
-	table = calloc(1, sdp->sd_bsize / 2);
-	if (!table)
-		return -ENOMEM;
+	table = xzalloc(sdp->sd_bsize / 2);
 	error = gfs2_meta_inode_buffer(dip, &dibh);
 	if (error)
 		goto out_free;
@@ -333,9 +329,7 @@ static int dir_double(struct gfs2_inode *dip, struct gfs2_alloc *ap)
 	error = dir_hash_get(dip, &old);
 	if (error)
 		return error;
-	table = malloc(table_bytes(dip->i_depth + 1));
-	if (!table)
-		return -ENOMEM;
+	table = xmalloc(table_bytes(dip->i_depth + 1));
 	for (i = 0; i < nr; i++)
 		table[2 * i] = table[2 * i + 1] = old[i];
 
@@ -372,9 +366,7 @@ static int dir_split(struct gfs2_inode *dip, struct gfs2_bh *bh, uint32_t first,
 	char *tmp;
 	int error;
 
-	tmp = malloc(sdp->sd_bsize);
-	if (!tmp)
-		return -ENOMEM;
+	tmp = xmalloc(sdp->sd_bsize);
 	error = leaf_new(dip, ap, depth, 1, &nbh);
 	if (error)
 		goto out_free;

@@ -240,8 +240,7 @@ static void collect_glock(struct gfs2_glock *gl, void *arg)
 
 	if (l->nr == l->space) {
 		l->space = l->space ? l->space * 2 : 64;
-		l->gls = realloc(l->gls, l->space * sizeof(*l->gls));
-		GFS2_BUG_ON(!l->gls);
+		l->gls = xrealloc(l->gls, l->space * sizeof(*l->gls));
 	}
 	l->gls[l->nr++] = gfs2_glock_hold(gl);
 }

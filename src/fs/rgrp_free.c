@@ -81,9 +81,8 @@ void rgrp_pending_add(struct gfs2_rgrpd *rgd, uint64_t seq, uint32_t start, uint
 	}
 	if (nr == rgd->rd_pending_space) {
 		rgd->rd_pending_space = nr ? nr * 2 : 16;
-		rgd->rd_pending = realloc(rgd->rd_pending,
-					  rgd->rd_pending_space * sizeof(*rgd->rd_pending));
-		GFS2_BUG_ON(!rgd->rd_pending);
+		rgd->rd_pending = xrealloc(rgd->rd_pending,
+					   rgd->rd_pending_space * sizeof(*rgd->rd_pending));
 	}
 	rgd->rd_pending[rgd->rd_nr_pending++] =
 		(struct rgrp_pending){ .seq = seq, .start = start, .len = len };
@@ -164,11 +163,8 @@ int gfs2_rlist_add(struct gfs2_sbd *sdp, struct gfs2_rgrp_list *rl, uint64_t blk
 		return 0;
 	if (rl->rl_rgrps == rl->rl_space) {
 		unsigned space = rl->rl_space ? rl->rl_space * 2 : 8;
-		struct gfs2_rgrpd **more = realloc(rl->rl_rgd, space * sizeof(*more));
 
-		if (!more)
-			return -ENOMEM;
-		rl->rl_rgd = more;
+		rl->rl_rgd = xrealloc(rl->rl_rgd, space * sizeof(*rl->rl_rgd));
 		rl->rl_space = space;
 	}
 	memmove(&rl->rl_rgd[pos + 1], &rl->rl_rgd[pos],

@@ -107,10 +107,24 @@ static uint64_t mtime_interval(struct gfs2_sbd *sdp)
 	return max_t(uint64_t, secs, 1) * NS_PER_SEC;
 }
 
+/*
+ * Somebody waits for memory (util/memory.c), perhaps under a lock that giving back takes; then he is in the way only until
+ * he gets some of the reserve, which is why that is filled first.
+ */
+static void relieve_shortage(struct gfs2_sbd *sdp)
+{
+	bool was = memory_is_short();
+
+	memory_reserve_fill();
+	if (was)
+		gfs2_budget_relieve(sdp);
+}
+
 static void maint_works(struct gfs2_maint *mt, uint64_t now)
 {
 	struct gfs2_sbd *sdp = mt->sdp;
 
+	relieve_shortage(sdp);
 	if (now >= mt->shrink_due) {
 		gfs2_budget_balance(sdp);
 		mt->shrink_due = now + SHRINK_INTERVAL;
@@ -196,6 +210,17 @@ void gfs2_maint_wake(struct gfs2_sbd *sdp)
 		eventfd_write(mt->event, 1);
 }
 
+/*
+ * The volume of the process, for memory.c, which knows none: set before the callback is, and cleared after nobody is in
+ * it any more.
+ */
+static _Atomic(struct gfs2_sbd *) volume;
+
+static void memory_short(void)
+{
+	gfs2_maint_wake(atomic_load(&volume));
+}
+
 int gfs2_maint_start(struct gfs2_sbd *sdp)
 {
 	struct gfs2_maint *mt = xzalloc(sizeof(*mt));
@@ -218,8 +243,13 @@ int gfs2_maint_start(struct gfs2_sbd *sdp)
 		return err;
 	}
 	gfs2_budget_balance(sdp);
-	buf_cache_set_pressure(sdp->sd_bufs, relieve_pressure, sdp);
-	return 0;
+	atomic_store(&volume, sdp);
+	memory_reserve_fill();
+	memory_on_shortage(memory_short);
+	err = buf_cache_set_pressure(sdp->sd_bufs, relieve_pressure, sdp);
+	if (err)
+		gfs2_maint_stop(sdp);
+	return err;
 }
 
 void gfs2_maint_stop(struct gfs2_sbd *sdp)
@@ -229,6 +259,7 @@ void gfs2_maint_stop(struct gfs2_sbd *sdp)
 	if (!mt)
 		return;
 	buf_cache_set_pressure(sdp->sd_bufs, NULL, NULL);
+	memory_on_shortage(NULL);
 	atomic_store_explicit(&mt->stop, true, memory_order_release);
 	GFS2_BUG_ON(eventfd_write(mt->event, 1));
 	pthread_join(mt->thread, NULL);

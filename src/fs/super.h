@@ -142,6 +142,8 @@ void gfs2_maint_wake(struct gfs2_sbd *sdp);
 /* budget.c: divide the memory allowed (sd_cache) anew; see there. No lock held. */
 void gfs2_budget_set(struct gfs2_sbd *sdp, uint64_t cache);
 void gfs2_budget_balance(struct gfs2_sbd *sdp);
+/* The system is out of memory: everything that is only cached goes. */
+void gfs2_budget_relieve(struct gfs2_sbd *sdp);
 /* The volume contradicts itself at @blkno: message naming block, function and rule, withdraw (read-only mounts: only the
  * message). Returns -EIO. */
 int gfs2_consist_(struct gfs2_sbd *sdp, uint64_t blkno, const char *func, const char *rule);

@@ -26,11 +26,9 @@
 
 struct gfs2_dealloc *gfs2_dealloc_new(struct gfs2_inode *ip)
 {
-	struct gfs2_dealloc *d = malloc(sizeof(*d));
+	struct gfs2_dealloc *d = xmalloc(sizeof(*d));
 	uint32_t ldptrs = (ip->i_sbd->sd_bsize - sizeof(struct gfs2_log_descriptor)) / 8;
 
-	if (!d)
-		return NULL;
 	memset(d, 0, offsetof(struct gfs2_dealloc, exts));
 	d->ip = ip;
 	d->log_limit = max_t(unsigned, gfs2_log_max_trans(ip->i_sbd->sd_log) / 8, 16);
@@ -329,8 +327,6 @@ static int run_punch(struct gfs2_inode *ip, uint64_t lstart, uint64_t lend, bool
 	int error;
 
 	gfs2_assert_held(ip->i_gl, true);
-	if (!d)
-		return -ENOMEM;
 	d->free_dinode = free_dinode;
 	d->new_size = new_size;
 	d->finish = finish;

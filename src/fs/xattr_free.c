@@ -98,8 +98,6 @@ int gfs2_ea_dealloc(struct gfs2_inode *ip)
 	struct gfs2_dealloc *d = gfs2_dealloc_new(ip);
 	int error;
 
-	if (!d)
-		return -ENOMEM;
 	d->finish = ea_finish;
 	if (ip->i_diskflags & GFS2_DIF_EA_INDIRECT)
 		error = ea_collect_indirect(d);

@@ -24,6 +24,7 @@ struct listing {
 		char name[256];
 	} *entries;
 	size_t nr, space, planned;
+	bool short_of_memory;
 };
 
 void op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
@@ -78,11 +79,13 @@ static bool collect_plus(void *arg, const struct gfs2_dir_entry *e)
 	if (l->planned + need > l->size)
 		return false;
 	if (l->nr == l->space) {
-		l->space = l->space ? 2 * l->space : 32;
-		n = realloc(l->entries, l->space * sizeof(*n));
-		if (!n)
+		n = realloc(l->entries, (l->space ? 2 * l->space : 32) * sizeof(*n));
+		if (!n) {
+			l->short_of_memory = true;
 			return false;
+		}
 		l->entries = n;
+		l->space = l->space ? 2 * l->space : 32;
 	}
 	n = &l->entries[l->nr++];
 	n->inum = e->inum;
@@ -145,6 +148,9 @@ static void readdir_common(fuse_req_t req, fuse_ino_t ino, size_t size, off_t of
 		error = -ENOMEM;
 	else
 		error = list_dir(&l, (uint64_t)off, plus ? collect_plus : add_plain);
+	/* Nothing at all would be the end of the directory. */
+	if (!error && l.short_of_memory && !l.nr)
+		error = -ENOMEM;
 	for (size_t i = 0; !error && i < l.nr; i++)
 		add_plus(&l, &l.entries[i]);
 	if (error)

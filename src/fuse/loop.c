@@ -57,11 +57,13 @@ struct rx {
 	unsigned replies;	/* under way */
 };
 
-/* A request that is not a WRITE is short: it goes to the worker as a copy, the big buffer stays. */
-struct request_work {
+/*
+ * A request that is not a WRITE is short: it goes to the worker as a copy, the big buffer stays.  Without memory for the copy
+ * the buffer goes, as it does with a WRITE: no request is lost (a FORGET or RELEASE could not even be refused).
+ */
+struct request_copy {
 	struct work w;
 	struct server *s;
-	struct rx_buf *b;	/* or NULL and the copy follows */
 	uint32_t size;
 	_Alignas(8) char copy[];
 };
@@ -70,8 +72,10 @@ struct request_work {
 
 static struct rx_buf *rx_buf_extra(struct rx *rx)
 {
-	struct rx_buf *b = xzalloc(sizeof(*b));
+	struct rx_buf *b = calloc(1, sizeof(*b));
 
+	if (!b)
+		return NULL;
 	b->mem = mmap(NULL, RX_MEM_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (b->mem == MAP_FAILED) {
 		free(b);
@@ -147,38 +151,78 @@ void rx_buf_release(struct rx_buf *b)
 
 /* --- handing over to workers --- */
 
-static void request_run(struct work *w)
+/*
+ * libfuse refuses a request with ENOMEM when it finds no memory for it.  What nobody would repeat waits until there is some: so
+ * much that malloc does not keep it back for other sizes.
+ */
+static void wait_for_memory(const struct fuse_in_header *in)
 {
-	struct request_work *rw = container_of(w, struct request_work, w);
-	struct fuse_buf fb = { .size = rw->size };
+	switch (in->opcode) {
+	case FUSE_FORGET:
+	case FUSE_BATCH_FORGET:
+	case FUSE_RELEASE:
+	case FUSE_RELEASEDIR:
+	case FUSE_FLUSH:
+	case FUSE_FSYNC:
+	case FUSE_WRITE:
+		free(xmalloc(RX_PAGE));
+	}
+}
 
-	fb.mem = rw->b ? rx_request(rw->b) : rw->copy;
+static void request_run(struct server *s, void *mem, uint32_t size)
+{
+	struct fuse_buf fb = { .size = size, .mem = mem };
+
 	/* The request's number for events and holders; the fast path used the same. */
 	current_ctx()->req = ((const struct fuse_in_header *)fb.mem)->unique;
-	proto_request(rw->s, &fb);
-	fuse_session_process_buf(rw->s->se, &fb);
+	wait_for_memory(mem);
+	proto_request(s, &fb);
+	fuse_session_process_buf(s->se, &fb);
 	*current_ctx() = (struct gfs2_ctx){ 0 };
-	if (rw->b)
-		rx_buf_release(rw->b);
-	free(rw);
+}
+
+static void run_copy(struct work *w)
+{
+	struct request_copy *rc = container_of(w, struct request_copy, w);
+
+	request_run(rc->s, rc->copy, rc->size);
+	free(rc);
+}
+
+static void run_buffer(struct work *w)
+{
+	struct rx_buf *b = container_of(w, struct rx_buf, work);
+
+	request_run(b->rx->s, rx_request(b), b->size);
+	rx_buf_release(b);
+}
+
+/* Requests that own pages of the kernel's, and are done without anybody else's request (pool.c). */
+static bool independent(const struct fuse_in_header *in)
+{
+	const struct fuse_write_in *write = (const void *)(in + 1);
+
+	return in->opcode == FUSE_READ ||
+	       (in->opcode == FUSE_WRITE && in->len >= sizeof(*in) + sizeof(*write) &&
+		write->write_flags & FUSE_WRITE_CACHE);
 }
 
 static void rx_hand_over(struct rx *rx, struct rx_buf *b)
 {
 	const struct fuse_in_header *in = (const void *)rx_request(b);
-	bool keep = in->opcode == FUSE_WRITE;
-	struct request_work *rw = xmalloc(sizeof(*rw) + (keep ? 0 : b->size));
+	struct request_copy *rc = in->opcode == FUSE_WRITE ? NULL : malloc(sizeof(*rc) + b->size);
+	struct work *w = rc ? &rc->w : &b->work;
 
-	list_init(&rw->w.list);
-	rw->w.fn = request_run;
-	rw->s = rx->s;
-	rw->b = keep ? b : NULL;
-	rw->size = b->size;
-	if (!keep) {
-		memcpy(rw->copy, rx_request(b), b->size);
+	list_init(&w->list);
+	w->fn = rc ? run_copy : run_buffer;
+	w->independent = independent(in);
+	if (rc) {
+		rc->s = rx->s;
+		rc->size = b->size;
+		memcpy(rc->copy, rx_request(b), b->size);
 		rx_buf_release(b);
 	}
-	pool_submit(rx->s->pool, &rw->w);
+	pool_submit(rx->s->pool, w);
 }
 
 /* --- replies of the fast path --- */

@@ -6,6 +6,10 @@
  * a thread is added.  So a request that a demotion depends on always finds a thread, and a glock's
  * waiters can never use up the pool.  Idle threads beyond POOL_KEEP leave after POOL_IDLE_NS.
  *
+ * When the system gives no thread, the work stays queued until a worker is free, and the rescuer, a thread that is there from
+ * the start, tries again every RESCUE_NS.  Meanwhile it does what others may be waiting for: workers that drop pages of the
+ * kernel's wait for READs and write-backs that own them, and these wait for nobody's request (work.independent).
+ *
  * Locking: everything in struct pool is guarded by `lock`.
  */
 #include "fuse/server.h"
@@ -13,15 +17,18 @@
 
 #define POOL_KEEP 4
 #define POOL_IDLE_NS (10ull * 1000000000)
+#define RESCUE_NS 10000000ull
 
 struct pool {
 	struct rmutex lock;
 	struct rcond work_cond;	/* work was queued, or stopping */
 	struct rcond exit_cond;	/* a thread left */
+	struct rcond rescue_cond; /* starved, or stopping */
 	struct list_head queue;
 	unsigned queued, idle;
 	unsigned threads;	/* that take work */
 	unsigned live;		/* that still have a ring or memory: nothing may be torn down */
+	bool starved;		/* a thread could not be had */
 	bool stopping;
 };
 
@@ -116,7 +123,69 @@ static void *pool_thread(void *arg)
 	return NULL;
 }
 
-static int pool_add_thread(struct pool *p)
+/* p->lock held. */
+static struct work *independent_work(struct pool *p)
+{
+	struct work *w;
+
+	list_for_each_entry(w, &p->queue, list)
+		if (w->independent)
+			return w;
+	return NULL;
+}
+
+static int pool_add_thread(struct pool *p, void *(*fn)(void *));
+
+/* p->lock held, released and retaken. */
+static void try_thread(struct pool *p)
+{
+	int error;
+
+	p->threads++, p->live++;
+	rmutex_unlock(&p->lock);
+	error = pool_add_thread(p, pool_thread);
+	rmutex_lock(&p->lock);
+	if (error)
+		p->threads--, p->live--;
+}
+
+static void *rescue_thread(void *arg)
+{
+	struct pool *p = arg;
+	struct work *w;
+
+	pthread_setname_np(pthread_self(), "gfs2-rescue");
+	rmutex_lock(&p->lock);
+	while (!p->stopping) {
+		if (p->queued <= p->idle)
+			p->starved = false;
+		if (!p->starved) {
+			rcond_wait(&p->rescue_cond, &p->lock);
+			continue;
+		}
+		w = independent_work(p);
+		if (w) {
+			list_del_init(&w->list);
+			p->queued--;
+			rmutex_unlock(&p->lock);
+			w->fn(w);
+			buffer_done();
+			rmutex_lock(&p->lock);
+			continue;
+		}
+		try_thread(p);
+		rcond_wait_until(&p->rescue_cond, &p->lock, now_ns() + RESCUE_NS);
+	}
+	rmutex_unlock(&p->lock);
+	thread_resources_free();
+	rmutex_lock(&p->lock);
+	p->live--;
+	rcond_broadcast(&p->exit_cond);
+	rmutex_unlock(&p->lock);
+	return NULL;
+}
+
+static int pool_add_thread(struct pool *p, void *(*fn)(void *))
 {
 	pthread_attr_t attr;
 	pthread_t t;
@@ -125,7 +194,7 @@ static int pool_add_thread(struct pool *p)
 	pthread_attr_init(&attr);
 	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
 	pthread_attr_setstacksize(&attr, 512 * 1024);
-	error = pthread_create(&t, &attr, pool_thread, p);
+	error = pthread_create(&t, &attr, fn, p);
 	pthread_attr_destroy(&attr);
 	return -error;
 }
@@ -144,11 +213,13 @@ void pool_submit(struct pool *p, struct work *w)
 	/* Without the lock, which the woken thread wants at once; the pool outlives all who submit. */
 	if (!grow)
 		rcond_signal(&p->work_cond);
-	if (grow && pool_add_thread(p)) {
-		/* No thread to be had: those that exist will come to it. */
+	if (grow && pool_add_thread(p, pool_thread)) {
+		/* No thread to be had: those that exist will come to it, or the rescuer. */
 		rmutex_lock(&p->lock);
 		p->threads--, p->live--;
+		p->starved = true;
 		rcond_signal(&p->work_cond);
+		rcond_signal(&p->rescue_cond);
 		rmutex_unlock(&p->lock);
 	}
 }
@@ -171,15 +242,21 @@ int pool_create(struct pool **out)
 	rmutex_init(&p->lock, RANK_POOL);
 	rcond_init(&p->work_cond);
 	rcond_init(&p->exit_cond);
+	rcond_init(&p->rescue_cond);
 	list_init(&p->queue);
-	for (unsigned i = 0; i < POOL_KEEP; i++) {
+	p->live++;
+	error = pool_add_thread(p, rescue_thread);
+	if (error)
+		p->live--;
+	for (unsigned i = 0; !error && i < POOL_KEEP; i++) {
 		p->threads++, p->live++;
-		error = pool_add_thread(p);
-		if (error) {
+		error = pool_add_thread(p, pool_thread);
+		if (error)
 			p->threads--, p->live--;
-			pool_drain_destroy(p);
-			return error;
-		}
+	}
+	if (error) {
+		pool_drain_destroy(p);
+		return error;
 	}
 	*out = p;
 	return 0;
@@ -192,11 +269,13 @@ void pool_drain_destroy(struct pool *p)
 	rmutex_lock(&p->lock);
 	p->stopping = true;
 	rcond_broadcast(&p->work_cond);
+	rcond_broadcast(&p->rescue_cond);
 	while (p->live)
 		rcond_wait(&p->exit_cond, &p->lock);
 	rmutex_unlock(&p->lock);
 	rcond_destroy(&p->work_cond);
 	rcond_destroy(&p->exit_cond);
+	rcond_destroy(&p->rescue_cond);
 	rmutex_destroy(&p->lock);
 	free(p);
 }

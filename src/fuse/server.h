@@ -50,6 +50,12 @@ struct gfs2_file {
 /* Payloads up to this length use the registered part; the rest of a buffer is memory only while it is used. */
 #define RX_REGISTERED_PAYLOAD (64u << 10)
 
+struct work {
+	struct list_head list;
+	void (*fn)(struct work *w);
+	bool independent;		/* waits for no other request: pool.c */
+};
+
 struct rx;
 struct rx_buf {
 	struct io_handler read_h;	/* completion of the read from /dev/fuse */
@@ -62,6 +68,7 @@ struct rx_buf {
 	bool unregistered;		/* registering was tried and failed */
 	bool large;			/* memory behind the registered payload was used */
 	struct gfs2_dio dio;		/* fast path */
+	struct work work;		/* handed over as it is */
 };
 
 static inline char *rx_request(struct rx_buf *b)
@@ -127,10 +134,6 @@ void rx_reply(struct rx_buf *b, int error, const void *data_in_place, size_t len
 bool fast_request(struct rx_buf *b, struct io_ring *ring);
 
 /* --- pool.c --- */
-struct work {
-	struct list_head list;
-	void (*fn)(struct work *w);
-};
 int pool_create(struct pool **out);
 /* Run @w on a worker; never blocks, never refuses: the pool grows when nobody is idle. */
 void pool_submit(struct pool *p, struct work *w);

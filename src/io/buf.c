@@ -35,11 +35,12 @@ static void chunk_add(struct buf_cache *c)
 	unsigned nr = CHUNK_BYTES / c->c_bsize;
 	struct buf_chunk *chunk = xzalloc(sizeof(*chunk) + nr * sizeof(struct gfs2_bh));
 
-	chunk->data = mmap(NULL, CHUNK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
-			   -1, 0);
-	if (chunk->data == MAP_FAILED) {
-		fs_err("out of memory for the buffer cache");
-		abort();
+	for (unsigned i = 0;; i++) {
+		chunk->data = mmap(NULL, CHUNK_BYTES, PROT_READ | PROT_WRITE,
+				   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		if (chunk->data != MAP_FAILED)
+			break;
+		memory_wait(CHUNK_BYTES, i);
 	}
 	for (unsigned i = 0; i < nr; i++) {
 		struct gfs2_bh *bh = &chunk->bhs[i];
@@ -58,8 +59,7 @@ static struct gfs2_bh *bh_memory(struct buf_cache *c)
 
 	if (EXACT_ALLOC) {
 		bh = xzalloc(sizeof(*bh));
-		bh->b_data = aligned_alloc(min_t(size_t, c->c_bsize, 4096), c->c_bsize);
-		GFS2_BUG_ON(!bh->b_data);
+		bh->b_data = xaligned_alloc(min_t(size_t, c->c_bsize, 4096), c->c_bsize);
 		return bh;
 	}
 	rmutex_lock(&c->c_free_lock);
@@ -412,8 +412,7 @@ int buf_cache_create(struct io_engine *e, uint32_t bsize, uint64_t limit_bytes,
 	list_init(&c->c_free);
 	rmutex_init(&c->c_pressure_lock, RANK_BUF_SHARD);
 	rcond_init(&c->c_pressure_wait);
-	c->c_shards = aligned_alloc(64, nr_shards * sizeof(struct buf_shard));
-	GFS2_BUG_ON(!c->c_shards);
+	c->c_shards = xaligned_alloc(64, nr_shards * sizeof(struct buf_shard));
 	for (unsigned i = 0; i < nr_shards; i++) {
 		struct buf_shard *s = &c->c_shards[i];
 

@@ -106,7 +106,7 @@ uint64_t buf_cache_dirty(struct buf_cache *c); /* bytes of B_DIRTY data */
  * Called by a thread of the cache's own (so without any lock or transaction) when more than the limit is used and
  * nothing is clean.  @fn NULL: no more calls, none is running at return.
  */
-void buf_cache_set_pressure(struct buf_cache *c, void (*fn)(void *), void *arg);
+int buf_cache_set_pressure(struct buf_cache *c, void (*fn)(void *), void *arg);
 uint64_t buf_cache_limit(struct buf_cache *c);	/* bytes of block contents */
 uint32_t buf_bsize(const struct buf_cache *c);
 struct io_engine *buf_engine(const struct buf_cache *c);

@@ -163,9 +163,10 @@ static void pressure_stop(struct buf_cache *c)
 	c->c_pressure_started = c->c_pressure_stop = false;
 }
 
-void buf_cache_set_pressure(struct buf_cache *c, void (*fn)(void *), void *arg)
+int buf_cache_set_pressure(struct buf_cache *c, void (*fn)(void *), void *arg)
 {
 	sigset_t all, old;
+	int error;
 
 	pressure_stop(c);
 	rmutex_lock(&c->c_pressure_lock);
@@ -174,13 +175,14 @@ void buf_cache_set_pressure(struct buf_cache *c, void (*fn)(void *), void *arg)
 	atomic_store_explicit(&c->c_pressure_due, false, memory_order_relaxed);
 	rmutex_unlock(&c->c_pressure_lock);
 	if (!fn)
-		return;
+		return 0;
 	/* Signals are for the daemon's main thread. */
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
-	GFS2_BUG_ON(pthread_create(&c->c_pressure_thread, NULL, pressure_main, c));
+	error = -pthread_create(&c->c_pressure_thread, NULL, pressure_main, c);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	c->c_pressure_started = true;
+	c->c_pressure_started = !error;
+	return error;
 }
 
 /* --- forgetting --- */

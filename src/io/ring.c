@@ -179,8 +179,7 @@ static void make_room(struct io_ring *r, int error)
 	GFS2_BUG_ON(error != -EBUSY && error != -EAGAIN && error != -ENOMEM && error != -EINTR);
 	if (r->r_max_stash - r->r_nr_stash < room) {
 		r->r_max_stash = r->r_nr_stash + room;
-		r->r_stash = realloc(r->r_stash, r->r_max_stash * sizeof(*r->r_stash));
-		GFS2_BUG_ON(!r->r_stash);
+		r->r_stash = xrealloc(r->r_stash, r->r_max_stash * sizeof(*r->r_stash));
 	}
 	r->r_nr_stash += take_cqes(r, r->r_stash + r->r_nr_stash, room);
 	io_uring_get_events(&r->r_uring);
@@ -325,10 +324,9 @@ static int req_vector(struct io_req *req, uint64_t max, struct iovec **iov, unsi
 	*nr = min_t(unsigned, req->nr_iov, IOV_MAX);
 	if (!skip && max >= req->total)
 		return 0;
+	/* Half of it is done: an error for want of a few bytes could cost dirty data, or the log. */
 	if (!req->cont_iov)
-		req->cont_iov = malloc(*nr * sizeof(struct iovec));
-	if (!req->cont_iov)
-		return -ENOMEM;
+		req->cont_iov = xmalloc(*nr * sizeof(struct iovec));
 	for (unsigned i = 0; i < req->nr_iov && n < *nr && max; i++) {
 		const struct iovec *v = &req->iov[i];
 		uint64_t len = v->iov_len;

@@ -155,10 +155,9 @@ static int ail_pass(struct gfs2_log *log, struct gfs2_glock *gl, uint64_t upto, 
 
 int log_ail_write(struct gfs2_log *log, struct gfs2_glock *gl, uint64_t upto)
 {
-	struct ail_item *items = malloc(AIL_PASS_BLOCKS * sizeof(*items));
+	struct ail_item *items = xmalloc(AIL_PASS_BLOCKS * sizeof(*items));
 	int n;
 
-	GFS2_BUG_ON(!items);
 	do
 		n = ail_pass(log, gl, upto, items);
 	while (n > 0);

@@ -13,10 +13,7 @@ static unsigned slot_of(const struct blktab *t, uint64_t blkno)
 
 static struct log_block *slots_new(unsigned bits)
 {
-	struct log_block *s = calloc((size_t)1 << bits, sizeof(*s));
-
-	GFS2_BUG_ON(!s);
-	return s;
+	return xzalloc(sizeof(struct log_block) << bits);
 }
 
 void blktab_init(struct blktab *t)
@@ -106,7 +103,5 @@ void *grow_array(void *array, unsigned nr, unsigned *cap, size_t size)
 	if (nr < *cap)
 		return array;
 	*cap = *cap ? *cap * 2 : 64;
-	array = realloc(array, *cap * size);
-	GFS2_BUG_ON(!array);
-	return array;
+	return xrealloc(array, *cap * size);
 }

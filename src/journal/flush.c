@@ -51,9 +51,8 @@ void log_ring_push(struct gfs2_log *log, struct log_batch *b)
 {
 	if (b->seq - log->l_ring_first == log->l_ring_cap) {
 		unsigned cap = log->l_ring_cap * 2;
-		struct log_batch **ring = malloc(cap * sizeof(*ring));
+		struct log_batch **ring = xmalloc(cap * sizeof(*ring));
 
-		GFS2_BUG_ON(!ring);
 		for (uint64_t s = log->l_ring_first; s < b->seq; s++)
 			ring[s & (cap - 1)] = log->l_ring[s & (log->l_ring_cap - 1)];
 		free(log->l_ring);

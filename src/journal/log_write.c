@@ -21,9 +21,8 @@ static char *image_add(struct gfs2_log *log)
 	struct log_image *img = &log->l_image;
 
 	if ((uint64_t)img->nr * log->l_bsize == (uint64_t)img->nr_chunks * LOG_CHUNK_BYTES) {
-		void *chunk;
+		void *chunk = xaligned_alloc(4096, LOG_CHUNK_BYTES);
 
-		GFS2_BUG_ON(posix_memalign(&chunk, 4096, LOG_CHUNK_BYTES));
 		img->chunks = grow_array(img->chunks, img->nr_chunks, &img->cap_chunks,
 					 sizeof(*img->chunks));
 		img->chunks[img->nr_chunks++] = chunk;
@@ -170,11 +169,10 @@ static uint32_t write_prepare(struct gfs2_log *log, uint64_t pos, uint32_t i, st
 
 int log_write_image(struct gfs2_log *log, uint64_t pos)
 {
-	struct io_req *reqs = malloc(LOG_WRITES_AT_ONCE * sizeof(*reqs));
+	struct io_req *reqs = xmalloc(LOG_WRITES_AT_ONCE * sizeof(*reqs));
 	uint32_t i = 0;
 	int rc = 0;
 
-	GFS2_BUG_ON(!reqs);
 	while (i < log->l_image.nr && !rc) {
 		unsigned n = 0;
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Messages, clocks, assertions, memory that cannot fail.
+ * Messages, clocks, assertions.
  *
  * A message is formatted into one buffer and leaves in one write, so that lines of different
  * threads do not mix.  Nothing here takes a lock that a caller could hold: msg() may be called from
@@ -107,28 +107,4 @@ struct timespec current_time(void)
 
 	clock_gettime(CLOCK_REALTIME_COARSE, &ts);
 	return ts;
-}
-
-static _Noreturn void out_of_memory(size_t size)
-{
-	fs_err("out of memory (%zu bytes)", size);
-	abort();
-}
-
-void *xmalloc(size_t size)
-{
-	void *p = malloc(size ? size : 1);
-
-	if (!p)
-		out_of_memory(size);
-	return p;
-}
-
-void *xzalloc(size_t size)
-{
-	void *p = calloc(1, size ? size : 1);
-
-	if (!p)
-		out_of_memory(size);
-	return p;
 }

@@ -79,8 +79,22 @@ _Noreturn void gfs2_bug(const char *expr, const char *file, int line, const char
 #define gfs2_assert_debug(expr) ((void)sizeof(expr))
 #endif
 
-/* malloc that cannot fail: the daemon stops with a message; used for small fixed-size objects only. */
+/*
+ * Memory that cannot fail: who asks waits until there is some (memory.c).  For what cannot be given up half way; what can, a
+ * request that has changed nothing yet, uses malloc and answers -ENOMEM.  Never on a receive thread, which must not wait.
+ */
 void *xmalloc(size_t size) __attribute__((malloc, returns_nonnull));
 void *xzalloc(size_t size) __attribute__((malloc, returns_nonnull));
+void *xrealloc(void *old, size_t size) __attribute__((returns_nonnull));
+void *xaligned_alloc(size_t align, size_t size) __attribute__((malloc, returns_nonnull));
+char *xstrdup(const char *text) __attribute__((malloc, returns_nonnull));
+/* The same for other ways to get @size bytes: between two attempts.  @attempt counts from 0. */
+void memory_wait(size_t size, unsigned attempt);
+/* @fn is called at a shortage, under any lock: it may only wake somebody.  NULL: nobody; nobody is in the old one any more. */
+void memory_on_shortage(void (*fn)(void));
+/* Has there been a shortage since the reserve was last filled? */
+bool memory_is_short(void);
+/* Called now and then by who was woken: the end of the shortage, if there is memory again. */
+void memory_reserve_fill(void);
 
 #endif

@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Memory that runs out.  A shared object, preloaded into the daemon: malloc and its like fail as often as the test says.
+ *
+ * NOMEM_CONTROL names a file of two 32-bit numbers: one of how many allocations is to fail (0: none), written by the test, and
+ * how many have failed, written here.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+extern void *__libc_malloc(size_t size);
+extern void *__libc_calloc(size_t nr, size_t size);
+extern void *__libc_realloc(void *old, size_t size);
+extern void *__libc_memalign(size_t align, size_t size);
+
+static struct control {
+	_Atomic uint32_t one_of, failed;
+} nothing, *control = &nothing;
+static atomic_uint count;
+
+__attribute__((constructor)) static void start(void)
+{
+	const char *path = getenv("NOMEM_CONTROL");
+	int fd = path ? open(path, O_RDWR | O_CLOEXEC) : -1;
+	void *mem;
+
+	if (fd < 0)
+		return;
+	mem = mmap(NULL, sizeof(*control), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	close(fd);
+	if (mem != MAP_FAILED)
+		control = mem;
+}
+
+static int fails(void)
+{
+	uint32_t one_of = control->one_of, x;
+
+	if (!one_of)
+		return 0;
+	/* Not every Nth, which a loop of N allocations would meet always at the same place. */
+	x = (atomic_fetch_add(&count, 1) + (uint32_t)getpid() * 7919u) * 2654435761u;
+	x ^= x >> 15;
+	x *= 2246822519u;
+	x ^= x >> 13;
+	if (x % one_of)
+		return 0;
+	atomic_fetch_add(&control->failed, 1);
+	errno = ENOMEM;
+	return 1;
+}
+
+void *malloc(size_t size)
+{
+	return fails() ? NULL : __libc_malloc(size);
+}
+
+void *calloc(size_t nr, size_t size)
+{
+	return fails() ? NULL : __libc_calloc(nr, size);
+}
+
+void *realloc(void *old, size_t size)
+{
+	return fails() ? NULL : __libc_realloc(old, size);
+}
+
+void *aligned_alloc(size_t align, size_t size)
+{
+	return fails() ? NULL : __libc_memalign(align, size);
+}
+
+int posix_memalign(void **out, size_t align, size_t size)
+{
+	void *mem = fails() ? NULL : __libc_memalign(align, size);
+
+	if (!mem)
+		return ENOMEM;
+	*out = mem;
+	return 0;
+}
