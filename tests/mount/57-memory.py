@@ -196,6 +196,7 @@ def case_mount_without_memory():
             failing.one_of(0)
             clean_mounts()
     log(f"mounted {mounted} times")
+    check(0 < mounted < 9, f"mounted {mounted} of 9 times")
     volume.fsck()
 
 
