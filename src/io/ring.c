@@ -28,6 +28,7 @@
 enum { PH_DELAY, PH_IO, PH_FLUSH, PH_END };
 
 /* Of one SQE; the kernel itself stops a page short of 2 GiB. */
+#define RING_BYTES 16384		/* of a small ring, about: what its owner waits for */
 #define MAX_TRANSFER (1u << 30)
 #define MAX_RETRIES 100
 
@@ -61,6 +62,16 @@ static int ring_setup(struct io_ring *r, unsigned entries, bool defer)
 	return error;
 }
 
+static bool have_rings(struct io_engine *e)
+{
+	bool have;
+
+	rmutex_lock(&io_rings_lock);
+	have = !list_empty(&e->e_rings);
+	rmutex_unlock(&io_rings_lock);
+	return have;
+}
+
 int ring_create(struct io_engine *e, unsigned entries, bool defer, bool worker,
 		struct io_ring **out)
 {
@@ -75,7 +86,12 @@ int ring_create(struct io_engine *e, unsigned entries, bool defer, bool worker,
 	r->r_worker = worker;
 	list_init(&r->r_engine_list);
 	list_init(&r->r_memory);
-	error = ring_setup(r, entries, defer);
+	/* A worker's I/O, maybe the log's, is not an error for want of memory; no ring at all is the mount's to report. */
+	for (unsigned i = 0; (error = ring_setup(r, entries, defer)) == -ENOMEM; i++) {
+		if (!worker || !have_rings(e))
+			break;
+		memory_wait(RING_BYTES, i);
+	}
 	if (error) {
 		fs_err("cannot set up io_uring: %s", strerror(-error));
 		free(r);
