@@ -17,6 +17,8 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -82,6 +84,7 @@ struct conn {
 	char *buf;		/* GFS2_CTL_MAX_LINE + 1 */
 	size_t len, used;	/* bytes there; bytes of the line given out last */
 	char mountpoint[PATH_MAX];
+	char why[PATH_MAX];	/* after an error of conn_open(): the reason */
 };
 
 /* The next line without its end, NULL when the daemon has closed. */
@@ -141,36 +144,82 @@ static bool json_get(const char *json, const char *key, char *out, size_t size)
 	return true;
 }
 
-/* 0 and a connection whose greeting was read, or -errno. */
+/*
+ * How long a daemon may take for its greeting, which needs no lock and no device: those that are
+ * stopped or hang must not keep us from the others.
+ */
+#define GREETING_SECONDS 5
+
+static void conn_timeout(const struct conn *c, time_t seconds)
+{
+	struct timeval tv = { .tv_sec = seconds };
+
+	setsockopt(c->fd, SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof(tv));
+	setsockopt(c->fd, SOL_SOCKET, SO_SNDTIMEO, &tv, sizeof(tv));
+}
+
+/* Reads the greeting; 0 or -errno with the reason in c->why. */
+static int conn_greet(struct conn *c)
+{
+	char *line;
+	int version;
+
+	c->buf = malloc(GFS2_CTL_MAX_LINE + 1);
+	if (!c->buf) {
+		snprintf(c->why, sizeof(c->why), "out of memory");
+		return -ENOMEM;
+	}
+	errno = 0;
+	line = read_line(c);
+	if (!line && errno == EAGAIN) {
+		snprintf(c->why, sizeof(c->why), "no answer for %d seconds", GREETING_SECONDS);
+		return -ETIMEDOUT;
+	}
+	if (line && !strncmp(line, "error ", 6)) {
+		snprintf(c->why, sizeof(c->why), "%s", line + 6);
+		return -EPROTO;
+	}
+	if (!line || sscanf(line, "gfs2-fuse-control %d", &version) != 1) {
+		snprintf(c->why, sizeof(c->why), "not the control socket of a gfs2-fuse");
+		return -EPROTO;
+	}
+	if (version != GFS2_CTL_VERSION) {
+		snprintf(c->why, sizeof(c->why), "speaks version %d of the protocol, this is for %d",
+			 version, GFS2_CTL_VERSION);
+		return -EPROTO;
+	}
+	json_get(line, "mountpoint", c->mountpoint, sizeof(c->mountpoint));
+	return 0;
+}
+
+/* 0 and a connection whose greeting was read, or -errno with the reason in c->why. */
 static int conn_open(const char *path, struct conn *c)
 {
 	struct sockaddr_un addr = { .sun_family = AF_UNIX };
-	char *line;
-	int version, error;
+	int error = 0;
 
-	if (strlen(path) >= sizeof(addr.sun_path))
-		return -ENAMETOOLONG;
-	strcpy(addr.sun_path, path);
-	*c = (struct conn){ .fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0) };
-	if (c->fd < 0 || connect(c->fd, (struct sockaddr *)&addr, sizeof(addr))) {
-		error = -errno;
+	*c = (struct conn){ .fd = -1 };
+	if (strlen(path) >= sizeof(addr.sun_path)) {
+		error = -ENAMETOOLONG;
+	} else {
+		strcpy(addr.sun_path, path);
+		c->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+		if (c->fd >= 0)
+			conn_timeout(c, GREETING_SECONDS);
+		if (c->fd < 0 || connect(c->fd, (struct sockaddr *)&addr, sizeof(addr)))
+			error = -errno;
+	}
+	if (error)
+		snprintf(c->why, sizeof(c->why), "%s", strerror(-error));
+	else
+		error = conn_greet(c);
+	if (error) {
 		if (c->fd >= 0)
 			close(c->fd);
+		free(c->buf);
 		return error;
 	}
-	c->buf = malloc(GFS2_CTL_MAX_LINE + 1);
-	line = c->buf ? read_line(c) : NULL;
-	if (line && !strncmp(line, "error ", 6))
-		die(EXIT_REFUSED, "%s: %s", path, line + 6);
-	if (!line || sscanf(line, "gfs2-fuse-control %d", &version) != 1) {
-		close(c->fd);
-		free(c->buf);
-		return -EPROTO;
-	}
-	if (version != GFS2_CTL_VERSION)
-		die(EXIT_REFUSED, "%s speaks version %d of the protocol, this is for %d", path, version,
-		    GFS2_CTL_VERSION);
-	json_get(line, "mountpoint", c->mountpoint, sizeof(c->mountpoint));
+	conn_timeout(c, 0);
 	return 0;
 }
 
@@ -188,17 +237,20 @@ struct finder {
 	dev_t dev;
 	struct conn found;
 	unsigned nr;
-	int error;		/* last socket that could not be used */
+	bool failed;		/* some socket could not be used; the last one: */
 	char error_path[PATH_MAX];
+	char why[PATH_MAX];
 };
 
+/* The device number comes without a request: a mount that hangs is not to stop the search. */
 static bool finder_wants(const struct finder *f, const struct conn *c)
 {
-	struct stat st;
+	struct statx stx;
 
 	if (f->dir && strcmp(f->dir, c->mountpoint))
 		return false;
-	return !f->by_dev || (!stat(c->mountpoint, &st) && st.st_dev == f->dev);
+	return !f->by_dev || (!statx(AT_FDCWD, c->mountpoint, AT_STATX_DONT_SYNC, 0, &stx) &&
+			      makedev(stx.stx_dev_major, stx.stx_dev_minor) == f->dev);
 }
 
 static void search_dir(struct finder *f, const char *dir)
@@ -220,8 +272,9 @@ static void search_dir(struct finder *f, const char *dir)
 		if (error) {
 			/* ECONNREFUSED: left behind by a daemon that was killed */
 			if (error != -ECONNREFUSED && error != -ENOENT) {
-				f->error = error;
+				f->failed = true;
 				strcpy(f->error_path, path);
+				strcpy(f->why, c.why);
 			}
 			continue;
 		}
@@ -262,8 +315,8 @@ static void find_mount(const char *dir, const char *path, struct conn *c)
 		die(EXIT_USAGE, "%u mounts on %s, one over the other: choose one with -s SOCKET", f.nr, dir);
 	if (f.nr)
 		die(EXIT_USAGE, "%u mounts, choose one with -m DIR", f.nr);
-	if (f.error)
-		die(EXIT_REFUSED, "%s: %s", f.error_path, strerror(-f.error));
+	if (f.failed)
+		die(EXIT_REFUSED, "%s: %s", f.error_path, f.why);
 	die(EXIT_REFUSED, dir || f.by_dev ? "%s is not on a gfs2-fuse mount with a control socket" :
 					    "no gfs2-fuse mount with a control socket is there%s",
 	    dir ? dir : f.by_dev ? path : "");
@@ -614,7 +667,7 @@ int main(int argc, char **argv)
 	if (socket_path) {
 		error = conn_open(socket_path, &c);
 		if (error)
-			die(EXIT_REFUSED, "%s: %s", socket_path, strerror(-error));
+			die(EXIT_REFUSED, "%s: %s", socket_path, c.why);
 	} else {
 		find_mount(dir, first_path(cmd->name, argc, argv), &c);
 	}
