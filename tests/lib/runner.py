@@ -61,6 +61,8 @@ BUILDS = {
                        "-Db_sanitize=thread", "-Db_lundef=false"]),
 }
 UNIT_VARIANTS = ["plain", "asan", "tsan"]
+# What a sanitizer says without having found anything (the simulator switches stacks).
+NO_FINDING = re.compile(r"==\d+==WARNING: ASan doesn't fully support makecontext/swapcontext functions.*")
 SANITIZER_ENV = {
     "ASAN_OPTIONS": "abort_on_error=0:exitcode=99:detect_stack_use_after_return=1",
     "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1:exitcode=99",
@@ -319,9 +321,12 @@ class Check:
         status = 0
         for name in sorted(os.listdir(work)):
             if name.startswith("sanitizer."):
-                status = 99
-                with open(log, "a") as out, open(os.path.join(work, name), errors="replace") as text:
-                    out.write(text.read())
+                with open(os.path.join(work, name), errors="replace") as text:
+                    lines = [line for line in text.read().splitlines() if not NO_FINDING.fullmatch(line)]
+                if lines:
+                    status = 99
+                    with open(log, "a") as out:
+                        out.write("\n".join(lines) + "\n")
         return status
 
     def verdict(self, test, status, seconds, log, timeout):
