@@ -14,6 +14,7 @@
 #include <sys/eventfd.h>
 #include <sys/mount.h>
 #include <sys/signalfd.h>
+#include <sys/wait.h>
 #include <unistd.h>
 #include "fuse/ops.h"
 #include "util/util.h"
@@ -183,16 +184,31 @@ static int wait_for_end(struct server *s)
 /*
  * Pages that were changed through shared mappings are known to the kernel only, and who has them mapped keeps a mount that is
  * only detached: they would be lost when we leave.
+ *
+ * A process without our descriptors asks for them.  Its requests to this mount may wait for ever, for a lock that another
+ * node does not give, and nothing ends such a wait but the end of the connection: a thread of ours in it would keep
+ * the connection open, and the daemon could not even be killed.
  */
 static void fetch_mapped_pages(struct server *s)
 {
-	int fd = open(s->mountpoint, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NONBLOCK);
+	int status = 0;
+	pid_t pid = fork();
 
-	if (fd < 0)
-		return;
-	if (syncfs(fd))
+	if (!pid) {
+		int fd;
+
+		close_range(3, ~0U, 0);
+		fd = open(s->mountpoint, O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NONBLOCK);
+		_exit(fd >= 0 && syncfs(fd) ? errno & 0xff : 0);
+	}
+	if (pid < 0) {
 		fs_warn("writing back what is mapped: %s", strerror(errno));
-	close(fd);
+		return;
+	}
+	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+		;
+	if (WIFEXITED(status) && WEXITSTATUS(status))
+		fs_warn("writing back what is mapped: %s", strerror(WEXITSTATUS(status)));
 }
 
 int server_run(struct server *s)
