@@ -25,6 +25,7 @@
 #include "debug/control.h"
 #include "debug/event.h"
 #include "fuse/server.h"
+#include "lock/local_proto.h"
 #include "options.h"
 #include "supervisor.h"
 #include "util/seeded.h"
@@ -185,6 +186,22 @@ static int report_ready(int fd)
  */
 #define LOCK_PATIENCE_NS (2ull * 1000000000)
 
+/* Will the volume be used by other daemons of this machine, too?  What is no volume at all is found out later. */
+static bool volume_is_shared(struct io_engine *e, const char *lockproto)
+{
+	const off_t at = GFS2_SB_ADDR * (off_t)GFS2_BASIC_BLOCK;
+	struct gfs2_sb *sb;
+	bool shared = false;
+
+	if (lockproto)
+		return !strcmp(lockproto, lm_local.lm_proto_name);
+	sb = aligned_alloc(4096, 4096);
+	if (sb && pread(io_engine_fd(e), sb, 4096, at) == 4096)
+		shared = !strncmp(sb->sb_lockproto, lm_local.lm_proto_name, sizeof(sb->sb_lockproto));
+	free(sb);
+	return shared;
+}
+
 static int lock_volume(struct io_engine *e, const char *device, int how)
 {
 	uint64_t deadline = now_ns() + LOCK_PATIENCE_NS;
@@ -269,6 +286,7 @@ static int run(const struct options *o, int report_fd)
 	struct claim claim = CLAIM_NONE;
 	struct supervisor sv = { .word = -1 };
 	struct io_engine *e;
+	bool shared;
 	struct gfs2_sbd *sdp;
 	int error, unmounted;
 
@@ -282,12 +300,13 @@ static int run(const struct options *o, int report_fd)
 		return error;
 	}
 	/*
-	 * Exclusive while mounting in every case: nobody else on this machine uses the volume now.  Then only lock_nolock keeps
-	 * it that way; a daemon that died is noticed by its lock being gone.
+	 * Exclusive while mounting, unless others may use it by lock_local: nobody else on this machine uses the volume now.  Then only
+	 * lock_nolock keeps it that way; a daemon that died is noticed by its lock being gone.
 	 */
-	error = lock_volume(e, o->device, LOCK_EX);
+	shared = volume_is_shared(e, o->args.ar_lockproto);
+	error = lock_volume(e, o->device, shared ? LOCK_SH : LOCK_EX);
 	if (!error)
-		error = claim_take(&claim, io_engine_fd(e), o->device, false, LOCK_PATIENCE_NS);
+		error = claim_take(&claim, io_engine_fd(e), o->device, shared, LOCK_PATIENCE_NS);
 	if (!error)
 		error = start_supervisor(&sv, o, e);
 	if (!error && o->has_fault)
@@ -421,6 +440,10 @@ int main(int argc, char **argv)
 #endif
 	if (argc == SUPERVISE_ARGC && !strcmp(argv[1], SUPERVISE_WORD))
 		return supervisor_main(argv);
+	/* How a mount with lock_local starts its lock broker. */
+	if (argc == 3 && !strcmp(argv[1], "--lock-broker"))
+		return lock_broker_main(argv[2]);
+	lb_broker_program = "/proc/self/exe";
 	if (options_parse(&o, argc, argv)) {
 		options_free(&o);
 		return EX_USAGE_;

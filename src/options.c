@@ -11,6 +11,7 @@
 
 const char *const short_dio_names[5] = { "drain", "async", "fail", "precheck", "blockdev" };
 const char *const dio_mtime_names[2] = { "deferred", "strict" };
+static const char *const local_death_names[2] = { "node", "process" };
 
 enum opt_kind { K_FLAG, K_IGNORE, K_FUSE, K_STRING, K_UINT, K_SIZE, K_ENUM };
 
@@ -34,6 +35,8 @@ static const struct opt table[] = {
 	{ .name = "lockproto", .kind = K_STRING, .offset = AT(lockproto), .names = lockproto_names, .nr = 3,
 	  .help = "lock_nolock|lock_local|lock_dlm: instead of the superblock's" },
 	{ .name = "locktable", .kind = K_STRING, .offset = AT(locktable), .help = "CLUSTER:FS, instead of the superblock's" },
+	{ .name = "local_death", .kind = K_ENUM, .offset = AT(args.ar_local_death), .names = local_death_names, .nr = 2,
+	  .help = "node|process: lock_local, what it means when this daemon dies (node)" },
 	{ .name = "short_dio", .kind = K_ENUM, .offset = AT(args.ar_short_dio), .names = short_dio_names, .nr = 5,
 	  .help = "drain|async|fail|precheck|blockdev: a direct write meets a hole" },
 	{ .name = "dio_mtime", .kind = K_ENUM, .offset = AT(args.ar_dio_mtime), .names = dio_mtime_names, .nr = 2,

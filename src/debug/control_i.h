@@ -74,6 +74,11 @@ bool ctl_gone(struct ctl_conn *conn);
 
 /* --- control_socket.c --- */
 /*
+ * The directory for sockets of this user (/run/gfs2-fuse, or in $XDG_RUNTIME_DIR), made if missing.  It must be ours alone
+ * to write. -errno with a message.
+ */
+int ctl_dir(char *dir, size_t size);
+/*
  * The default path: DIR/NAME.sock, NAME being the mount point in one word, shortened if it would
  * not fit a socket address. Makes the directory. -errno with a message.  @attempt: 0, then 1 and 2, for other names when the
  * one before is another mount's.

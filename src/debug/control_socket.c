@@ -16,8 +16,7 @@
 #include "gfs2-fuse/control.h"
 #include "util/util.h"
 
-/* The directory for sockets of this user, made if missing.  It must be ours alone to write. */
-static int control_dir(char *dir, size_t size)
+int ctl_dir(char *dir, size_t size)
 {
 	const char *run = getenv("XDG_RUNTIME_DIR");
 	struct stat st;
@@ -44,7 +43,7 @@ int ctl_socket_path(const char *mountpoint, unsigned attempt, char *path, size_t
 {
 	char dir[128], name[256];
 	size_t n = 0;
-	int error = control_dir(dir, sizeof(dir));
+	int error = ctl_dir(dir, sizeof(dir));
 	const char *s;
 
 	if (error)

@@ -12,10 +12,17 @@
  * Order: leaves of a hashed directory, xattrs, then the tree together with the dinode.
  */
 #include <inttypes.h>
+#include <unistd.h>
 #include "fs/dealloc.h"
 #include "fs/dir.h"
 #include "fs/xattr.h"
 #include "util/util.h"
+
+/*
+ * How long to wait for other nodes that have the inode in core.  The kernel waits 5 s; those who have been asked before are not asked
+ * again by the DLM and say nothing, and a worker waits meanwhile.
+ */
+#define IOPEN_PATIENCE_NS 1000000000ull
 
 /* --- may it go? --- */
 
@@ -67,15 +74,74 @@ static void remember_delete(struct gfs2_inode *ip)
 }
 
 /*
- * IOPEN from SH to EX.  GLR_TRYFAILED: another node has the inode in core, and the last of them
- * will delete it.
+ * Other nodes have the inode in core and have been asked to let it go.  Wait until all of them have, or one says, by asking for
+ * the inode's own lock, that it is in use, or nobody says anything.
+ */
+static int await_iopen(struct gfs2_inode *ip, struct gfs2_holder *gh)
+{
+	uint64_t deadline = now_ns() + IOPEN_PATIENCE_NS;
+
+	gfs2_holder_init(ip->i_iopen_gl, LM_ST_EXCLUSIVE, GL_ASYNC | GL_NOCACHE, gh, __func__);
+	gfs2_glock_nq(gh);
+	while (!gfs2_glock_poll(gh) && !gfs2_glock_demote_wanted(ip->i_gl) && now_ns() < deadline)
+		usleep(1000);
+	if (gfs2_glock_poll(gh)) {
+		int error = gfs2_glock_wait(gh);
+
+		if (error)
+			gfs2_holder_uninit(gh);
+		return error;
+	}
+	gfs2_glock_dq_uninit(gh);
+	return GLR_TRYFAILED;
+}
+
+/*
+ * IOPEN from SH to EX (kernel: gfs2_upgrade_iopen_glock; reference 4.3).  GLR_TRYFAILED: another node has the inode in
+ * core, and the last of them will delete it.
  */
 static int upgrade_iopen(struct gfs2_inode *ip, struct gfs2_holder *gh)
 {
-	if (gfs2_holder_queued(&ip->i_iopen_gh))
-		gfs2_glock_dq_uninit(&ip->i_iopen_gh);
-	return gfs2_glock_nq_init(ip->i_iopen_gl, LM_ST_EXCLUSIVE, LM_FLAG_TRY_1CB | GL_NOCACHE,
-				  gh);
+	const bool peers = ip->i_sbd->sd_lm->lm_has_peers;
+	int error;
+
+	if (gfs2_holder_queued(&ip->i_iopen_gh)) {
+		/* Others may be waiting for it as we will: not to give it up first would be in each other's way. */
+		if (peers) {
+			gfs2_glock_dq_uninit_nocache(&ip->i_iopen_gh);
+			gfs2_glock_wait_demoted(ip->i_iopen_gl, IOPEN_PATIENCE_NS);
+		} else {
+			gfs2_glock_dq_uninit(&ip->i_iopen_gh);
+		}
+	}
+	error = gfs2_glock_nq_init(ip->i_iopen_gl, LM_ST_EXCLUSIVE, LM_FLAG_TRY_1CB | GL_NOCACHE, gh);
+	/* At unmount it is left to them; the next first mounter takes what nobody has freed. */
+	if (error == GLR_TRYFAILED && peers &&
+	    !atomic_load_explicit(&ip->i_sbd->sd_unmounting, memory_order_relaxed))
+		error = await_iopen(ip, gh);
+	return error;
+}
+
+/*
+ * On a glock worker: another node has unlinked the inode and wants to free it.  If it is in use here, say so: by asking for its lock, which the
+ * other one holds (kernel: delete_work_func, gfs2_glock_poke).  What is not in use the kernel has forgotten, as its entries have
+ * no life time in a cluster.
+ */
+void iopen_go_callback(struct gfs2_glock *gl, bool remote)
+{
+	struct gfs2_sbd *sdp = glock_sbd(gl);
+	struct gfs2_glock *inode_gl;
+	struct gfs2_holder gh;
+
+	/* No reference to the inode: the last one deletes, which cannot be done before this has returned. */
+	if (!remote || gfs2_withdrawn(sdp) || !gfs2_inode_in_core(sdp, gl->gl_number))
+		return;
+	inode_gl = gfs2_glock_find(sdp->sd_glocks, LM_TYPE_INODE, gl->gl_number);
+	if (!inode_gl)
+		return;
+	if (!gfs2_glock_nq_init(inode_gl, LM_ST_SHARED, LM_FLAG_TRY_1CB | LM_FLAG_ANY | GL_SKIP, &gh))
+		gfs2_glock_dq_uninit(&gh);
+	gfs2_glock_put(inode_gl);
 }
 
 static int delete_all(struct gfs2_inode *ip)

@@ -38,6 +38,7 @@ const struct gfs2_glock_operations gfs2_rgrp_glops = {
 const struct gfs2_glock_operations gfs2_iopen_glops = {
 	.go_type = LM_TYPE_IOPEN,
 	.go_flags = GLOF_LRU | GLOF_NONDISK,
+	.go_callback = iopen_go_callback,
 };
 
 /* MOUNT, LIVE, RENAME: the protocol between nodes. */

@@ -269,11 +269,9 @@ static void need_instantiate(struct gfs2_glock *gl)
 
 static void drop_glocks(struct gfs2_inode *ip)
 {
-	if (gfs2_holder_queued(&ip->i_iopen_gh)) {
-		/* Do not keep a lock that keeps others from deleting the inode. */
-		ip->i_iopen_gh.gh_flags |= GL_NOCACHE;
-		gfs2_glock_dq_uninit(&ip->i_iopen_gh);
-	}
+	/* Do not keep a lock that keeps others from deleting the inode. */
+	if (gfs2_holder_queued(&ip->i_iopen_gh))
+		gfs2_glock_dq_uninit_nocache(&ip->i_iopen_gh);
 	if (ip->i_iopen_gl) {
 		glock_clear_object(ip->i_iopen_gl, ip);
 		gfs2_glock_put(ip->i_iopen_gl);
@@ -485,6 +483,19 @@ struct gfs2_inode *gfs2_inode_find(struct gfs2_sbd *sdp, uint64_t no_addr)
 	return ip;
 }
 
+bool gfs2_inode_in_core(struct gfs2_sbd *sdp, uint64_t no_addr)
+{
+	struct gfs2_icache *ic = sdp->sd_icache;
+	struct gfs2_inode *ip;
+	bool found;
+
+	rmutex_lock(&ic->lock);
+	ip = hash_find(ic, no_addr);
+	found = ip && !ip->i_new && !ip->i_dead;
+	rmutex_unlock(&ic->lock);
+	return found;
+}
+
 struct gfs2_inode *gfs2_inode_hold(struct gfs2_inode *ip)
 {
 	struct gfs2_icache *ic = ip->i_sbd->sd_icache;
@@ -563,9 +574,15 @@ static void write_back(struct gfs2_inode *ip)
 		       strerror(-error));
 }
 
+/*
+ * Our nlink may be old news: who asks for IOPEN is another node that has removed the last name and leaves the rest to the
+ * last user, which may be us (kernel: gfs2_drop_inode).  gfs2_evict_unlinked() looks at the dinode itself.
+ */
 static bool must_delete(const struct gfs2_inode *ip)
 {
-	return ip->i_valid && !ip->i_nlink && writable(ip->i_sbd);
+	return ip->i_valid && writable(ip->i_sbd) &&
+	       (!ip->i_nlink || (ip->i_sbd->sd_lm->lm_has_peers && ip->i_iopen_gl &&
+				 gfs2_glock_demote_wanted(ip->i_iopen_gl)));
 }
 
 static bool must_write(struct gfs2_inode *ip)

@@ -135,6 +135,8 @@ int gfs2_inode_lookup(struct gfs2_sbd *sdp, uint64_t no_addr, uint64_t formal,
 		      struct gfs2_inode **out);
 /* Only if in core or known to the kernel; +1 reference. */
 struct gfs2_inode *gfs2_inode_find(struct gfs2_sbd *sdp, uint64_t no_addr);
+/* Is it in core, and not just being made or going away?  Does not wait. */
+bool gfs2_inode_in_core(struct gfs2_sbd *sdp, uint64_t no_addr);
 struct gfs2_inode *gfs2_inode_hold(struct gfs2_inode *ip);
 /*
  * Drop a reference.  The last one evicts: an inode with nlink 0 is deleted here (blocks; takes
@@ -241,6 +243,9 @@ void inode_go_inval(struct gfs2_glock *gl, bool metadata);
 int inode_go_instantiate(struct gfs2_glock *gl);
 int inode_go_held(struct gfs2_holder *gh);
 void inode_go_dump(struct gfs2_glock *gl, FILE *out);
+
+/* Another node wants to free the inode. */
+void iopen_go_callback(struct gfs2_glock *gl, bool remote);
 
 /* gl's inode, safe from being freed until gfs2_glops_end(); NULL: none is in core. */
 struct gfs2_inode *gfs2_glops_begin(struct gfs2_glock *gl);

@@ -17,6 +17,7 @@
 
 #define JOURNAL_MIN_BYTES (8ull << 20)
 #define JOURNAL_MAX_BYTES (1ull << 30)
+#define STATFS_PATIENCE 25	/* recoveries given up because somebody has the master statfs file */
 
 /* --- system files --- */
 
@@ -274,6 +275,15 @@ static void drop_everything_cached(struct gfs2_sbd *sdp)
 }
 
 /*
+ * The living hold that lock for moments.  Where dead nodes keep theirs until we are done, who has it for longer is the dead one.
+ */
+static bool statfs_is_the_dead_ones(struct gfs2_sbd *sdp, int error)
+{
+	return error == GLR_TRYFAILED && sdp->sd_lm->lm_dead_keep_locks &&
+	       ++sdp->sd_statfs_refused > STATFS_PATIENCE;
+}
+
+/*
  * Under the journal's lock and its inode's.  The map is read afresh: the journal may be newer than our mount (gfs2_jadd),
  * and its inode's lock was not ours meanwhile.
  */
@@ -290,8 +300,9 @@ static int replay_of_dead(struct gfs2_sbd *sdp, const struct gfs2_jdesc *known)
 	/* Its share of the block counts is added on the device; a living node may be adding its own. (The kernel does without.) */
 	err = gfs2_glock_nq_init(sdp->sd_statfs_inode->i_gl, LM_ST_EXCLUSIVE,
 				 LM_FLAG_NOEXP | LM_FLAG_TRY | GL_NOCACHE | GL_SKIP, &statfs_gh);
-	if (err)
+	if (err && !statfs_is_the_dead_ones(sdp, err))
 		return err;
+	sdp->sd_statfs_refused = 0;
 	err = gfs2_glock_nq_init(ip->i_gl, LM_ST_SHARED, LM_FLAG_NOEXP | GL_NOCACHE, &gh);
 	if (!err) {
 		err = map_journal(sdp, ip, &jd);
@@ -305,7 +316,8 @@ static int replay_of_dead(struct gfs2_sbd *sdp, const struct gfs2_jdesc *known)
 		fs_warn("jid=%u: replayed the journal of a dead node: %u blocks, %u revokes", jd.jd_jid,
 			res.blocks_replayed, res.revokes);
 	free(jd.jd_extents);
-	gfs2_glock_dq_uninit(&statfs_gh);
+	if (statfs_gh.gh_gl)
+		gfs2_glock_dq_uninit(&statfs_gh);
 	return err;
 }
 
@@ -317,7 +329,10 @@ int gfs2_recover_jid(void *private, unsigned jid)
 	int err;
 
 	/* Our own journal is the others' business, if it comes to that. */
-	if (gfs2_withdrawn(sdp) || jid == sdp->sd_jid || !sdp->sd_statfs_inode)
+	if (gfs2_withdrawn(sdp) || jid == sdp->sd_jid)
+		return LM_RD_GAVEUP;
+	/* This node is itself still mounting. */
+	if (!atomic_load_explicit(&sdp->sd_journals_known, memory_order_acquire))
 		return LM_RD_GAVEUP;
 	if (jid >= sdp->sd_nr_journals || !sdp->sd_jdescs[jid].jd_inode) {
 		fs_err("jid=%u: no such journal when this node mounted; cannot replay it", jid);

@@ -72,10 +72,9 @@ static int choose_lock_module(struct gfs2_sbd *sdp)
 		sdp->sd_lm = &lm_dlm;
 		return 0;
 	}
-	if (!strcmp(sdp->sd_lockproto, "lock_local")) {
-		fs_err("lock protocol %s is not available in this version; if no other node uses the "
-		       "volume, mount it with lockproto=lock_nolock", sdp->sd_lockproto);
-		return -EOPNOTSUPP;
+	if (!strcmp(sdp->sd_lockproto, lm_local.lm_proto_name)) {
+		sdp->sd_lm = &lm_local;
+		return 0;
 	}
 	fs_err("unknown lock protocol '%.64s'", sdp->sd_lockproto);
 	return -EINVAL;
@@ -115,6 +114,8 @@ static int lm_mount(struct gfs2_sbd *sdp)
 	sdp->sd_jid = 0;
 	sdp->sd_first = true;
 	gfs2_glock_table_set_recovery(sdp->sd_glocks, &recovery_ops);
+	gfs2_glock_table_set_volume(sdp->sd_glocks, io_engine_fd(sdp->sd_io),
+				    sdp->sd_args.ar_local_death == LOCAL_DEATH_PROCESS);
 	if (sdp->sd_lm->lm_mount) {
 		err = sdp->sd_lm->lm_mount(sdp->sd_glocks, sdp->sd_locktable, &sdp->sd_jid,
 					   &sdp->sd_first);
@@ -212,8 +213,6 @@ static int open_files(struct gfs2_sbd *sdp)
 			fs_err("cannot read the resource index, inode %" PRIu64 ": %s",
 			       sdp->sd_rindex->i_no_addr, strerror(-err));
 	}
-	if (!err)
-		err = gfs2_inode_lookup(sdp, sdp->sd_statfs_addr, 0, &sdp->sd_statfs_inode);
 	return err;
 }
 
@@ -260,14 +259,14 @@ static int start_log(struct gfs2_sbd *sdp, const struct gfs2_log_header_host *he
 }
 
 /*
- * What crashed nodes had open and unlinked.  In a cluster others may have it open still.  Reading every bitmap of a large
+ * What crashed nodes had open and unlinked.  If others have mounted the volume, they may have it open still.  Reading every bitmap of a large
  * volume takes long: unless there has been a crash, those that are read anyway must do (gfs2_reclaim_seen).
  */
 static int reclaim_unlinked(struct gfs2_sbd *sdp)
 {
 	int err;
 
-	if (sdp->sd_lm->lm_has_peers ||
+	if ((sdp->sd_lm->lm_has_peers && !sdp->sd_first) ||
 	    (!sdp->sd_replayed && gfs2_rgrps_bitmap_bytes(sdp) > RECLAIM_ALL_BYTES))
 		return 0;
 	err = gfs2_for_each_unlinked(sdp, gfs2_reclaim_unlinked);
@@ -312,7 +311,12 @@ static int mount_steps(struct gfs2_sbd *sdp)
 	if (!err)
 		err = open_statfs(sdp);
 	if (!err)
+		err = gfs2_inode_lookup(sdp, sdp->sd_statfs_addr, 0, &sdp->sd_statfs_inode);
+	if (!err) {
+		/* From now on this node can replay a dead one's journal; it may have to, to go on itself. */
+		atomic_store_explicit(&sdp->sd_journals_known, true, memory_order_release);
 		err = recover_journals(sdp, &head);
+	}
 	if (!err)
 		err = open_files(sdp);
 	if (!err)
@@ -335,31 +339,6 @@ static void release_holder(struct gfs2_holder *gh)
 		gfs2_glock_dq_uninit(gh);
 }
 
-static bool is_held(struct gfs2_glock *gl)
-{
-	bool held;
-
-	rmutex_lock(&gl->gl_lock);
-	held = !list_empty(&gl->gl_holders);
-	rmutex_unlock(&gl->gl_lock);
-	return held;
-}
-
-/*
- * Demotions that the maintenance thread started may still be at work with the log.  Not so those of locks that are held: these
- * are the mount's own (live, journal, ...), asked for by somebody, and begin when they are released later.
- */
-static void wait_for_demotions(struct gfs2_sbd *sdp)
-{
-	struct gl_list l;
-
-	gl_list_fill(sdp, &l);
-	for (unsigned i = 0; i < l.nr; i++)
-		if (!is_held(l.gls[i]))
-			gfs2_glock_wait_demoted(l.gls[i], UINT64_MAX / 2);
-	gl_list_free(&l);
-}
-
 /*
  * Everything that changed is in the journal and in place, and the journal is clean.  From here on
  * there is no log, and nothing that would need one.
@@ -371,11 +350,14 @@ static int finish_log(struct gfs2_sbd *sdp)
 
 	if (!log)
 		return 0;
-	wait_for_demotions(sdp);
 	if (!gfs2_withdrawn(sdp)) {
 		undeleted = gfs2_icache_delete_again(sdp);
 		gfs2_pending_mtime_publish_all(sdp);
 		err = gfs2_statfs_sync(sdp);
+	}
+	/* Demotions (the shrinker's, or asked for by other nodes) work with the log: not now, and afterwards without it. */
+	gfs2_glock_table_hold(sdp->sd_glocks);
+	if (!gfs2_withdrawn(sdp)) {
 		if (!err)
 			err = gfs2_log_shutdown(log);
 		if (err)
@@ -383,6 +365,7 @@ static int finish_log(struct gfs2_sbd *sdp)
 	}
 	sdp->sd_log = NULL;
 	gfs2_log_destroy(log);
+	gfs2_glock_table_release(sdp->sd_glocks);
 	return gfs2_withdrawn(sdp) ? -EIO : undeleted;
 }
 
@@ -411,6 +394,7 @@ static int teardown(struct gfs2_sbd *sdp)
 {
 	int err;
 
+	atomic_store_explicit(&sdp->sd_unmounting, true, memory_order_relaxed);
 	gfs2_maint_stop(sdp);
 	if (sdp->sd_icache)
 		gfs2_icache_forget_all(sdp);
@@ -450,6 +434,8 @@ static void init_args(struct gfs2_sbd *sdp, const struct gfs2_args *args)
 	atomic_init(&sdp->sd_commit, args->ar_commit);
 	atomic_init(&sdp->sd_cache, args->ar_cache);
 	atomic_init(&sdp->sd_withdrawn, false);
+	atomic_init(&sdp->sd_journals_known, false);
+	atomic_init(&sdp->sd_unmounting, false);
 }
 
 int gfs2_mount(struct io_engine *e, const struct gfs2_args *args, struct gfs2_sbd **out)

@@ -24,6 +24,7 @@ struct gfs2_statfs;
 struct gfs2_maint;
 
 enum short_dio { SHORT_DIO_DRAIN, SHORT_DIO_ASYNC, SHORT_DIO_FAIL, SHORT_DIO_PRECHECK, SHORT_DIO_BLOCKDEV };
+enum local_death { LOCAL_DEATH_NODE, LOCAL_DEATH_PROCESS };
 enum dio_mtime { DIO_MTIME_DEFERRED, DIO_MTIME_STRICT };
 
 /*
@@ -53,6 +54,7 @@ struct gfs2_args {
 	unsigned ar_dio_mtime_interval; /* seconds */
 	bool ar_dio_strict;		/* dio=strict */
 	bool ar_noacl;			/* POSIX ACLs are neither shown nor looked at */
+	enum local_death ar_local_death;
 	uint64_t ar_cache;		/* bytes */
 	unsigned ar_commit;		/* seconds */
 };
@@ -90,6 +92,9 @@ struct gfs2_sbd {
 
 	unsigned sd_jid, sd_nr_journals;
 	struct gfs2_jdesc *sd_jdescs;
+	/* The two above and sd_statfs_inode are there; release when set, acquire by who recovers dead nodes' journals. */
+	atomic_bool sd_journals_known;
+	unsigned sd_statfs_refused;	/* the recovering thread's: times that it did not get the master statfs file's lock */
 	struct gfs2_inode *sd_root, *sd_master, *sd_rindex, *sd_statfs_inode, *sd_sc_inode;
 	uint64_t sd_statfs_addr;	/* dinode of the master statfs file */
 	/* Held from mount to unmount; sd_mount_gh only while mounting. */
@@ -100,6 +105,8 @@ struct gfs2_sbd {
 	bool sd_first;			/* no other node has the volume mounted */
 	bool sd_replayed;		/* mounting replayed a journal: there has been a crash */
 	bool sd_ro;
+	/* On the way out: nobody waits for other nodes if that is not needed.  relaxed: only saves time */
+	atomic_bool sd_unmounting;
 	atomic_bool sd_withdrawn;	/* release when set, acquire in gfs2_withdrawn() */
 
 	struct gfs2_dio_counters sd_dio;

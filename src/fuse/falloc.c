@@ -22,18 +22,18 @@ static void reply_err(fuse_req_t req, int64_t error)
 void op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t offset, off_t length,
 		  struct fuse_file_info *fi)
 {
-	struct gfs2_file *f = fi_file(fi);
+	struct file_view f = fi_view(fi);
 	struct server *s = op_begin(req);
 	int error;
 
 	if (offset < 0 || length <= 0)
 		error = -EINVAL;
 	else
-		error = gfs2_fallocate(f->f_inode, mode, (uint64_t)offset, (uint64_t)length,
-				       f->f_sync);
+		error = gfs2_fallocate(f.inode, mode, (uint64_t)offset, (uint64_t)length,
+				       f.sync);
 	/* The request does not say who may keep suid and sgid bits; root may. */
-	if (!error && gfs2_remove_privs(f->f_inode, current_ctx()->uid != 0) > 0)
-		inval_mode(s, f->f_inode);
+	if (!error && gfs2_remove_privs(f.inode, current_ctx()->uid != 0) > 0)
+		inval_mode(s, f.inode);
 	reply_err(req, error);
 }
 
@@ -48,7 +48,7 @@ void op_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse
 	else if (off < 0)
 		ret = -ENXIO;
 	else
-		ret = gfs2_seek(fi_file(fi)->f_inode, (uint64_t)off, whence == SEEK_DATA);
+		ret = gfs2_seek(fi_view(fi).inode, (uint64_t)off, whence == SEEK_DATA);
 	if (ret < 0)
 		reply_err(req, ret);
 	else

@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include "fuse/server.h"
 #include "util/ctx.h"
+#include "util/util.h"
 
 static void fast_ctx(const struct fuse_in_header *in)
 {
@@ -58,14 +59,21 @@ static bool fast_write(struct rx_buf *b, struct io_ring *ring)
 {
 	const struct fuse_in_header *in = (const void *)rx_request(b);
 	const struct fuse_write_in *w = (const void *)(in + 1);
+	struct gfs2_inode *ip;
 	struct gfs2_file *f = (struct gfs2_file *)(uintptr_t)w->fh;
 
+	handle_in(f);
+	ip = f->f_inode;
+	handle_out(f);
 	if (b->size != RX_HEADROOM + w->size || w->write_flags & FUSE_WRITE_CACHE ||
 	    !(w->flags & O_DIRECT) || !w->size)
 		return false;
-	if (gfs2_dio_check_align(f->f_inode->i_sbd, w->offset, w->size))
+	if (gfs2_dio_check_align(ip->i_sbd, w->offset, w->size))
 		return false;
-	fast_dio_init(b, ring, f->f_inode, w->offset, w->size);
+	/* Where the end is only the inode's lock tells. */
+	if (w->flags & O_APPEND && ip->i_sbd->sd_lm->lm_has_peers)
+		return false;
+	fast_dio_init(b, ring, ip, w->offset, w->size);
 	b->dio.write = true;
 	b->dio.dsync = w->flags & O_DSYNC; /* O_SYNC contains it */
 	b->dio.kill_suidgid = w->write_flags & FUSE_WRITE_KILL_SUIDGID;
@@ -78,16 +86,22 @@ static bool fast_read(struct rx_buf *b, struct io_ring *ring)
 {
 	const struct fuse_in_header *in = (const void *)rx_request(b);
 	const struct fuse_read_in *r = (const void *)(in + 1);
+	struct gfs2_inode *ip;
+	bool uncached;
 	struct gfs2_file *f = (struct gfs2_file *)(uintptr_t)r->fh;
 
+	handle_in(f);
+	ip = f->f_inode;
+	uncached = f->f_direct;
+	handle_out(f);
 	/* What the kernel does not cache is cached here, and that may block. */
-	if (f->f_direct && !(r->flags & O_DIRECT))
+	if (uncached && !(r->flags & O_DIRECT))
 		return false;
 	if (b->size < sizeof(*in) + sizeof(*r) || r->size > RX_MAX_WRITE || !r->size)
 		return false;
-	if (gfs2_dio_check_align(f->f_inode->i_sbd, r->offset, r->size))
+	if (gfs2_dio_check_align(ip->i_sbd, r->offset, r->size))
 		return false;
-	fast_dio_init(b, ring, f->f_inode, r->offset, r->size);
+	fast_dio_init(b, ring, ip, r->offset, r->size);
 	rx_buf_used(b, r->size);
 	b->dio.write = false;
 	b->dio.dsync = false;

@@ -6,6 +6,7 @@
 #define GFS2FUSE_OPS_H
 
 #include "fuse/server.h"
+#include "util/util.h"
 
 void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name);
 void op_forget(fuse_req_t req, fuse_ino_t ino, uint64_t nlookup);
@@ -65,7 +66,24 @@ void fill_entry(struct server *s, struct gfs2_inode *ip, const struct stat *st,
 int inode_stat(struct gfs2_inode *ip, struct stat *st);
 static inline struct gfs2_file *fi_file(const struct fuse_file_info *fi)
 {
-	return (struct gfs2_file *)(uintptr_t)fi->fh;
+	struct gfs2_file *f = (struct gfs2_file *)(uintptr_t)fi->fh;
+
+	handle_in(f);
+	return f;
+}
+/* What a request that is not the file's last one needs of it. */
+struct file_view {
+	struct gfs2_inode *inode;
+	bool direct, sync;
+};
+static inline struct file_view fi_view(const struct fuse_file_info *fi)
+{
+	struct gfs2_file *f = fi_file(fi);
+	struct file_view v = { f->f_inode, f->f_direct, f->f_sync };
+
+	/* RELEASE, which frees it, comes when this request has been answered. */
+	handle_out(f);
+	return v;
 }
 
 #endif

@@ -60,6 +60,8 @@ static struct fuse_open_out open_out(const struct gfs2_file *f)
 	 */
 	if (!f->f_direct && !f->f_inode->i_sbd->sd_lm->lm_has_peers)
 		out.open_flags |= FOPEN_NOFLUSH;
+	/* The last use before RELEASE may come. */
+	handle_out((void *)(uintptr_t)f);
 	return out;
 }
 
@@ -205,7 +207,7 @@ void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
 /* close(2) reports write-back errors that it can know of; the data themselves go out in the background. */
 void op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-	struct gfs2_inode *ip = fi_file(fi)->f_inode;
+	struct gfs2_inode *ip = fi_view(fi).inode;
 
 	op_begin(req);
 	reply_err(req, gfs2_pending_mtime_publish(ip));
@@ -215,7 +217,7 @@ void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
 	struct server *s = op_begin(req);
 
-	gfs2_pending_mtime_publish(fi_file(fi)->f_inode);
+	gfs2_pending_mtime_publish(fi_view(fi).inode);
 	file_close(s, fi_file(fi));
 	fuse_reply_err(req, 0);
 }
@@ -263,17 +265,17 @@ static int64_t read_direct(struct server *s, struct gfs2_inode *ip, char *buf, u
 	return ret;
 }
 
-static int64_t read_buffered(const struct gfs2_file *f, char *buf, uint64_t pos, size_t size,
+static int64_t read_buffered(struct file_view f, char *buf, uint64_t pos, size_t size,
 			     uint32_t *skip)
 {
-	struct gfs2_inode *ip = f->f_inode;
+	struct gfs2_inode *ip = f.inode;
 	struct gfs2_holder gh;
 	int64_t ret = gfs2_glock_nq_init(ip->i_gl, LM_ST_SHARED, 0, &gh);
 
 	if (ret)
 		return ret;
 	/* Cached once: by the kernel where it may, else here. */
-	if (f->f_direct)
+	if (f.direct)
 		ret = gfs2_file_read_cached(ip, buf, pos, (uint32_t)size, skip);
 	else
 		ret = gfs2_file_read(ip, buf, pos, (uint32_t)size, skip);
@@ -284,7 +286,7 @@ static int64_t read_buffered(const struct gfs2_file *f, char *buf, uint64_t pos,
 void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
 {
 	struct server *s = op_begin(req);
-	struct gfs2_inode *ip = fi_file(fi)->f_inode;
+	struct gfs2_inode *ip = fi_view(fi).inode;
 	char *buf = pool_buffer();
 	uint64_t done_ns = 0;
 	uint32_t skip = 0;
@@ -299,7 +301,7 @@ void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse
 	else if (fi->flags & O_DIRECT)
 		ret = read_direct(s, ip, buf, (uint64_t)off, size, fi->flags, &done_ns);
 	else
-		ret = read_buffered(fi_file(fi), buf, (uint64_t)off, size, &skip);
+		ret = read_buffered(fi_view(fi), buf, (uint64_t)off, size, &skip);
 	if (ret < 0)
 		reply_err(req, ret);
 	else
@@ -332,10 +334,13 @@ static int64_t write_direct(struct server *s, struct gfs2_inode *ip, const char 
 	return ret;
 }
 
-/* @writepage: a page of a shared mapping; nobody calls write(2), so no rights are lost. */
+/*
+ * @writepage: a page of a shared mapping; nobody calls write(2), so no rights are lost.  @where NULL: at the end of the file.
+ */
 static int64_t write_buffered(struct server *s, struct gfs2_inode *ip, const char *buf,
-			      uint64_t pos, size_t size, int flags, bool writepage)
+			      const uint64_t *where, size_t size, int flags, bool writepage)
 {
+	uint64_t pos;
 	bool sync = flags & O_DSYNC, full_sync = flags & (O_SYNC & ~O_DSYNC);
 	struct gfs2_holder gh;
 	int64_t ret = gfs2_glock_nq_init(ip->i_gl, LM_ST_EXCLUSIVE, 0, &gh);
@@ -343,6 +348,7 @@ static int64_t write_buffered(struct server *s, struct gfs2_inode *ip, const cha
 
 	if (ret)
 		return ret;
+	pos = where ? *where : ip->i_size;
 	/* O_APPEND may have been taken away with F_SETFL, which the kernel would refuse if it knew. */
 	if (ip->i_diskflags & GFS2_DIF_APPENDONLY && pos < ip->i_size && !writepage)
 		ret = -EPERM;
@@ -369,12 +375,13 @@ void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_
 	      struct fuse_file_info *fi)
 {
 	struct server *s = op_begin(req);
+	uint64_t pos = (uint64_t)off;
 	struct gfs2_inode *ip;
 	uint64_t done_ns = 0;
 	int64_t ret;
 
 	/* Write-back of shared mappings comes with any file handle of the inode. */
-	ip = fi->writepage ? server_inode(s, ino) : gfs2_inode_hold(fi_file(fi)->f_inode);
+	ip = fi->writepage ? server_inode(s, ino) : gfs2_inode_hold(fi_view(fi).inode);
 	if (!ip) {
 		fuse_reply_err(req, ESTALE);
 		return;
@@ -383,12 +390,16 @@ void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_
 		ret = -EROFS;
 	else if (off < 0)
 		ret = -EINVAL;
+	else if (fi->flags & O_APPEND && !fi->writepage && s->sdp->sd_lm->lm_has_peers)
+		/* The kernel's offset is the end that it believes in.  Past the end nothing is written directly; but durable it is. */
+		ret = write_buffered(s, ip, buf, NULL, size,
+				     fi->flags | (fi->flags & O_DIRECT ? O_DSYNC : 0), false);
 	else if (fi->flags & O_DIRECT && !fi->writepage)
 		ret = write_direct(s, ip, buf, (uint64_t)off, size, fi->flags, &done_ns);
 	else
-		ret = write_buffered(s, ip, buf, (uint64_t)off, size, fi->flags, fi->writepage);
+		ret = write_buffered(s, ip, buf, &pos, size, fi->flags, fi->writepage);
 	/* Went past the kernel's pages: older kernels leave stale ones there. */
-	if (ret > 0 && !fi->writepage && !(fi->flags & O_DIRECT) && fi_file(fi)->f_direct && kcached(ip))
+	if (ret > 0 && !fi->writepage && !(fi->flags & O_DIRECT) && fi_view(fi).direct && kcached(ip))
 		inval_pages(s, ip, off, (off_t)size);
 	gfs2_inode_put(ip);
 	if (ret < 0)

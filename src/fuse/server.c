@@ -44,6 +44,9 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
 	/* Permission checks follow ACLs, and a default ACL takes the place of the umask. */
 	if (!s->sdp->sd_args.ar_noacl)
 		conn->want |= conn->capable & (FUSE_CAP_POSIX_ACL | FUSE_CAP_DONT_MASK);
+	/* Names and attributes are not believed for any time in a cluster; and another node may free an inode before we have read it. */
+	if (s->sdp->sd_lm->lm_has_peers)
+		conn->want &= ~(unsigned)(FUSE_CAP_READDIRPLUS | FUSE_CAP_READDIRPLUS_AUTO);
 	/* Offsets in directories are 64 bit for us; the kernel hands them through. */
 }
 

@@ -504,10 +504,28 @@ bool gfs2_glock_cancel(struct gfs2_holder *gh)
 	return true;
 }
 
+void gfs2_glock_dq_uninit_nocache(struct gfs2_holder *gh)
+{
+	rmutex_lock(&gh->gh_gl->gl_lock);
+	gh->gh_flags |= GL_NOCACHE;
+	rmutex_unlock(&gh->gh_gl->gl_lock);
+	gfs2_glock_dq_uninit(gh);
+}
+
 void gfs2_glock_dq_uninit(struct gfs2_holder *gh)
 {
 	gfs2_glock_dq(gh);
 	gfs2_holder_uninit(gh);
+}
+
+bool gfs2_glock_demote_wanted(struct gfs2_glock *gl)
+{
+	bool wanted;
+
+	rmutex_lock(&gl->gl_lock);
+	wanted = gl->gl_flags & (FLAG(GLF_DEMOTE) | FLAG(GLF_PENDING_DEMOTE));
+	rmutex_unlock(&gl->gl_lock);
+	return wanted;
 }
 
 /* The volume is withdrawn, and no transition runs any more: none will. */

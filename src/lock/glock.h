@@ -208,9 +208,10 @@ struct lm_lockops {
 	void (*lm_cancel)(struct gfs2_glock *gl);
 	/* The glock goes away; calls gfs2_glock_free(gl) when the module has forgotten it (maybe later). */
 	void (*lm_put_lock)(struct gfs2_glock *gl);
+	bool lm_dead_keep_locks; /* what a dead node held stays its until its journal was replayed */
 	bool lm_has_peers;	/* other nodes can ask: minimum hold time and value blocks matter */
 };
-extern const struct lm_lockops lm_nolock, lm_dlm;
+extern const struct lm_lockops lm_nolock, lm_local, lm_dlm;
 
 /* --- life --- */
 /*
@@ -222,6 +223,11 @@ int gfs2_glock_table_create(const struct lm_lockops *lm, struct buf_cache *bufs,
 void *gfs2_glock_table_private(const struct gfs2_glock_table *t);
 /* Before lm_mount. */
 void gfs2_glock_table_set_recovery(struct gfs2_glock_table *t, const struct lm_recovery_ops *ops);
+/*
+ * Before lm_mount: the open volume, for modules that need to know which one it is.  @keep_locks: lock_local is to treat the death of
+ * this process as a cluster does, not as the death of its node (mount option local_death=process).
+ */
+void gfs2_glock_table_set_volume(struct gfs2_glock_table *t, int fd, bool keep_locks);
 /*
  * Time as the minimum hold time sees it (default: now_ns).  With a clock of one's own, hold times that are over are noticed by
  * gfs2_glock_table_tick() only.  For the simulator and the tests; before the first glock is used.
@@ -288,6 +294,8 @@ bool gfs2_glock_cancel(struct gfs2_holder *gh);
 		_e;                                                                                \
 	})
 void gfs2_glock_dq_uninit(struct gfs2_holder *gh);
+/* The same, as if the holder had GL_NOCACHE. */
+void gfs2_glock_dq_uninit_nocache(struct gfs2_holder *gh);
 static inline bool gfs2_holder_queued(const struct gfs2_holder *gh)
 {
 	/* Not gh_list: the neighbours in the queue change it under a gl_lock that the caller does not have. */
@@ -313,11 +321,14 @@ void gfs2_glock_cb(struct gfs2_glock *gl, enum lm_state wished, bool remote);
 /* The module's own, NULL at first; set in lm_mount before any glock is used. */
 void gfs2_glock_table_set_lm_private(struct gfs2_glock_table *t, void *lm_private);
 void *gfs2_glock_table_lm_private(const struct gfs2_glock_table *t);
+int gfs2_glock_table_volume(const struct gfs2_glock_table *t, bool *keep_locks);
 /* LM_RD_GAVEUP if nobody registered. */
 int gfs2_glock_table_recover_journal(struct gfs2_glock_table *t, unsigned jid);
 void gfs2_glock_table_lost(struct gfs2_glock_table *t, const char *why);
 /* gfs2_glock_table_destroy() is under way: what is at rest may be forgotten without a word to the cluster. */
 bool gfs2_glock_table_dying(const struct gfs2_glock_table *t);
+/* Has anybody asked for it to be given up (at once or after the hold time), without that having happened yet? */
+bool gfs2_glock_demote_wanted(struct gfs2_glock *gl);
 /*
  * Wait until no demotion is pending or running on @gl, at most @timeout_ns.  False: there still is one; at once, when after a
  * withdraw it will not come.
@@ -329,6 +340,13 @@ bool gfs2_glock_demote_asked(struct gfs2_glock *gl);
 unsigned gfs2_glock_shrink(struct gfs2_glock_table *t, unsigned nr);
 /* After withdraw: new holders without LM_FLAG_NOEXP on disk types get -EIO, nothing is given up any more. */
 void gfs2_glock_table_withdraw(struct gfs2_glock_table *t);
+/*
+ * No glock begins to write back or to drop caches from now on; at return none is at it.  Requests wait.  For the time in which the log
+ * ends: other nodes may ask for locks at any moment.  The caller holds no ranked mutex.
+ */
+void gfs2_glock_table_hold(struct gfs2_glock_table *t);
+void gfs2_glock_table_release(struct gfs2_glock_table *t);
+bool gfs2_glock_table_withdrawn(const struct gfs2_glock_table *t);
 
 /* --- dump: the kernel's `glocks` format (reference section 7.1) --- */
 void gfs2_dump_glock(FILE *out, struct gfs2_glock *gl);

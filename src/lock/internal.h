@@ -25,9 +25,18 @@ struct gfs2_glock_table {
 	void *t_private;
 	const struct lm_recovery_ops *t_recovery;
 	void *t_lm_private;	/* the module's */
+	int t_volume_fd;
+	bool t_keep_locks;
 	uint64_t (*t_clock)(void);
 	/* Set once.  Release; read under the gl_lock of glocks that were visited after setting it, so relaxed is enough there. */
 	atomic_bool t_withdrawn, t_destroying;
+	/*
+	 * Transitions in phase SYNC, and: none may begin.  seq_cst: who begins counts itself before it looks, who forbids it looks at the count
+	 * after, so one of them sees the other.
+	 */
+	atomic_uint t_syncing;
+	atomic_bool t_held;
+	struct rcond t_quiet_cond;	/* t_syncing became 0 while t_held, or t_nr became 0; with t_work_lock */
 	struct glock_shard t_shards[GLOCK_SHARDS];
 	unsigned t_nr;		/* glocks in the table; t_work_lock */
 	unsigned t_shrink_cursor; /* t_work_lock */
@@ -48,6 +57,8 @@ static inline uint64_t glock_now(const struct gfs2_glock *gl)
 
 /* Reference unless it is being freed. */
 bool glock_hold_live(struct gfs2_glock *gl);
+/* One less in t_syncing. */
+void glock_synced(struct gfs2_glock_table *t);
 
 /* --- work.c: threads for what the current one may not do --- */
 enum { GLW_RUN = 1, GLW_HOLD = 2, GLW_CALLBACK = 4, GLW_FINISH = 8 };

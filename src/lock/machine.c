@@ -494,11 +494,20 @@ static void ask_module(struct gfs2_glock *gl, bool forget)
 }
 
 /* Phase SYNC: prepare the caches, then ask.  Releases and retakes gl_lock. */
+static bool may_sync(struct gfs2_glock_table *t)
+{
+	atomic_fetch_add(&t->t_syncing, 1);
+	if (likely(!atomic_load(&t->t_held)))
+		return true;
+	glock_synced(t);
+	return false;
+}
+
 static void run_transition(struct gfs2_glock *gl)
 {
 	const struct glock_rights *r = &glock_rights[gl->gl_state][gl->gl_req];
 	const struct gfs2_glock_operations *ops = gl->gl_ops;
-	const struct gfs2_glock_table *t = gl->gl_table;
+	struct gfs2_glock_table *t = gl->gl_table;
 	bool inval = gl->gl_flags & FLAG(GLF_INVALIDATE_IN_PROGRESS);
 	bool last = atomic_load_explicit(&t->t_destroying, memory_order_relaxed);
 	/* At unmount after a withdraw others must not see the lock free before they have replayed our journal. */
@@ -518,6 +527,7 @@ static void run_transition(struct gfs2_glock *gl)
 	if (inval && !error &&
 	    !(SEEDED_BUG("glock-no-inval-to-deferred") && gl->gl_req == LM_ST_DEFERRED))
 		ops->go_inval(gl, r->drop_meta);
+	glock_synced(t);
 	rmutex_lock(&gl->gl_lock);
 	gl->gl_runner = 0;
 	gl->gl_flags &= ~FLAG(GLF_INVALIDATE_IN_PROGRESS);
@@ -547,6 +557,9 @@ void glock_run(struct gfs2_glock *gl, enum glock_run how)
 		}
 		if (how == GLR_ONE_STEP)
 			how = GLR_NO_STEP;
+		/* gfs2_glock_table_release() comes back to it. */
+		if (!may_sync(gl->gl_table))
+			return;
 		glock_fire(gl, GLE_START, &arg);
 		run_transition(gl);
 	}

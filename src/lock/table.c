@@ -27,6 +27,8 @@ int gfs2_glock_table_create(const struct lm_lockops *lm, struct buf_cache *bufs,
 	t->t_lm = lm;
 	t->t_bufs = bufs;
 	t->t_private = private;
+	t->t_volume_fd = -1;
+	rcond_init(&t->t_quiet_cond);
 	t->t_clock = now_ns;
 	error = glock_workers_start(t, workers);
 	if (error) {
@@ -55,6 +57,18 @@ void gfs2_glock_table_set_recovery(struct gfs2_glock_table *t, const struct lm_r
 	t->t_recovery = ops;
 }
 
+void gfs2_glock_table_set_volume(struct gfs2_glock_table *t, int fd, bool keep_locks)
+{
+	t->t_volume_fd = fd;
+	t->t_keep_locks = keep_locks;
+}
+
+int gfs2_glock_table_volume(const struct gfs2_glock_table *t, bool *keep_locks)
+{
+	*keep_locks = t->t_keep_locks;
+	return t->t_volume_fd;
+}
+
 void gfs2_glock_table_set_lm_private(struct gfs2_glock_table *t, void *lm_private)
 {
 	t->t_lm_private = lm_private;
@@ -76,6 +90,11 @@ void gfs2_glock_table_lost(struct gfs2_glock_table *t, const char *why)
 {
 	if (t->t_recovery)
 		t->t_recovery->lm_lost(t->t_private, why);
+}
+
+bool gfs2_glock_table_withdrawn(const struct gfs2_glock_table *t)
+{
+	return atomic_load_explicit(&t->t_withdrawn, memory_order_acquire);
 }
 
 bool gfs2_glock_table_dying(const struct gfs2_glock_table *t)
@@ -237,7 +256,7 @@ void gfs2_glock_free(struct gfs2_glock *gl)
 	/* The last access: when the count is zero the table may go. */
 	rmutex_lock(&t->t_work_lock);
 	if (!--t->t_nr)
-		rcond_broadcast(&t->t_work_cond);
+		rcond_broadcast(&t->t_quiet_cond);
 	rmutex_unlock(&t->t_work_lock);
 }
 
@@ -308,6 +327,40 @@ void gfs2_glock_table_withdraw(struct gfs2_glock_table *t)
 {
 	atomic_store_explicit(&t->t_withdrawn, true, memory_order_release);
 	gfs2_glock_table_for_each(t, withdraw_one, NULL);
+}
+
+/* --- a time without transitions --- */
+
+void glock_synced(struct gfs2_glock_table *t)
+{
+	if (atomic_fetch_sub(&t->t_syncing, 1) != 1 || likely(!atomic_load(&t->t_held)))
+		return;
+	rmutex_lock(&t->t_work_lock);
+	rcond_broadcast(&t->t_quiet_cond);
+	rmutex_unlock(&t->t_work_lock);
+}
+
+void gfs2_glock_table_hold(struct gfs2_glock_table *t)
+{
+	rmutex_assert_none();
+	atomic_store(&t->t_held, true);
+	rmutex_lock(&t->t_work_lock);
+	while (atomic_load(&t->t_syncing))
+		rcond_wait(&t->t_quiet_cond, &t->t_work_lock);
+	rmutex_unlock(&t->t_work_lock);
+}
+
+static void run_one(struct gfs2_glock *gl, void *arg)
+{
+	rmutex_lock(&gl->gl_lock);
+	glock_run(gl, GLR_NO_STEP);
+	glock_unlock(gl);
+}
+
+void gfs2_glock_table_release(struct gfs2_glock_table *t)
+{
+	atomic_store(&t->t_held, false);
+	gfs2_glock_table_for_each(t, run_one, NULL);
 }
 
 /* --- giving up what is not used --- */
@@ -426,11 +479,12 @@ static void await_empty(struct gfs2_glock_table *t)
 {
 	uint64_t start = now_ns();
 
+	/* Not t_work_cond: who signals that means a worker, and only one. */
 	rmutex_lock(&t->t_work_lock);
 	while (t->t_nr) {
 		unsigned leaked = 0;
 
-		rcond_wait_until(&t->t_work_cond, &t->t_work_lock, now_ns() + 100000000u);
+		rcond_wait_until(&t->t_quiet_cond, &t->t_work_lock, now_ns() + 100000000u);
 		if (!t->t_nr || now_ns() - start < LEAK_NS)
 			continue;
 		rmutex_unlock(&t->t_work_lock);
@@ -453,6 +507,7 @@ void gfs2_glock_table_destroy(struct gfs2_glock_table *t)
 	if (t->t_lm->lm_unmount)
 		t->t_lm->lm_unmount(t);
 	glock_workers_stop(t);
+	rcond_destroy(&t->t_quiet_cond);
 	for (unsigned i = 0; i < GLOCK_SHARDS; i++) {
 		rmutex_destroy(&t->t_shards[i].lock);
 		rcond_destroy(&t->t_shards[i].freed);

@@ -80,6 +80,27 @@ _Noreturn void gfs2_bug(const char *expr, const char *file, int line, const char
 #endif
 
 /*
+ * A pointer that goes out through the kernel (a file handle) and comes back on another thread: the thread sanitizer cannot see that the
+ * one happened before the other.
+ */
+#if defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define GFS2_TSAN 1
+#endif
+#elif defined(__SANITIZE_THREAD__)
+#define GFS2_TSAN 1
+#endif
+#ifdef GFS2_TSAN
+void __tsan_acquire(void *addr);
+void __tsan_release(void *addr);
+#define handle_out(p) __tsan_release(p)
+#define handle_in(p) __tsan_acquire(p)
+#else
+#define handle_out(p) ((void)(p))
+#define handle_in(p) ((void)(p))
+#endif
+
+/*
  * Memory that cannot fail: who asks waits until there is some (memory.c).  For what cannot be given up half way; what can, a
  * request that has changed nothing yet, uses malloc and answers -ENOMEM.  Never on a receive thread, which must not wait.
  */

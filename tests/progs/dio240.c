@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * dio240 FILE sync|libaio|io_uring THREADS SIZE SEED
+ * dio240 FILE[,FILE...] sync|libaio|io_uring THREADS SIZE SEED
  *
  * Direct writes that are aligned to the sector but not to the file system's block, into holes, from
  * several threads at once, so that neighbours in one block are written by different threads: the case
  * of xfstests generic/240. A file system that fills the rest of a fresh block with zeros while
  * somebody else writes there destroys data.
+ *
+ * Several FILEs are names of one and the same file, on different mounts of a volume; writers and readers are spread over them.
  *
  * The file is cut into pieces of 1 to 9 sectors in random order; piece by piece goes to the next free
  * thread. Meanwhile two readers, one direct and one buffered, accept in each 8 bytes only zeros
@@ -30,7 +32,9 @@ struct piece {
 	unsigned int count;
 };
 
-static const char *path, *mode;
+static char *paths[8];
+static size_t path_count;
+static const char *mode;
 static uint64_t size, seed;
 static struct piece *pieces;
 static size_t piece_count;
@@ -84,8 +88,9 @@ static void *aligned_memory(size_t length)
 	return memory;
 }
 
-static int open_file(int flags)
+static int open_file(size_t which, int flags)
 {
+	const char *path = paths[which % path_count];
 	int fd = open(path, flags, 0644);
 
 	if (fd < 0)
@@ -139,7 +144,7 @@ static void give_up(const struct piece *p, long want, long result)
 	      "and in the requests' events a dio_hole at or after %llu whose request ends (dio_end) with fewer bytes\n"
 	      "than it began with, with no dio_drain_begin and dio_upgrade between:\n"
 	      "  glockctl trace -s 0 -t 0 -e dio_begin,dio_hole,dio_drain_begin,dio_upgrade,dio_end -g %s",
-	      offset, path);
+	      offset, paths[0]);
 	exit(1);
 }
 
@@ -154,16 +159,15 @@ static void check_result(struct engine *e, struct piece *in_flight, bool *busy)
 	busy[tag] = false;
 }
 
-static void *writer(void *unused)
+static void *writer(void *which)
 {
 	struct engine e;
 	struct piece in_flight[ENGINE_DEPTH];
 	bool busy[ENGINE_DEPTH] = { false };
 	char *memory = aligned_memory(ENGINE_DEPTH * MAX_PIECE_SECTORS * SECTOR);
-	int fd = open_file(O_RDWR | O_DIRECT);
+	int fd = open_file((size_t)which, O_RDWR | O_DIRECT);
 	size_t number;
 
-	(void)unused;
 	engine_start(&e, mode);
 	while ((number = atomic_fetch_add_explicit(&next_piece, 1, memory_order_relaxed)) < piece_count) {
 		unsigned int tag = 0;
@@ -188,10 +192,11 @@ static void *writer(void *unused)
 	return NULL;
 }
 
-static void *reader(void *direct)
+static void *reader(void *which)
 {
+	bool direct = (size_t)which % 2;
 	char *memory = aligned_memory(READ_SECTORS * SECTOR);
-	int fd = open_file(direct ? O_RDONLY | O_DIRECT : O_RDONLY);
+	int fd = open_file((size_t)which / 2, direct ? O_RDONLY | O_DIRECT : O_RDONLY);
 	const char *who = direct ? "direct reader" : "buffered reader";
 	uint64_t random = seed + (direct ? 1 : 2);
 
@@ -216,10 +221,10 @@ static void *reader(void *direct)
 	return NULL;
 }
 
-static void verify_all(int flags, const char *who)
+static void verify_all(size_t which, int flags, const char *who)
 {
 	char *memory = aligned_memory(1 << 20);
-	int fd = open_file(flags);
+	int fd = open_file(which, flags);
 
 	for (uint64_t offset = 0; offset < size; ) {
 		ssize_t got = pread(fd, memory, 1 << 20, (off_t)offset);
@@ -236,8 +241,11 @@ static void verify_all(int flags, const char *who)
 int main(int argc, char **argv)
 {
 	if (argc != 6)
-		errx(2, "usage: dio240 FILE sync|libaio|io_uring THREADS SIZE SEED");
-	path = argv[1];
+		errx(2, "usage: dio240 FILE[,FILE...] sync|libaio|io_uring THREADS SIZE SEED");
+	for (char *name = strtok(argv[1], ","); name && path_count < 8; name = strtok(NULL, ","))
+		paths[path_count++] = name;
+	if (!path_count)
+		errx(2, "no file");
 	mode = argv[2];
 	size_t threads = strtoul(argv[3], NULL, 10);
 
@@ -247,27 +255,29 @@ int main(int argc, char **argv)
 		errx(2, "1 to 64 threads and a size of a sector or more");
 	cut_into_pieces();
 
-	int fd = open_file(O_RDWR | O_CREAT | O_TRUNC);
+	int fd = open_file(0, O_RDWR | O_CREAT | O_TRUNC);
 
 	if (ftruncate(fd, (off_t)size))
 		err(1, "truncate");
 	close(fd);
 
-	pthread_t writers[64], readers[2];
+	pthread_t writers[64], readers[16];
 
-	for (size_t i = 0; i < 2; i++)
-		if (pthread_create(&readers[i], NULL, reader, i ? &readers : NULL))
+	for (size_t i = 0; i < 2 * path_count; i++)
+		if (pthread_create(&readers[i], NULL, reader, (void *)i))
 			errx(1, "no thread");
 	for (size_t i = 0; i < threads; i++)
-		if (pthread_create(&writers[i], NULL, writer, NULL))
+		if (pthread_create(&writers[i], NULL, writer, (void *)i))
 			errx(1, "no thread");
 	for (size_t i = 0; i < threads; i++)
 		pthread_join(writers[i], NULL);
 	atomic_store_explicit(&writers_done, true, memory_order_relaxed);
-	for (size_t i = 0; i < 2; i++)
+	for (size_t i = 0; i < 2 * path_count; i++)
 		pthread_join(readers[i], NULL);
-	verify_all(O_RDONLY | O_DIRECT, "direct, at the end");
-	verify_all(O_RDONLY, "buffered, at the end");
+	for (size_t i = 0; i < path_count; i++) {
+		verify_all(i, O_RDONLY | O_DIRECT, "direct, at the end");
+		verify_all(i, O_RDONLY, "buffered, at the end");
+	}
 	printf("%zu pieces\n", piece_count);
 	return 0;
 }
