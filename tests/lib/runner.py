@@ -66,7 +66,8 @@ NO_FINDING = re.compile(r"==\d+==WARNING: ASan doesn't fully support makecontext
 SANITIZER_ENV = {
     "ASAN_OPTIONS": "abort_on_error=0:exitcode=99:detect_stack_use_after_return=1",
     "UBSAN_OPTIONS": "halt_on_error=1:print_stacktrace=1:exitcode=99",
-    "TSAN_OPTIONS": "halt_on_error=1:second_deadlock_stack=1:exitcode=99",
+    "TSAN_OPTIONS": "halt_on_error=1:second_deadlock_stack=1:exitcode=99:suppressions="
+                    + os.path.join(HERE, "tsan.supp"),
 }
 
 

@@ -419,9 +419,12 @@ static void world_end(void)
 	struct gfs2_log_header_host h;
 	char *img;
 
+	/* The log's thread may be in a crash just now, which copies the whole fixture. */
+	pthread_mutex_lock(&world_lock);
 	atomic_store(&f.stat_free, 0);
 	atomic_store(&f.stat_dinodes, 0);
 	atomic_store(&crash_one_in, 0);
+	pthread_mutex_unlock(&world_lock);
 	for (unsigned i = 0; i < nr_workers; i++)
 		mapping_write(&workers[i].data);
 	assert_int_equal(gfs2_log_shutdown(f.log), 0);
