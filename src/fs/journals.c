@@ -328,11 +328,11 @@ int gfs2_recover_jid(void *private, unsigned jid)
 	struct gfs2_holder gh;
 	int err;
 
+	/* This node is itself still mounting: its own number is not known yet either. */
+	if (!atomic_load_explicit(&sdp->sd_journals_known, memory_order_acquire))
+		return LM_RD_GAVEUP;
 	/* Our own journal is the others' business, if it comes to that. */
 	if (gfs2_withdrawn(sdp) || jid == sdp->sd_jid)
-		return LM_RD_GAVEUP;
-	/* This node is itself still mounting. */
-	if (!atomic_load_explicit(&sdp->sd_journals_known, memory_order_acquire))
 		return LM_RD_GAVEUP;
 	if (jid >= sdp->sd_nr_journals || !sdp->sd_jdescs[jid].jd_inode) {
 		fs_err("jid=%u: no such journal when this node mounted; cannot replay it", jid);
