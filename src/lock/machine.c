@@ -493,7 +493,7 @@ static void ask_module(struct gfs2_glock *gl, bool forget)
 	rmutex_lock(&gl->gl_lock);
 }
 
-/* Phase SYNC: prepare the caches, then ask.  Releases and retakes gl_lock. */
+/* May a transition begin?  Then it is counted, and glock_synced() ends that (gfs2_glock_table_hold). */
 static bool may_sync(struct gfs2_glock_table *t)
 {
 	atomic_fetch_add(&t->t_syncing, 1);
@@ -503,6 +503,7 @@ static bool may_sync(struct gfs2_glock_table *t)
 	return false;
 }
 
+/* Phase SYNC: prepare the caches, then ask.  Releases and retakes gl_lock. */
 static void run_transition(struct gfs2_glock *gl)
 {
 	const struct glock_rights *r = &glock_rights[gl->gl_state][gl->gl_req];

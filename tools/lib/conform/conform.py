@@ -20,7 +20,6 @@ is 1 when there is another, or when one of these is not there any more.
 import fnmatch
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import textwrap
