@@ -19,12 +19,19 @@ their images through the page cache, fuse2fs without using a journal, ntfs-3g wi
 only empties; a crash of the machine leaves damage.  Ours journals all metadata, orders data before
 it and bypasses the page cache.
 
+Some rows have another shape of the same work as their peer: with 4 threads beside one thread, into a
+hole beside allocated space, a file of many runs beside one of one run.  The rows *_cpu are what the
+daemon's process uses (user and system, the kernel's threads for its I/O included) per request.
+
 Within a round all are measured one after the other, so that what disturbs the machine disturbs
 all of them.  A peer that cannot do something has no value.
 
   GFS2_FUSE  the daemon to measure (default: built for the occasion, -O2)
 """
+import contextlib
+import ctypes
 import json
+import mmap
 import os
 import random
 import shutil
@@ -39,6 +46,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 EXAMPLE = "/usr/share/doc/libfuse3-dev/examples/passthrough_ll.c"
 MIB = 1 << 20
 FILE_MIB = 512          # the file that direct I/O goes to
+HOLE_MIB = 1024         # the hole that is filled
+MANY_RUNS = 262144
 BUFFERED_MIB = 256      # what a buffered sequential write writes
 IMAGE_MIB = 4096
 CREATE_FILES = 3000
@@ -54,6 +63,19 @@ DIRECT = [
     ("direct_write_1m_qd4", "MB/s", ["--rw=write", "--bs=1m", "--iodepth=4"]),
     ("direct_read_1m_qd4", "MB/s", ["--rw=read", "--bs=1m", "--iodepth=4"]),
     ("direct_write_4k_sync_latency", "us", ["--rw=randwrite", "--bs=4k", "--ioengine=psync"]),
+    ("direct_write_1m_sync", "MB/s", ["--rw=write", "--bs=1m", "--ioengine=psync"]),
+    ("direct_write_16m_sync", "MB/s", ["--rw=write", "--bs=16m", "--ioengine=psync"]),
+    ("direct_write_4k_qd32_cpu", "us", ["--rw=randwrite", "--bs=4k", "--iodepth=32"]),
+    ("direct_write_4k_sync_cpu", "us", ["--rw=randwrite", "--bs=4k", "--ioengine=psync"]),
+]
+# Filling what is not there, and the store itself asked to make as much durable.
+FILL = [("hole_fill_64k_qd16", "MB/s")]
+# The peer is the same work in another shape.
+SHAPES = [
+    ("write_4k_sync_4_threads_1ms", "IOPS", "one thread"),  # 1 ms more for each direct write to the device
+    ("hole_write_4k_latency", "us", "allocated"),           # durable at return
+    ("hole_write_4k_latency_1ms", "us", "allocated"),       # 1 ms more for each write to the device
+    ("many_runs_write_4k_cpu", "us", "one run"),            # 262,144 runs of one block
 ]
 OTHER = [("buffered_write", "MB/s"), ("create_small_files", "files/s")]
 # The work of a local file system, in this order: what one makes the next one uses.
@@ -68,6 +90,9 @@ LOCAL = [
     ("unpack_sources", "files/s"),          # linux-source-6.1 with tar
 ]
 PEERS = {name: ("raw", "passthrough_ll") for name, *_ in DIRECT + OTHER}
+PEERS.update({name: ("passthrough_ll",) for name in PEERS if name.endswith("_cpu")})
+PEERS.update({name: ("raw",) for name, _ in FILL})
+PEERS.update({name: (peer,) for name, _, peer in SHAPES})
 PEERS.update({name: ("fuse2fs", "ntfs-3g") for name, _ in LOCAL})
 
 
@@ -90,22 +115,141 @@ def mounted(directory):
         return any(line.split()[1] == directory for line in mounts)
 
 
-def fio(filename, options, seconds):
-    """One measurement: the row's value in its own unit is picked by the caller."""
-    argv = ["fio", "--name=bench", "--filename=" + filename, "--direct=1", "--ioengine=io_uring",
-            f"--size={FILE_MIB}m", "--time_based", f"--runtime={seconds}", "--norandommap",
-            "--randrepeat=0", "--output-format=json", *options]
-    job = json.loads(run(argv))["jobs"][0]
+def fio_run(filename, options):
+    """What fio tells of its one job, of the direction that it had."""
+    job = json.loads(run(["fio", "--name=bench", "--filename=" + filename, "--direct=1", "--ioengine=io_uring",
+                          "--norandommap", "--randrepeat=0", "--fallocate=none", "--group_reporting",
+                          "--output-format=json", *options]))["jobs"][0]
     if job["error"]:
         raise Failure(os.strerror(job["error"]))
-    side = job["write"] if job["write"]["total_ios"] else job["read"]
+    return job["write"] if job["write"]["total_ios"] else job["read"]
+
+
+def fio(filename, options, seconds):
+    """One measurement: the row's value in its own unit is picked by the caller."""
+    side = fio_run(filename, [f"--size={FILE_MIB}m", "--time_based", f"--runtime={seconds}", *options])
     return {"IOPS": side["iops"], "MB/s": side["bw_bytes"] / 1e6,
             "us": side["clat_ns"]["percentile"]["50.000000"] / 1e3 if "percentile" in side["clat_ns"] else None}
+
+
+def cpu_per_request(target, filename, options, seconds):
+    """Microseconds of processor time that the daemon uses for each request."""
+    before = sum(cpu_seconds(target.daemon))
+    side = fio_run(filename, [f"--size={FILE_MIB}m", "--time_based", f"--runtime={seconds}", *options])
+    return (sum(cpu_seconds(target.daemon)) - before) * 1e6 / side["total_ios"]
+
+
+def cpu_seconds(daemon):
+    """What a process has used up to now: (user, system)."""
+    with open(f"/proc/{daemon.pid}/stat") as stat:
+        fields = stat.read().rpartition(")")[2].split()
+    tick = os.sysconf("SC_CLK_TCK")
+    return int(fields[11]) / tick, int(fields[12]) / tick
 
 
 def allocate(path, mib):
     """A file whose every block is there and written."""
     run(["dd", "if=/dev/zero", "of=" + path, "bs=1M", f"count={mib}", "conv=fsync"], timeout=600)
+
+
+def sparse(path, mib):
+    """A file of that size without a single block."""
+    with open(path, "wb") as file:
+        file.truncate(mib * MIB)
+
+
+def hole_fill_64k_qd16(target):
+    """MB/s of direct writes into a file of holes; the store's own file has its blocks, and is told to make them durable."""
+    path = os.path.join(target.dir, "fill")
+    if isinstance(target, Raw):
+        if not os.path.exists(path):
+            allocate(path, HOLE_MIB)
+        more = ["--sync=dsync"]
+    else:
+        sparse(path, HOLE_MIB)
+        more = []
+    side = fio_run(path, ["--rw=write", "--bs=64k", "--iodepth=16", f"--size={HOLE_MIB}m", *more])
+    if not isinstance(target, Raw):
+        os.unlink(path)
+    return side["bw_bytes"] / 1e6
+
+
+def write_4k_sync_4_threads_1ms(ours, plain, seconds):
+    with ours.fault("op=write,cls=dio,delay_us=1000"):
+        return fio(os.path.join(ours.dir, "file"),
+                   ["--rw=randwrite", "--bs=4k", "--ioengine=psync", "--thread", f"--numjobs={1 if plain else 4}"],
+                   seconds)["IOPS"]
+
+
+def write_latency(path, count, blocks):
+    """The median of @count direct writes of 4 KiB at random, no block twice, in microseconds."""
+    buffer = mmap.mmap(-1, 4096)
+    buffer.write(os.urandom(4096))
+    fd = os.open(path, os.O_WRONLY | os.O_DIRECT)
+    took = []
+    for block in random.sample(range(blocks), count):
+        started = time.perf_counter_ns()
+        os.pwrite(fd, buffer, block * 4096)
+        took.append(time.perf_counter_ns() - started)
+    os.close(fd)
+    return statistics.median(took) / 1e3
+
+
+def hole_write_4k_latency(ours, plain, seconds, count=1000):
+    if plain:
+        return write_latency(os.path.join(ours.dir, "file"), count, FILE_MIB * 256)
+    path = os.path.join(ours.dir, "holes")
+    sparse(path, FILE_MIB)
+    value = write_latency(path, count, FILE_MIB * 256)
+    os.unlink(path)
+    return value
+
+
+def hole_write_4k_latency_1ms(ours, plain, seconds):
+    with ours.fault("op=write,delay_us=1000"):
+        return hole_write_4k_latency(ours, plain, seconds, count=100)
+
+
+def many_runs_write_4k_cpu(ours, plain, seconds):
+    """On a volume of its own: what is free on it afterwards are single blocks too."""
+    other = ours.other_volume()
+    path = os.path.join(other.dir, "file" if plain else "runs")
+    if not os.path.exists(path):
+        make_many_runs(other, path)
+    return cpu_per_request(other, path, ["--rw=randwrite", "--bs=4k", "--iodepth=32"], seconds)
+
+
+def fallocate(fd, mode, offset, length):
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.fallocate(fd, mode, ctypes.c_long(offset), ctypes.c_long(length)):
+        raise Failure("fallocate: " + os.strerror(ctypes.get_errno()))
+
+
+def make_many_runs(ours, path):
+    """A file of MANY_RUNS runs: it gets every other block of another one, since there is no space elsewhere."""
+    say(f"making a file of {MANY_RUNS} runs")
+    comb, filler = path + ".comb", path + ".filler"
+    teeth = MANY_RUNS + MANY_RUNS // 100    # the file's metadata want some
+    fd = os.open(comb, os.O_RDWR | os.O_CREAT)
+    fallocate(fd, 0, 0, teeth * 8192)
+    rest = os.open(filler, os.O_RDWR | os.O_CREAT)
+    filled = 0
+    while (blocks := (free := os.statvfs(ours.dir).f_bavail) - free // 400 - 20) > 0:
+        fallocate(rest, 0, filled, blocks * 4096)
+        filled += blocks * 4096
+    for number in range(teeth):
+        fallocate(fd, 3, number * 8192, 4096)   # KEEP_SIZE, PUNCH_HOLE
+    # What has been punched is free when that is durable.
+    os.fsync(fd)
+    into = os.open(path, os.O_RDWR | os.O_CREAT)
+    fallocate(into, 0, 0, MANY_RUNS * 4096)
+    for each in fd, rest, into:
+        os.close(each)
+    runs = run([ours.glockctl, "-m", ours.dir, "map", path]).count("disk ")
+    os.unlink(comb)
+    os.unlink(filler)
+    if runs < MANY_RUNS * 0.99:
+        raise Failure(f"the file has {runs} runs only")
 
 
 def buffered_write(directory):
@@ -362,7 +506,8 @@ class Ours:
     name = "gfs2-fuse"
 
     def __init__(self, work, program, glockctl):
-        self.glockctl = glockctl
+        self.work, self.program, self.glockctl = work, program, glockctl
+        self.other = None
         self.image = image = os.path.join(work, "image")
         self.dir = os.path.join(work, "mnt")
         os.mkdir(self.dir)
@@ -379,12 +524,24 @@ class Ours:
             self.close()
             raise
 
-    def cpu_seconds(self):
-        """What the daemon has used up to now: (user, system)."""
-        with open(f"/proc/{self.daemon.pid}/stat") as stat:
-            fields = stat.read().rpartition(")")[2].split()
-        tick = os.sysconf("SC_CLK_TCK")
-        return int(fields[11]) / tick, int(fields[12]) / tick
+    @contextlib.contextmanager
+    def fault(self, rule):
+        """The engine delays what the rule says."""
+        try:
+            run([self.glockctl, "-m", self.dir, "set", "fault", rule])
+            yield
+        except OSError as error:
+            raise Failure(f"{self.glockctl}: {error.strerror}") from None
+        finally:
+            run([self.glockctl, "-m", self.dir, "set", "fault", "none"])
+
+    def other_volume(self):
+        """One more, with a daemon of its own."""
+        if not self.other:
+            work = os.path.join(self.work, "other")
+            os.mkdir(work)
+            self.other = Ours(work, self.program, self.glockctl)
+        return self.other
 
     def counters(self):
         """Whatever the daemon counts, to say where the time goes; {} if it does not tell."""
@@ -396,6 +553,8 @@ class Ours:
                     if len(line.split()) > 1 or "=" in line)
 
     def close(self):
+        if self.other:
+            self.other.close()
         end_mount(self.daemon, self.dir)
 
 
@@ -427,7 +586,10 @@ def end_mount(daemon, directory):
 def measure(target, name, unit, seconds):
     for row, _, options in DIRECT:
         if row == name:
-            return fio(os.path.join(target.dir, "file"), options, seconds)[unit]
+            path = os.path.join(target.dir, "file")
+            if name.endswith("_cpu"):
+                return cpu_per_request(target, path, options, seconds)
+            return fio(path, options, seconds)[unit]
     try:
         if name in ("buffered_write", "create_small_files"):
             return {"buffered_write": buffered_write, "create_small_files": create_small_files}[name](target.dir)
@@ -480,27 +642,40 @@ class Bench:
         for number in range(self.options["rounds"]):
             say(f"{store}: round {number + 1} of {self.options['rounds']}")
             for name, unit in names:
-                for target in targets:
-                    if not isinstance(target, Ours) and target.name not in PEERS[name]:
-                        continue
-                    key = (name, target.name)
+                for who, target in self.asked(name, targets):
+                    key = (name, who)
                     if values.get(key, []) is None:
                         continue
                     try:
-                        values.setdefault(key, []).append(self.one(target, name, unit))
+                        values.setdefault(key, []).append(self.one(target, name, unit, who))
                     except Failure as reason:
-                        say(f"{store}: {name}: {target.name}: {reason}")
+                        say(f"{store}: {name}: {who}: {reason}")
                         values[key] = None
         return values
 
-    def one(self, target, name, unit):
-        if not isinstance(target, Ours):
-            return measure(target, name, unit, self.options["seconds"])
-        before, started = target.cpu_seconds(), time.perf_counter()
-        value = measure(target, name, unit, self.options["seconds"])
+    @staticmethod
+    def asked(name, targets):
+        """Whom a row is measured with: (as which, target)."""
+        ours = next(target for target in targets if isinstance(target, Ours))
+        if any(row == name for row, *_ in SHAPES):
+            return [(ours.name, ours), *((peer, ours) for peer in PEERS[name])]
+        return [(target.name, target) for target in targets
+                if target is ours or target.name in PEERS[name]]
+
+    def one(self, target, name, unit, who):
+        seconds = self.options["seconds"]
+        if who != Ours.name:
+            if isinstance(target, Ours):
+                return globals()[name](target, True, seconds)
+            return measure(target, name, unit, seconds)
+        before, started = cpu_seconds(target.daemon), time.perf_counter()
+        if any(row == name for row, *_ in SHAPES):
+            value = globals()[name](target, False, seconds)
+        else:
+            value = measure(target, name, unit, seconds)
         took = time.perf_counter() - started
         self.cpu.setdefault(name, []).append(
-            [(now - then) / took for now, then in zip(target.cpu_seconds(), before)])
+            [(now - then) / took for now, then in zip(cpu_seconds(target.daemon), before)])
         return value
 
     def report(self, store, names, values):
@@ -587,7 +762,7 @@ def arguments(words):
             sys.exit(f"{flag} wants a number above 0, not {value}")
         else:
             options[flag[2:]] = int(value)
-    rows = [(name, unit) for name, unit, _ in DIRECT] + OTHER + LOCAL
+    rows = [(name, unit) for name, unit, *_ in DIRECT + FILL + SHAPES] + OTHER + LOCAL
     for name in names:
         if not any(row.startswith(name) for row, _ in rows):
             sys.exit(f"no row is called {name}; there are: " + " ".join(row for row, _ in rows))
