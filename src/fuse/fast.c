@@ -65,8 +65,8 @@ static bool fast_write(struct rx_buf *b, struct io_ring *ring)
 	handle_in(f);
 	ip = f->f_inode;
 	handle_out(f);
-	if (b->size != RX_HEADROOM + w->size || w->write_flags & FUSE_WRITE_CACHE ||
-	    !(w->flags & O_DIRECT) || !w->size)
+	if (b->size != RX_HEADROOM + w->size || !(w->flags & O_DIRECT) ||
+	    !write_past_cache(w->write_flags) || !w->size)
 		return false;
 	if (gfs2_dio_check_align(ip->i_sbd, w->offset, w->size))
 		return false;

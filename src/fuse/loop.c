@@ -204,7 +204,7 @@ static bool independent(const struct fuse_in_header *in)
 
 	return in->opcode == FUSE_READ ||
 	       (in->opcode == FUSE_WRITE && in->len >= sizeof(*in) + sizeof(*write) &&
-		write->write_flags & FUSE_WRITE_CACHE);
+		!write_past_cache(write->write_flags));
 }
 
 static void rx_hand_over(struct rx *rx, struct rx_buf *b)

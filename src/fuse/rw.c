@@ -376,6 +376,7 @@ void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_
 {
 	struct server *s = op_begin(req);
 	uint64_t pos = (uint64_t)off;
+	bool direct = fi->flags & O_DIRECT && write_past_cache(current_ctx()->flags);
 	struct gfs2_inode *ip;
 	uint64_t done_ns = 0;
 	int64_t ret;
@@ -394,12 +395,12 @@ void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_
 		/* The kernel's offset is the end that it believes in.  Past the end nothing is written directly; but durable it is. */
 		ret = write_buffered(s, ip, buf, NULL, size,
 				     fi->flags | (fi->flags & O_DIRECT ? O_DSYNC : 0), false);
-	else if (fi->flags & O_DIRECT && !fi->writepage)
+	else if (direct)
 		ret = write_direct(s, ip, buf, (uint64_t)off, size, fi->flags, &done_ns);
 	else
 		ret = write_buffered(s, ip, buf, &pos, size, fi->flags, fi->writepage);
 	/* Went past the kernel's pages: older kernels leave stale ones there. */
-	if (ret > 0 && !fi->writepage && !(fi->flags & O_DIRECT) && fi_view(fi).direct && kcached(ip))
+	if (ret > 0 && !direct && write_past_cache(current_ctx()->flags) && kcached(ip))
 		inval_pages(s, ip, off, (off_t)size);
 	gfs2_inode_put(ip);
 	if (ret < 0)

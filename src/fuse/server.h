@@ -81,6 +81,17 @@ static inline char *rx_payload(struct rx_buf *b)
 	return b->mem + RX_PAGE;
 }
 
+/*
+ * Does a WRITE come past the kernel's page cache?  Its O_DIRECT does not tell: the kernel reads the flag when it makes the request,
+ * and fcntl(F_SETFL) may have set it after it had decided to go through pages; and what a short direct write has left
+ * goes through pages with the flag set.  Only the way past the cache names a lock owner (fuse_send_write).
+ * The others own their pages until they are answered: asking for these to be dropped before would wait for ever.
+ */
+static inline bool write_past_cache(uint32_t write_flags)
+{
+	return write_flags & FUSE_WRITE_LOCKOWNER;
+}
+
 /* --- server.c --- */
 /* Mount on the directory; INIT is answered when this returns. -errno, with a message. */
 int server_mount(struct gfs2_sbd *sdp, const struct server_config *cfg, struct server **out);
