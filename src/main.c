@@ -27,6 +27,7 @@
 #include "fuse/server.h"
 #include "lock/local_proto.h"
 #include "options.h"
+#include "remount.h"
 #include "supervisor.h"
 #include "util/seeded.h"
 #include "util/util.h"
@@ -400,6 +401,8 @@ static int mount_main(struct options *o)
 		return EX_FAIL_;
 	if (o->fake)
 		return EX_OK_;
+	if (o->remount)
+		return remount(o) ? EX_FAIL_ : EX_OK_;
 	if (!o->foreground) {
 		report_fd = go_to_background();
 		if (report_fd < 0) {

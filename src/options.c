@@ -66,8 +66,10 @@ static const struct opt table[] = {
 	{ .name = "async", .kind = K_IGNORE }, { .name = "allow_other", .kind = K_IGNORE },
 	{ .name = "default_permissions", .kind = K_IGNORE },
 	{ .name = "owner", .kind = K_IGNORE }, { .name = "group", .kind = K_IGNORE },
-	{ .name = "relatime", .kind = K_IGNORE }, { .name = "silent", .kind = K_IGNORE },
-	{ .name = "loud", .kind = K_IGNORE },
+	{ .name = "relatime", .kind = K_IGNORE }, { .name = "norelatime", .kind = K_IGNORE },
+	{ .name = "strictatime", .kind = K_IGNORE }, { .name = "nostrictatime", .kind = K_IGNORE },
+	{ .name = "diratime", .kind = K_IGNORE }, { .name = "atime", .kind = K_IGNORE },
+	{ .name = "silent", .kind = K_IGNORE }, { .name = "loud", .kind = K_IGNORE },
 	{ .name = "dev", .kind = K_FUSE }, { .name = "nodev", .kind = K_FUSE },
 	{ .name = "suid", .kind = K_FUSE }, { .name = "nosuid", .kind = K_FUSE },
 	{ .name = "exec", .kind = K_FUSE }, { .name = "noexec", .kind = K_FUSE },
@@ -183,9 +185,28 @@ static int add_fuse_opt(struct options *opts, const char *name)
 	return 0;
 }
 
+/*
+ * What the daemon has been told it knows; what a remount can change are flags of the kernel's.  Some of ours are given again with
+ * every mount of a volume (fstab), and are taken to be what they were.
+ */
+static bool may_be_given_again(const struct opt *o)
+{
+	static const char *const names[] = { "ro", "rw", "acl", "lockproto", "locktable", "nosubtype" };
+
+	for (unsigned i = 0; i < ARRAY_SIZE(names); i++)
+		if (!strcmp(o->name, names[i]))
+			return true;
+	return o->kind == K_FUSE || o->kind == K_IGNORE;
+}
+
 static int set_option(struct options *opts, const struct opt *o, const char *value)
 {
 	bool takes_value = o->kind >= K_STRING;
+
+	if (opts->remount && !may_be_given_again(o)) {
+		fprintf(stderr, "gfs2-fuse: option '%s' cannot be changed by a remount\n", o->name);
+		return -EINVAL;
+	}
 
 	if (takes_value != !!value) {
 		fprintf(stderr, "gfs2-fuse: option '%s' %s\n", o->name,
@@ -211,6 +232,17 @@ static int set_option(struct options *opts, const struct opt *o, const char *val
 	return -EINVAL;
 }
 
+/* mount(8) adds to a remount what /proc/mounts says of the mount. */
+static bool shown_by_kernel(const char *name)
+{
+	static const char *const names[] = { "remount", "user_id", "group_id", "max_read", "rootmode", "blksize" };
+
+	for (unsigned i = 0; i < ARRAY_SIZE(names); i++)
+		if (!strcmp(name, names[i]))
+			return true;
+	return false;
+}
+
 static int parse_one(struct options *opts, char *text)
 {
 	char *value = strchr(text, '=');
@@ -224,13 +256,24 @@ static int parse_one(struct options *opts, char *text)
 	for (unsigned i = 0; i < ARRAY_SIZE(table); i++)
 		if (!strcmp(text, table[i].name))
 			return set_option(opts, &table[i], value);
+	if (opts->remount && shown_by_kernel(text))
+		return 0;
 	if (opts->sloppy)
 		return 0;
-	if (!strcmp(text, "remount"))
-		fprintf(stderr, "gfs2-fuse: option 'remount' is not supported: unmount, and mount again\n");
-	else
-		fprintf(stderr, "gfs2-fuse: unknown option '%s'\n", text);
+	fprintf(stderr, "gfs2-fuse: unknown option '%s'\n", text);
 	return -EINVAL;
+}
+
+/* What other options mean depends on it, and it may come last. */
+static bool has_remount(const char *list)
+{
+	static const char word[] = "remount";
+	size_t len = sizeof(word) - 1;
+
+	for (const char *at = list; (at = strstr(at, word)); at += len)
+		if ((at == list || at[-1] == ',') && (!at[len] || at[len] == ','))
+			return true;
+	return false;
 }
 
 static int parse_list(struct options *opts, const char *list)
@@ -238,6 +281,7 @@ static int parse_list(struct options *opts, const char *list)
 	char *copy = xstrdup(list), *p = copy, *one;
 	int error = 0;
 
+	opts->remount = has_remount(list);
 	while (!error && (one = strsep(&p, ",")))
 		error = parse_one(opts, one);
 	free(copy);

@@ -13,6 +13,7 @@ struct options {
 	bool foreground, debug;
 	bool fake;		/* mount -f: check the arguments only */
 	bool sloppy;		/* mount -s: pass over unknown options */
+	bool remount;		/* change a mount's flags (remount.h) */
 	bool subtype;
 	char *control;		/* control=PATH */
 	char *fault;		/* fault=RULE: for tests; io/io.h:io_fault_parse with ':' for ',' */
