@@ -27,10 +27,37 @@
  *   trace [-n COUNT] [-t SECONDS] [-e EVENT[,EVENT]...] [-g GLOCK] [-p PID] [-r REQUEST] [-s SEQ] [--text]
  *				events from now on, or from number SEQ on as far as the ring still has them; --text: in the words of the
  *				kernel's tracepoints
+ *   stats [--json] [GLOCK]...	how long holders waited and held, by lock type (all since the mount) or of these locks (since they came into memory), as
+ *				histograms: "TYPE|GLOCK wait|hold nr N mean_ns N max_ns N <BOUND:COUNT... more:COUNT", or one JSON object a line
  *   get [--json] [NAME]	one value, or all, as "NAME VALUE" lines; NAME `stats`: counters, read-only.  dio_PHASE_ns is a histogram:
  *				"dio_PHASE_ns.BOUND COUNT" lines (JSON: an object), BOUND a power of two that COUNT of them took less than
  *   set NAME VALUE		short_dio, dio_mtime, dio_mtime_interval, commit, cache, data_events, fault (adds a rule; `none` removes all)
  *   help			the synopses
+ *
+ * Commands that hold things.  What they set up belongs to the connection, and ends with it: its breakpoints are gone, what they stopped goes on, locks
+ * that it kept are released.
+ *   break [-c COUNT] [-p PID] [-t SECONDS] [-1] WHAT	stop WHAT; answers "break N".  WHAT is one of
+ *	GLOCK|any FROM->TO			a transition of a glock, before caches are written back or dropped for it; FROM, TO: a state,
+ *						several with |, or * for all
+ *	dio hole|drain|upgrade|buffered [GLOCK]	that point of a direct write
+ *	dlm request|ast|bast [GLOCK]		before the lock module is asked; before its answer, or another node's demand, is taken notice of
+ *				-c: from the COUNTth on; -p: only for this process; -t: how long a stop lasts (else `timeout`); -1: once only.
+ *				Try requests are never stopped (they may be made inside a transaction).
+ *   breaks [--json]		this connection's breakpoints
+ *   delete BREAK|all		delete breakpoints; what they have stopped stays stopped
+ *   stops [--json]		what is stopped
+ *   wait [--json] [SECONDS]	until something is stopped that was not told yet, and tell it; "error ETIMEDOUT" after SECONDS (60)
+ *   continue [STOP|all]	let go (all)
+ *   step [STOP]		stop at the next transition of that lock, or point of a direct write on it, then let go
+ *   timeout [SECONDS]		how long stops of new breakpoints last (60)
+ *   notify on|off		tell stops as they happen: between answers, lines "* {json}" like those of `stops --json`, without held and left
+ *   hold GLOCK EX|DF|SH [SECONDS]	play another node: ask for the lock in that state, and keep it; "error EBUSY" and a dump of the glock if
+ *				this node still used it after SECONDS (10).  This node's requests that do not go with it wait, try requests fail.
+ *   release GLOCK		what `hold` holds
+ *   holds [--json]		what is held
+ *
+ * JSON of a stop: stop, break (numbers), at ("transition", "dio hole", "dlm ast"...), glock, from, to, req, pid, comm, off, len (what is left of a
+ * direct write), why; those that apply.  With `stops` also held and left, seconds.
  */
 #ifndef GFS2_FUSE_CONTROL_H
 #define GFS2_FUSE_CONTROL_H

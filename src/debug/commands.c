@@ -17,12 +17,7 @@
 
 /* --- glock names --- */
 
-struct glock_name {
-	enum lm_type type;
-	uint64_t number;
-};
-
-static bool parse_u64(const char *s, int base, uint64_t *val)
+bool ctl_parse_u64(const char *s, int base, uint64_t *val)
 {
 	char *end;
 
@@ -34,27 +29,35 @@ static bool parse_u64(const char *s, int base, uint64_t *val)
 	return !errno && !*end;
 }
 
-/* "2/35f8" (type, hexadecimal number) or "inode:13816" (decimal). */
-static int parse_glock(struct ctl_call *call, const char *s, struct glock_name *name)
+int ctl_parse_glock(struct ctl_call *call, const char *s, struct glock_name *name)
 {
 	uint64_t type;
 	char *slash = strchr(s, '/');
 	char buf[8];
 
-	if (!strncmp(s, "inode:", 6) && parse_u64(s + 6, 10, &name->number)) {
+	if (!strncmp(s, "inode:", 6) && ctl_parse_u64(s + 6, 10, &name->number)) {
 		name->type = LM_TYPE_INODE;
 		return 0;
 	}
 	if (slash && (size_t)(slash - s) < sizeof(buf)) {
 		memcpy(buf, s, slash - s);
 		buf[slash - s] = 0;
-		if (parse_u64(buf, 10, &type) && type >= LM_TYPE_NONDISK &&
-		    type <= LM_TYPE_JOURNAL && parse_u64(slash + 1, 16, &name->number)) {
+		if (ctl_parse_u64(buf, 10, &type) && type >= LM_TYPE_NONDISK &&
+		    type <= LM_TYPE_JOURNAL && ctl_parse_u64(slash + 1, 16, &name->number)) {
 			name->type = (enum lm_type)type;
 			return 0;
 		}
 	}
 	return ctl_fail(call, CTL_USAGE, "not a glock: %.80s (like 2/35f8 or inode:13816)", s);
+}
+
+bool ctl_take_json(struct ctl_call *call)
+{
+	if (call->argc < 2 || strcmp(call->argv[1], "--json"))
+		return false;
+	memmove(&call->argv[1], &call->argv[2], (size_t)(call->argc - 1) * sizeof(call->argv[0]));
+	call->argc--;
+	return true;
 }
 
 /* --- dump --- */
@@ -118,7 +121,7 @@ static int cmd_dump(struct ctl_call *call)
 	for (i = 1; i < call->argc; i++) {
 		struct glock_name name;
 		struct gfs2_glock *gl;
-		int error = parse_glock(call, call->argv[i], &name);
+		int error = ctl_parse_glock(call, call->argv[i], &name);
 
 		if (error)
 			return error;
@@ -291,7 +294,7 @@ static int cmd_map(struct ctl_call *call)
 
 	if (call->argc != 2 && !json)
 		return ctl_fail(call, CTL_USAGE, "map [--json] GLOCK");
-	error = parse_glock(call, call->argv[call->argc - 1], &name);
+	error = ctl_parse_glock(call, call->argv[call->argc - 1], &name);
 	if (error)
 		return error;
 	if (name.type != LM_TYPE_INODE)
@@ -332,7 +335,7 @@ static int cmd_dio(struct ctl_call *call)
 
 	if (call->argc != 2 && !json)
 		return ctl_fail(call, CTL_USAGE, "dio [--json] GLOCK");
-	error = parse_glock(call, call->argv[call->argc - 1], &name);
+	error = ctl_parse_glock(call, call->argv[call->argc - 1], &name);
 	if (error)
 		return error;
 	if (name.type != LM_TYPE_INODE)
@@ -367,9 +370,9 @@ static int cmd_demote(struct ctl_call *call)
 	int wished, error;
 
 	if (call->argc < 3 || call->argc > 4 ||
-	    (call->argc == 4 && (!parse_u64(call->argv[3], 10, &seconds) || seconds > 3600)))
+	    (call->argc == 4 && (!ctl_parse_u64(call->argv[3], 10, &seconds) || seconds > 3600)))
 		return ctl_fail(call, CTL_USAGE, "%s", synopsis);
-	error = parse_glock(call, call->argv[1], &name);
+	error = ctl_parse_glock(call, call->argv[1], &name);
 	if (error)
 		return error;
 	wished = glock_state_parse(call->argv[2]);
@@ -398,6 +401,90 @@ static int cmd_demote(struct ctl_call *call)
 out:
 	gfs2_glock_put(gl);
 	return error;
+}
+
+/* --- stats --- */
+
+static void times_text(FILE *out, const char *head, const struct glock_times *t)
+{
+	static const char *const words[GLT_NR] = { "wait", "hold" };
+
+	for (unsigned what = 0; what < GLT_NR; what++) {
+		uint64_t nr = 0;
+
+		for (unsigned b = 0; b < GLOCK_TIME_BUCKETS; b++)
+			nr += t->n[what][b];
+		fprintf(out, "%s %s nr %llu mean_ns %llu max_ns %llu", head, words[what], (unsigned long long)nr,
+			(unsigned long long)(nr ? t->sum_ns[what] / nr : 0), (unsigned long long)t->max_ns[what]);
+		for (unsigned b = 0; b < GLOCK_TIME_BUCKETS; b++)
+			if (t->n[what][b] && b < GLOCK_TIME_BUCKETS - 1)
+				fprintf(out, " <%llu:%u", 1024ull << 2 * b, t->n[what][b]);
+			else if (t->n[what][b])
+				fprintf(out, " more:%u", t->n[what][b]);
+		fputc('\n', out);
+	}
+}
+
+static void times_json(FILE *out, const char *member, const char *name, const struct glock_times *t)
+{
+	static const char *const words[GLT_NR] = { "wait", "hold" };
+
+	fprintf(out, "{\"%s\":\"%s\"", member, name);
+	for (unsigned what = 0; what < GLT_NR; what++) {
+		const char *sep = "";
+		uint64_t nr = 0;
+
+		fprintf(out, ",\"%s\":{\"buckets\":{", words[what]);
+		for (unsigned b = 0; b < GLOCK_TIME_BUCKETS; b++) {
+			nr += t->n[what][b];
+			if (!t->n[what][b])
+				continue;
+			if (b < GLOCK_TIME_BUCKETS - 1)
+				fprintf(out, "%s\"%llu\":%u", sep, 1024ull << 2 * b, t->n[what][b]);
+			else
+				fprintf(out, "%s\"more\":%u", sep, t->n[what][b]);
+			sep = ",";
+		}
+		fprintf(out, "},\"nr\":%llu,\"sum_ns\":%llu,\"max_ns\":%llu}", (unsigned long long)nr,
+			(unsigned long long)t->sum_ns[what], (unsigned long long)t->max_ns[what]);
+	}
+	fputs("}\n", out);
+}
+
+static int cmd_stats(struct ctl_call *call)
+{
+	static const char *const types[LM_TYPE_JOURNAL + 1] = { NULL, "nondisk", "inode", "rgrp", "meta", "iopen",
+								"flock", "plock", "quota", "journal" };
+	bool json = ctl_take_json(call);
+	struct glock_times all[LM_TYPE_JOURNAL + 1], one;
+	struct glock_name name;
+	struct gfs2_glock *gl;
+	int i, error;
+
+	if (call->argc == 1) {
+		gfs2_glock_table_times(call->ctl->sdp->sd_glocks, all);
+		for (i = LM_TYPE_NONDISK; i <= LM_TYPE_JOURNAL; i++)
+			if (json)
+				times_json(call->out, "type", types[i], &all[i]);
+			else
+				times_text(call->out, types[i], &all[i]);
+		return 0;
+	}
+	for (i = 1; i < call->argc; i++) {
+		error = ctl_parse_glock(call, call->argv[i], &name);
+		if (error)
+			return error;
+		gl = gfs2_glock_find(call->ctl->sdp->sd_glocks, name.type, name.number);
+		if (!gl)
+			return ctl_fail(call, -ENOENT, "this node has no glock %s", call->argv[i]);
+		gfs2_glock_times(gl, &one);
+		gfs2_glock_put(gl);
+		if (json)
+			times_json(call->out, "glock", call->argv[i], &one);
+		else
+			times_text(call->out, call->argv[i], &one);
+	}
+	return 0;
 }
 
 /* --- trace --- */
@@ -444,22 +531,22 @@ static bool parse_trace_option(struct ctl_call *call, struct trace_filter *f, ch
 {
 	switch (opt) {
 	case 'n':
-		return parse_u64(arg, 10, &f->count) && f->count;
+		return ctl_parse_u64(arg, 10, &f->count) && f->count;
 	case 't':
 		return parse_seconds(arg, &f->deadline);
 	case 'e':
 		return parse_events(arg, &f->types);
 	case 'g':
 		f->by_glock = true;
-		return !parse_glock(call, arg, &f->glock);
+		return !ctl_parse_glock(call, arg, &f->glock);
 	case 'p':
 		f->by_pid = true;
-		return parse_u64(arg, 10, &f->pid);
+		return ctl_parse_u64(arg, 10, &f->pid);
 	case 'r':
 		f->by_req = true;
-		return parse_u64(arg, 10, &f->req);
+		return ctl_parse_u64(arg, 10, &f->req);
 	case 's':
-		return parse_u64(arg, 10, &f->since);
+		return ctl_parse_u64(arg, 10, &f->since);
 	}
 	return false;
 }
@@ -537,36 +624,33 @@ static int cmd_trace(struct ctl_call *call)
 
 static int cmd_help(struct ctl_call *call);
 
-static const struct {
-	const char *name;
-	int (*fn)(struct ctl_call *call);
-	const char *synopsis;
-} commands[] = {
+static const struct ctl_command commands[] = {
 	{ "dump", cmd_dump, "dump [GLOCK]..." },
 	{ "map", cmd_map, "map [--json] GLOCK" },
 	{ "dio", cmd_dio, "dio [--json] GLOCK" },
 	{ "demote", cmd_demote, "demote GLOCK UN|SH|DF [SECONDS]" },
 	{ "trace", cmd_trace, trace_synopsis },
+	{ "stats", cmd_stats, "stats [--json] [GLOCK]..." },
 	{ "get", ctl_tunables_get, "get [--json] [NAME]" },
 	{ "set", ctl_tunables_set, "set NAME VALUE" },
 	{ "help", cmd_help, "help" },
+	{ NULL },
 };
+static const struct ctl_command *const lists[] = { commands, ctl_break_commands };
 
 static int cmd_help(struct ctl_call *call)
 {
-	size_t i;
-
-	for (i = 0; i < ARRAY_SIZE(commands); i++)
-		fprintf(call->out, "%s\n", commands[i].synopsis);
+	for (size_t l = 0; l < ARRAY_SIZE(lists); l++)
+		for (const struct ctl_command *c = lists[l]; c->name; c++)
+			fprintf(call->out, "%s\n", c->synopsis);
 	return 0;
 }
 
 int ctl_run(struct ctl_call *call)
 {
-	size_t i;
-
-	for (i = 0; i < ARRAY_SIZE(commands); i++)
-		if (!strcmp(commands[i].name, call->argv[0]))
-			return commands[i].fn(call);
+	for (size_t l = 0; l < ARRAY_SIZE(lists); l++)
+		for (const struct ctl_command *c = lists[l]; c->name; c++)
+			if (!strcmp(c->name, call->argv[0]))
+				return c->fn(call);
 	return ctl_fail(call, CTL_USAGE, "unknown command %.40s; see `help`", call->argv[0]);
 }

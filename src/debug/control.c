@@ -287,20 +287,51 @@ static int run_input(struct ctl_conn *conn)
 	return CTL_GONE;
 }
 
+/* What breakpoints have stopped, untold so far: "* {json}" lines. */
+static int tell_hits(struct ctl_conn *conn)
+{
+	char *text = NULL, *line, *save = NULL;
+	size_t len;
+	FILE *f;
+	int error = 0;
+	eventfd_t n;
+
+	if (eventfd_read(conn->hit_fd, &n) && errno != EAGAIN)
+		return CTL_GONE;
+	f = open_memstream(&text, &len);
+	if (!f)
+		return CTL_GONE;
+	ctl_tell_hits(conn, f);
+	fclose(f);
+	for (line = strtok_r(text, "\n", &save); line && !error; line = strtok_r(NULL, "\n", &save)) {
+		error = conn_send(conn, "* ", 2);
+		if (!error)
+			error = conn_send(conn, line, strlen(line));
+		if (!error)
+			error = conn_send(conn, "\n", 1);
+	}
+	free(text);
+	return error;
+}
+
 static void *conn_main(void *arg)
 {
 	struct ctl_conn *conn = arg;
 	struct gfs2_control *c = conn->ctl;
-	struct pollfd p[2] = { { .fd = conn->fd, .events = POLLIN },
-			       { .fd = c->stop_fd, .events = POLLIN } };
+	struct pollfd p[3] = { { .fd = conn->fd, .events = POLLIN },
+			       { .fd = c->stop_fd, .events = POLLIN },
+			       { .fd = -1, .events = POLLIN } };
 	int error = send_greeting(conn);
 
 	while (!error) {
 		ssize_t n;
 
-		if (poll(p, 2, -1) < 0 && errno != EINTR)
+		p[2].fd = conn->notify ? conn->hit_fd : -1;
+		if (poll(p, 3, -1) < 0 && errno != EINTR)
 			break;
 		if (p[1].revents)
+			break;
+		if (p[2].fd >= 0 && p[2].revents && tell_hits(conn))
 			break;
 		n = recv(conn->fd, conn->in + conn->in_len, GFS2_CTL_MAX_LINE - conn->in_len,
 			 MSG_DONTWAIT);
@@ -311,6 +342,7 @@ static void *conn_main(void *arg)
 		conn->in_len += n;
 		error = run_input(conn);
 	}
+	ctl_conn_end(conn);
 	shutdown(conn->fd, SHUT_RDWR);
 	rmutex_lock(&c->lock);
 	conn->done = true;
@@ -403,6 +435,9 @@ static void accept_one(struct gfs2_control *c)
 	conn->ctl = c;
 	conn->fd = fd;
 	conn->in = in;
+	conn->hit_fd = -1;
+	conn->timeout_ns = STOP_TIMEOUT_NS;
+	list_init(&conn->holds);
 	/* On the list before it runs, under the lock, so that whoever sees it can join it. */
 	rmutex_lock(&c->lock);
 	if (pthread_create(&conn->thread, NULL, conn_main, conn)) {
@@ -418,14 +453,17 @@ static void accept_one(struct gfs2_control *c)
 static void *listen_main(void *arg)
 {
 	struct gfs2_control *c = arg;
-	struct pollfd p[2] = { { .fd = c->listen_fd, .events = POLLIN },
-			       { .fd = c->stop_fd, .events = POLLIN } };
+	struct pollfd p[3] = { { .fd = c->listen_fd, .events = POLLIN },
+			       { .fd = c->stop_fd, .events = POLLIN },
+			       { .fd = stop_timer_fd(), .events = POLLIN } };
 
 	for (;;) {
-		if (poll(p, 2, -1) < 0 && errno != EINTR)
+		if (poll(p, 3, -1) < 0 && errno != EINTR)
 			break;
 		if (p[1].revents)
 			break;
+		if (p[2].revents)
+			stop_expire();
 		if (p[0].revents)
 			accept_one(c);
 	}
@@ -445,6 +483,7 @@ static void control_free(struct gfs2_control *c)
 		close(c->stop_fd);
 	for (i = 0; i < c->nr_faults; i++)
 		free(c->faults[i]);
+	stop_exit();
 	rmutex_destroy(&c->lock);
 	free(c->mountpoint);
 	free(c->device);
@@ -488,6 +527,11 @@ int gfs2_control_start(struct gfs2_sbd *sdp, const char *mountpoint, const char 
 	int error = 0;
 
 	*out = NULL;
+	error = stop_init();
+	if (error) {
+		fs_err("control socket: no timer: %s", strerror(-error));
+		return error;
+	}
 	c = xzalloc(sizeof(*c));
 	c->sdp = sdp;
 	c->mountpoint = strdup(mountpoint);
@@ -518,6 +562,8 @@ void gfs2_control_stop(struct gfs2_control *c)
 	if (!c)
 		return;
 	GFS2_BUG_ON(eventfd_write(c->stop_fd, 1));
+	/* What breakpoints hold may be what somebody waits for. */
+	stop_shutdown();
 	pthread_join(c->listener, NULL);
 	reap(c, true);
 	control_free(c);

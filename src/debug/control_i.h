@@ -9,6 +9,7 @@
 #include <pthread.h>
 #include <stdio.h>
 #include "debug/control.h"
+#include "debug/stop.h"
 #include "util/list.h"
 
 #define CTL_MAX_FAULTS 16	/* texts of fault rules remembered for `get fault` */
@@ -37,6 +38,13 @@ struct ctl_conn {
 	bool done;		/* thread is about to end: can be joined. Under ctl->lock */
 	char *in;		/* GFS2_CTL_MAX_LINE bytes of input */
 	size_t in_len;
+	/* break_commands.c: breakpoints, locks kept by hand */
+	struct stop_session *session; /* NULL: none yet */
+	int hit_fd;		/* eventfd: something was stopped; -1: no session */
+	unsigned last_hit;	/* stop that was told last */
+	uint64_t timeout_ns;	/* for new breakpoints */
+	bool notify;		/* tell stops without being asked */
+	struct list_head holds;
 };
 
 /*
@@ -60,6 +68,27 @@ struct ctl_call {
 int ctl_run(struct ctl_call *call);
 int ctl_fail(struct ctl_call *call, int error, const char *fmt, ...)
 	__attribute__((format(printf, 3, 4)));
+
+struct glock_name {
+	enum lm_type type;
+	uint64_t number;
+};
+/* "2/35f8" (type, hexadecimal number) or "inode:13816" (decimal). CTL_USAGE. */
+int ctl_parse_glock(struct ctl_call *call, const char *s, struct glock_name *name);
+bool ctl_parse_u64(const char *s, int base, uint64_t *val);
+/* Is --json the first word after the command?  Then it is taken out. */
+bool ctl_take_json(struct ctl_call *call);
+
+struct ctl_command {
+	const char *name;	/* NULL ends a list */
+	int (*fn)(struct ctl_call *call);
+	const char *synopsis;
+};
+extern const struct ctl_command ctl_break_commands[];
+/* Everything that the connection holds is let go. */
+void ctl_conn_end(struct ctl_conn *conn);
+/* One line of JSON for each stop that was not told yet; conn->session is not NULL. */
+void ctl_tell_hits(struct ctl_conn *conn, FILE *out);
 
 /* `get` and `set` (tunables.c). */
 int ctl_tunables_get(struct ctl_call *call);

@@ -80,6 +80,9 @@ static const char *const event_names[EV_NR] = {
 	[EV_LOG_FLUSH] = "log_flush",
 	[EV_MAP] = "map",
 	[EV_DATA_IO] = "data_io",
+	[EV_BREAK_HIT] = "break_hit",
+	[EV_BREAK_GO] = "break_go",
+	[EV_GLOCK_HOLD] = "glock_hold",
 };
 
 void gfs2_event_init(unsigned order)
@@ -450,7 +453,7 @@ int gfs2_event_text(const struct gfs2_event *e, char *buf, size_t size)
 		buf[0] = 0;
 	add(&t, "%llu.%06llu pid %d: ", (unsigned long long)(e->t_ns / 1000000000u),
 	    (unsigned long long)(e->t_ns / 1000 % 1000000), e->pid);
-	if (e->type <= EV_DLM_BAST)
+	if (e->type <= EV_DLM_BAST || e->type >= EV_BREAK_HIT)
 		text_glock(&t, e);
 	else if (e->fields & EVF_GLOCK)
 		add(&t, "%s: inode %llu", gfs2_event_name(e->type),

@@ -19,7 +19,8 @@
 /*
  * Names are the contract's (design section 9): gfs2_event_name().  Beyond the contract, and only after gfs2_event_set_data(true): `map`, what a read or a buffered write found
  * (the kernel's gfs2_iomap_end; a direct write tells it by dio_submit and dio_hole), and `data_io`, file data of a buffered request
- * were read from or written to the device.
+ * were read from or written to the device.  `break_hit`, `break_go`: a breakpoint has stopped something, has let it go (debug/stop.h);
+ * `glock_hold`: a lock is kept for a node that is played by hand (to: its state), or not any more (UN).
  */
 enum gfs2_event_type {
 	EV_GLOCK_STATE, EV_GLOCK_QUEUE, EV_GLOCK_PROMOTE, EV_GLOCK_DEQUEUE, EV_GLOCK_DEMOTE_RQ,
@@ -27,6 +28,7 @@ enum gfs2_event_type {
 	EV_DIO_BEGIN, EV_DIO_SUBMIT, EV_DIO_HOLE, EV_DIO_DRAIN_BEGIN, EV_DIO_DRAIN_END,
 	EV_DIO_UPGRADE, EV_DIO_BUFFERED, EV_DIO_END, EV_LOG_FLUSH,
 	EV_MAP, EV_DATA_IO,
+	EV_BREAK_HIT, EV_BREAK_GO, EV_GLOCK_HOLD,
 	EV_NR
 };
 

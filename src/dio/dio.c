@@ -8,6 +8,7 @@
 #include "dio/dio.h"
 
 #include "debug/event.h"
+#include "debug/stop.h"
 #include "util/ctx.h"
 #include "util/util.h"
 
@@ -91,6 +92,27 @@ static void dio_event(const struct gfs2_dio *dio, enum gfs2_event_type type, uin
 		      uint64_t len, int64_t rc, const char *reason)
 {
 	ev_dio(type, dio->ip->i_no_addr, off, len, rc, reason);
+}
+
+/* A breakpoint at @point, with the request at byte @from. */
+static void dio_stop(const struct gfs2_dio *dio, enum stop_point point, uint32_t from)
+{
+	struct stop_site site = {
+		.point = point,
+		.gl_type = LM_TYPE_INODE,
+		.gl_number = dio->ip->i_no_addr,
+		.from = -1,
+		.to = -1,
+		.off = dio->pos + from,
+		.len = dio->len - from,
+		.why = dio->write ? "write" : "read",
+	};
+
+	if (!stop_armed())
+		return;
+	site.req = current_ctx()->req;
+	site.pid = current_ctx()->pid;
+	stop_here(&site);
 }
 
 static void dio_prepare(struct gfs2_dio *dio)
@@ -435,9 +457,13 @@ static int dio_send_all(struct gfs2_dio *dio, enum dio_walk *walk)
 		if (*walk == WALK_HOLE)
 			dio_event(dio, EV_DIO_HOLE, dio->pos + dio->sent, dio->want - dio->sent, 0,
 				  NULL);
-		if (drain)
+		if (*walk == WALK_HOLE)
+			dio_stop(dio, STOP_DIO_HOLE, dio->sent);
+		if (drain) {
 			dio_event(dio, EV_DIO_DRAIN_BEGIN, dio->pos, dio->sent, 0,
 				  dio->behaviour == SHORT_DIO_BLOCKDEV ? "result!=count" : NULL);
+			dio_stop(dio, STOP_DIO_DRAIN, dio->sent);
+		}
 		drained = dio_drain(dio);
 		if (dio->nr)
 			phase_end(sdp, DIO_T_DEVICE, since);
@@ -504,9 +530,11 @@ static int64_t dio_fall_back(struct gfs2_dio *dio, uint32_t from, enum dio_outco
 		return -EINVAL;
 	dio_event(dio, EV_DIO_UPGRADE, dio->pos + from, dio->len - from, 0,
 		  gfs2_dio_outcome_name(why));
+	dio_stop(dio, STOP_DIO_UPGRADE, from);
 	ret = dio_nq(ip, LM_ST_EXCLUSIVE, &gh);
 	if (ret)
 		return ret;
+	dio_stop(dio, STOP_DIO_BUFFERED, from);
 	since = now_ns();
 	ret = gfs2_file_write(ip, dio->buf + from, dio->pos + from, dio->len - from, false);
 	gfs2_glock_dq_uninit(&gh);

@@ -86,9 +86,23 @@ static void note_granted(struct gfs2_glock *gl)
 	gl->gl_flags &= ~FLAG(GLF_LRU);
 }
 
+/* gl_lock held: @what of @gh ended at @t_ns (0: nobody keeps time). */
+static void note_time(struct gfs2_glock *gl, struct gfs2_holder *gh, enum glock_time what, uint64_t t_ns)
+{
+	/* The wall clock may have been set back. */
+	uint64_t ns = t_ns > gh->gh_time_ns && gh->gh_time_ns ? t_ns - gh->gh_time_ns : 0;
+	unsigned b = ns < 1024 ? 0 : (unsigned)(63 - __builtin_clzll(ns) - 10) / 2 + 1;
+
+	gl->gl_times.n[what][min_t(unsigned, b, GLOCK_TIME_BUCKETS - 1)]++;
+	gl->gl_times.sum_ns[what] += ns;
+	if (ns > gl->gl_times.max_ns[what])
+		gl->gl_times.max_ns[what] = ns;
+	gh->gh_time_ns = t_ns;
+}
+
 /* An event about a holder names the holder's request, on whosever thread it happens. */
 static void ev_holder(enum gfs2_event_type t, const struct gfs2_glock *gl,
-		      const struct gfs2_holder *gh, const char *reason)
+		      const struct gfs2_holder *gh, const char *reason, uint64_t t_ns)
 {
 	struct gfs2_ctx *ctx = current_ctx(), saved = *ctx;
 
@@ -96,16 +110,18 @@ static void ev_holder(enum gfs2_event_type t, const struct gfs2_glock *gl,
 		ctx->req = gh->gh_owner;
 		ctx->pid = gh->gh_pid;
 	}
-	ev_glock(t, gl, -1, gh->gh_state, reason);
+	ev_glock_at(t, gl, -1, gh->gh_state, reason, t_ns);
 	*ctx = saved;
 }
 
 void glock_grant(struct gfs2_glock *gl, struct gfs2_holder *gh)
 {
 	unsigned iflags = HIF_HOLDER;
+	uint64_t t_ns = gfs2_event_time();
 
 	note_granted(gl);
-	ev_holder(EV_GLOCK_PROMOTE, gl, gh, NULL);
+	note_time(gl, gh, GLT_WAIT, t_ns);
+	ev_holder(EV_GLOCK_PROMOTE, gl, gh, NULL, t_ns);
 	gh->gh_error = 0;
 	if (gh->gh_granted && needs_finish(gl, gh)) {
 		iflags |= HIF_FINISH;
@@ -122,7 +138,8 @@ void glock_grant(struct gfs2_glock *gl, struct gfs2_holder *gh)
 /* Off the queue with @error; wakes whoever waits for it. */
 void glock_fail(struct gfs2_glock *gl, struct gfs2_holder *gh, int error)
 {
-	ev_holder(EV_GLOCK_DEQUEUE, gl, gh, error == GLR_TRYFAILED ? "try failed" : "error");
+	ev_holder(EV_GLOCK_DEQUEUE, gl, gh, error == GLR_TRYFAILED ? "try failed" : "error",
+		  gfs2_event_time());
 	list_del_init(&gh->gh_list);
 	gh->gh_error = error;
 	if (gh->gh_granted)
@@ -175,7 +192,8 @@ static void enqueue(struct gfs2_glock *gl, struct gfs2_holder *gh)
 		glock_bug(gl, "recursive holder");
 	}
 	gh->gh_error = 0;
-	ev_glock(EV_GLOCK_QUEUE, gl, -1, gh->gh_state, gh->gh_where);
+	gh->gh_time_ns = gfs2_event_time();
+	ev_glock_at(EV_GLOCK_QUEUE, gl, -1, gh->gh_state, gh->gh_where, gh->gh_time_ns);
 	list_add_tail(&gh->gh_list, &gl->gl_holders);
 	set_iflags(gh, HIF_WAIT);
 	if ((gh->gh_flags & TRY_FLAGS) && try_is_futile(gl))
@@ -316,6 +334,7 @@ void gfs2_holder_init(struct gfs2_glock *gl, enum lm_state state, unsigned flags
 	gh->gh_where = where;
 	gh->gh_granted = NULL;
 	gh->gh_priv = NULL;
+	gh->gh_time_ns = 0;
 	gh->gh_cond = NULL;
 	list_init(&gh->gh_done);
 }
@@ -408,6 +427,8 @@ bool gfs2_glock_nq_fast(struct gfs2_holder *gh)
 	if (ok) {
 		gfs2_assert_debug(list_empty(&gh->gh_list) && !find_same_owner(gl, gh));
 		note_granted(gl);
+		gh->gh_time_ns = t_ns;
+		note_time(gl, gh, GLT_WAIT, t_ns);
 		gh->gh_error = 0;
 		list_add_tail(&gh->gh_list, &gl->gl_holders);
 		set_iflags(gh, HIF_HOLDER);
@@ -461,6 +482,7 @@ static void dequeue_and_unlock(struct gfs2_holder *gh, uint64_t t_ns)
 	} else {
 		if (iflags & HIF_FINISH)
 			gl->gl_nr_finish--;
+		note_time(gl, gh, GLT_HOLD, t_ns);
 		set_iflags(gh, 0);
 		if (!dq_granted(gl, gh))
 			glock_run(gl, GLR_NO_STEP);

@@ -104,9 +104,21 @@ struct gfs2_holder {
 	 */
 	void (*gh_granted)(struct gfs2_holder *gh);
 	void *gh_priv;
+	uint64_t gh_time_ns;		/* when it was queued, once granted: when it was; gfs2_event_time() */
 	/* private, under gl_lock: who sleeps for this holder; callback to be made */
 	struct rcond *gh_cond;
 	struct list_head gh_done;
+};
+
+/*
+ * How long holders waited and held: counts by duration, bucket b those under 1024 << 2b ns, the last one the others.  32 bits: a lock that is
+ * taken a million times a second wraps after an hour, and is no mystery then.
+ */
+#define GLOCK_TIME_BUCKETS 13
+enum glock_time { GLT_WAIT, GLT_HOLD, GLT_NR };
+struct glock_times {
+	uint32_t n[GLT_NR][GLOCK_TIME_BUCKETS];
+	uint64_t sum_ns[GLT_NR], max_ns[GLT_NR];
 };
 
 /* What gl_phase can be: is a transition running, and where is it? */
@@ -138,6 +150,15 @@ struct gfs2_glock {
 	struct gfs2_mapping gl_mapping;	/* metadata buffers */
 	/* Revokes outstanding and AIL buffers, for the dump; kept by the journal (relaxed counters). */
 	atomic_int gl_ail_count, gl_revokes;
+	/*
+	 * The state in which a node that is played by hand has it (gfs2_glock_foreign_hold); UN: none.  What that does not allow is not asked for.
+	 */
+	enum lm_state gl_foreign;
+	/* What a breakpoint keeps from going on, and what it needs for that (machine.c; GLS_*). */
+	unsigned gl_stopped, gl_resume;
+	int gl_stop_reply;
+	enum lm_state gl_stop_wished;
+	struct glock_times gl_times;	/* since the glock came into memory */
 	char gl_lvb[32];		/* value block; valid while held */
 	void *gl_lm_priv;		/* the lock module's own */
 	/* table.c, under the hash shard's lock: hash chain, list of glocks that may be shrunk */
@@ -318,6 +339,13 @@ void gfs2_assert_held(struct gfs2_glock *gl, bool write);
 void gfs2_glock_complete(struct gfs2_glock *gl, int ret);
 /* Another node wants @wished (UN, DF or SH left to us); also `glockctl demote`. */
 void gfs2_glock_cb(struct gfs2_glock *gl, enum lm_state wished, bool remote);
+/*
+ * Play the other node: it asks for @gl in @state (not UN), and when this node has let go, keeps it so until it is released.  This node's
+ * requests for what that does not allow wait; try requests fail.  Returns at once; gfs2_glock_wait_demoted() waits until it is so.
+ * -EBUSY: somebody plays already.  For debugging: real other nodes know nothing of it.
+ */
+int gfs2_glock_foreign_hold(struct gfs2_glock *gl, enum lm_state state);
+void gfs2_glock_foreign_release(struct gfs2_glock *gl);
 /* The module's own, NULL at first; set in lm_mount before any glock is used. */
 void gfs2_glock_table_set_lm_private(struct gfs2_glock_table *t, void *lm_private);
 void *gfs2_glock_table_lm_private(const struct gfs2_glock_table *t);
@@ -350,6 +378,9 @@ bool gfs2_glock_table_withdrawn(const struct gfs2_glock_table *t);
 
 /* --- dump: the kernel's `glocks` format (reference section 7.1) --- */
 void gfs2_dump_glock(FILE *out, struct gfs2_glock *gl);
+/* A copy; of the table: for each lm_type the sum over its locks, those that are not in memory any more included. */
+void gfs2_glock_times(struct gfs2_glock *gl, struct glock_times *out);
+void gfs2_glock_table_times(struct gfs2_glock_table *t, struct glock_times out[LM_TYPE_JOURNAL + 1]);
 void gfs2_glock_table_for_each(struct gfs2_glock_table *t,
 			       void (*fn)(struct gfs2_glock *gl, void *arg), void *arg);
 const char *glock_state_name(enum lm_state s);	/* "UN" "EX" "DF" "SH" */

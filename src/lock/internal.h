@@ -39,6 +39,7 @@ struct gfs2_glock_table {
 	struct rcond t_quiet_cond;	/* t_syncing became 0 while t_held, or t_nr became 0; with t_work_lock */
 	struct glock_shard t_shards[GLOCK_SHARDS];
 	unsigned t_nr;		/* glocks in the table; t_work_lock */
+	struct glock_times t_times[LM_TYPE_JOURNAL + 1]; /* of glocks that are gone; t_work_lock */
 	unsigned t_shrink_cursor; /* t_work_lock */
 
 	/* work.c */
@@ -61,7 +62,7 @@ bool glock_hold_live(struct gfs2_glock *gl);
 void glock_synced(struct gfs2_glock_table *t);
 
 /* --- work.c: threads for what the current one may not do --- */
-enum { GLW_RUN = 1, GLW_HOLD = 2, GLW_CALLBACK = 4, GLW_FINISH = 8 };
+enum { GLW_RUN = 1, GLW_HOLD = 2, GLW_CALLBACK = 4, GLW_FINISH = 8, GLW_RESUME = 16 };
 
 int glock_workers_start(struct gfs2_glock_table *t, unsigned nr);
 void glock_workers_stop(struct gfs2_glock_table *t);	/* all work done and all threads gone */
@@ -141,6 +142,8 @@ enum glock_run {
 	GLR_ALL_STEPS,
 };
 void glock_run(struct gfs2_glock *gl, enum glock_run how);
+/* What a breakpoint has held and let go; releases and retakes gl_lock. */
+void glock_resume(struct gfs2_glock *gl);
 /* Release gl_lock, then make callbacks and drop references that became due while it was held. */
 void glock_unlock(struct gfs2_glock *gl);
 /* Is a demotion wanted that the state does not satisfy yet? */

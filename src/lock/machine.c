@@ -27,6 +27,7 @@
 #include "lock/internal.h"
 
 #include "debug/event.h"
+#include "debug/stop.h"
 #include "util/seeded.h"
 #include "util/util.h"
 
@@ -412,6 +413,12 @@ void glock_fire(struct gfs2_glock *gl, enum glock_event ev, const struct glock_a
 
 /* --- transitions --- */
 
+/* Does a node that is played by hand keep the lock from going to @state? */
+static bool foreign_forbids(const struct gfs2_glock *gl, enum lm_state state)
+{
+	return unlikely(gl->gl_foreign != UN) && (state == EX || state != gl->gl_foreign);
+}
+
 /* In phase IDLE: which transition is needed next? */
 static bool next_step(struct gfs2_glock *gl, struct glock_step *step)
 {
@@ -447,6 +454,11 @@ static bool next_step(struct gfs2_glock *gl, struct glock_step *step)
 		step->target = UN;
 		return true;
 	}
+	if (foreign_forbids(gl, gh->gh_state)) {
+		/* Who tries is not kept waiting; with the first gone the next may be one that can go on. */
+		fail_waiters(gl, TRY_FLAGS, GLR_TRYFAILED, NULL);
+		return false;
+	}
 	step->why = GLY_PROMOTE;
 	step->target = gh->gh_state;
 	step->flags = gh->gh_flags & (TRY_FLAGS | LM_FLAG_NOEXP);
@@ -474,6 +486,86 @@ static bool still_wanted(const struct gfs2_glock *gl)
 	return gh && glock_satisfies(gl->gl_req, gh->gh_state, gh->gh_flags);
 }
 
+/*
+ * --- breakpoints ---
+ * What is stopped keeps its phase: SYNC before anything was done for it, or WAIT.  So nothing else can happen to the glock that could not
+ * happen while a write-back or an answer takes its time.  The transition's reference keeps the glock; a blocking callback takes one.
+ */
+enum { GLS_TRANSITION = 1, GLS_REQUEST = 2, GLS_REPLY = 4, GLS_DEMAND = 8 };
+
+static const char *why_text(const struct gfs2_glock *gl)
+{
+	static const char *const words[] = {
+		[GLY_PROMOTE] = "promotion", [GLY_DEMOTE] = "demotion", [GLY_UNLOCK] = "way out of a deadlock",
+	};
+
+	return words[gl->gl_why];
+}
+
+/* Whom a stop at @point is for: the first waiter, unless the lock goes down for another node. */
+static struct stop_site stop_site(const struct gfs2_glock *gl, enum stop_point point)
+{
+	const struct gfs2_holder *gh = gl->gl_why == GLY_DEMOTE || point == STOP_DLM_BAST ? NULL : glock_first_waiter(gl);
+	struct stop_site site = {
+		.point = point,
+		.gl_type = gl->gl_type,
+		.gl_number = gl->gl_number,
+		.from = (int8_t)gl->gl_state,
+		.to = (int8_t)gl->gl_req,
+		.why = point == STOP_DLM_BAST ? "blocking callback" : why_text(gl),
+	};
+
+	if (gh && !(gh->gh_owner & OWNER_THREAD))
+		site.req = gh->gh_owner;
+	if (gh)
+		site.pid = gh->gh_pid;
+	return site;
+}
+
+/* Let go: a worker goes on where the glock was stopped. */
+static void stop_go(struct gfs2_glock *gl, unsigned what)
+{
+	rmutex_lock(&gl->gl_lock);
+	gl->gl_resume |= what;
+	glock_queue_work(gl, GLW_RESUME, 0);
+	glock_unlock(gl);
+}
+
+#define STOP_GO(name, what)                                                                        \
+	static void name(void *gl)                                                                 \
+	{                                                                                          \
+		stop_go(gl, what);                                                                 \
+	}
+STOP_GO(go_transition, GLS_TRANSITION)
+STOP_GO(go_request, GLS_REQUEST)
+STOP_GO(go_reply, GLS_REPLY)
+STOP_GO(go_demand, GLS_DEMAND)
+
+/* gl_lock held: is @gl stopped at @point? */
+static bool stop_glock_at(struct gfs2_glock *gl, const struct stop_site *site, unsigned what)
+{
+	void (*go)(void *) = what == GLS_TRANSITION ? go_transition : what == GLS_REQUEST ? go_request :
+			     what == GLS_REPLY ? go_reply : go_demand;
+
+	if (atomic_load_explicit(&gl->gl_table->t_destroying, memory_order_relaxed) || !stop_defer(site, go, gl))
+		return false;
+	gl->gl_stopped |= what;
+	return true;
+}
+
+static bool stop_glock(struct gfs2_glock *gl, enum stop_point point, unsigned what)
+{
+	const struct stop_site site = stop_site(gl, point);
+
+	return stop_glock_at(gl, &site, what);
+}
+
+/* A try request is never made to wait: its caller may be inside a transaction. */
+static bool stop_transition(struct gfs2_glock *gl)
+{
+	return !(gl->gl_req_flags & TRY_FLAGS) && stop_glock(gl, STOP_TRANSITION, GLS_TRANSITION);
+}
+
 static void ask_module(struct gfs2_glock *gl, bool forget)
 {
 	const struct lm_lockops *lm = gl->gl_table->t_lm;
@@ -481,8 +573,13 @@ static void ask_module(struct gfs2_glock *gl, bool forget)
 	enum lm_state req = gl->gl_req;
 	unsigned flags = gl->gl_req_flags;
 
-	if (lm->lm_has_peers && !forget)
+	if (lm->lm_has_peers && !forget) {
+		if (stop_armed() && !(flags & TRY_FLAGS) && !(gl->gl_stopped & GLS_REQUEST) &&
+		    stop_glock(gl, STOP_DLM_REQUEST, GLS_REQUEST))
+			return;
+		gl->gl_stopped &= ~(unsigned)GLS_REQUEST;
 		ev_glock(EV_DLM_LOCK, gl, gl->gl_state, req, flags & TRY_FLAGS ? "try" : NULL);
+	}
 	glock_unlock(gl);
 	asking = gl;
 	if (forget)
@@ -562,17 +659,19 @@ void glock_run(struct gfs2_glock *gl, enum glock_run how)
 		if (!may_sync(gl->gl_table))
 			return;
 		glock_fire(gl, GLE_START, &arg);
+		if (stop_armed() && stop_transition(gl))
+			return;
 		run_transition(gl);
 	}
 }
 
-void gfs2_glock_complete(struct gfs2_glock *gl, int ret)
+/* The module's answer takes effect; gl_lock held, released and retaken. */
+static void take_reply(struct gfs2_glock *gl, int ret)
 {
 	const struct glock_arg arg = { .reply = ret };
 	enum glock_event ev;
 	const char *word;
 
-	rmutex_lock(&gl->gl_lock);
 	if (ret & LM_OUT_ERROR) {
 		ev = GLE_REPLY_ERROR;
 		word = "error";
@@ -592,7 +691,53 @@ void gfs2_glock_complete(struct gfs2_glock *gl, int ret)
 		ev_glock(EV_DLM_AST, gl, -1, ret & LM_OUT_ST_MASK, word);
 	glock_fire(gl, ev, &arg);
 	glock_run(gl, GLR_NO_STEP);
+}
+
+void gfs2_glock_complete(struct gfs2_glock *gl, int ret)
+{
+	rmutex_lock(&gl->gl_lock);
+	/* Not a try request's, see stop_transition(). */
+	if (stop_armed() && gl->gl_table->t_lm->lm_has_peers && !(gl->gl_req_flags & TRY_FLAGS) &&
+	    stop_glock(gl, STOP_DLM_AST, GLS_REPLY))
+		gl->gl_stop_reply = ret;
+	else
+		take_reply(gl, ret);
 	glock_unlock(gl);
+}
+
+/* gl_lock held, and a reference. */
+static void take_demand(struct gfs2_glock *gl, enum lm_state wished, bool remote)
+{
+	if (remote && gl->gl_table->t_lm->lm_has_peers)
+		ev_glock(EV_DLM_BAST, gl, gl->gl_state, wished, NULL);
+	glock_fire(gl, GLE_DEMAND, &(struct glock_arg){ .wished = wished, .remote = remote });
+	if (gl->gl_ops->go_callback) {
+		gl->gl_cb_wanted = true;
+		gl->gl_cb_remote |= remote;
+		glock_queue_work(gl, GLW_CALLBACK, 0);
+	}
+	glock_run(gl, GLR_NO_STEP);
+}
+
+/* Is a blocking callback held, with those that came before? */
+static bool stop_demand(struct gfs2_glock *gl, enum lm_state wished)
+{
+	struct stop_site site;
+
+	if (gl->gl_stopped & GLS_DEMAND) {
+		if (gl->gl_stop_wished != wished)
+			gl->gl_stop_wished = UN;
+		return true;
+	}
+	if (!stop_armed())
+		return false;
+	site = stop_site(gl, STOP_DLM_BAST);
+	site.to = (int8_t)wished;
+	if (!stop_glock_at(gl, &site, GLS_DEMAND))
+		return false;
+	gl->gl_stop_wished = wished;
+	gfs2_glock_hold(gl);
+	return true;
 }
 
 void gfs2_glock_cb(struct gfs2_glock *gl, enum lm_state wished, bool remote)
@@ -604,14 +749,64 @@ void gfs2_glock_cb(struct gfs2_glock *gl, enum lm_state wished, bool remote)
 		rmutex_unlock(&gl->gl_lock);
 		return;
 	}
-	if (remote && gl->gl_table->t_lm->lm_has_peers)
-		ev_glock(EV_DLM_BAST, gl, gl->gl_state, wished, NULL);
-	glock_fire(gl, GLE_DEMAND, &(struct glock_arg){ .wished = wished, .remote = remote });
-	if (gl->gl_ops->go_callback) {
-		gl->gl_cb_wanted = true;
-		gl->gl_cb_remote |= remote;
-		glock_queue_work(gl, GLW_CALLBACK, 0);
+	if (!remote || !stop_demand(gl, wished))
+		take_demand(gl, wished, remote);
+	gl->gl_puts++;
+	glock_unlock(gl);
+}
+
+void glock_resume(struct gfs2_glock *gl)
+{
+	unsigned what = gl->gl_resume;
+
+	gl->gl_resume = 0;
+	if (what & GLS_DEMAND) {
+		gl->gl_stopped &= ~(unsigned)GLS_DEMAND;
+		take_demand(gl, gl->gl_stop_wished, true);
+		gl->gl_puts++;
 	}
+	if (what & GLS_TRANSITION) {
+		gl->gl_stopped &= ~(unsigned)GLS_TRANSITION;
+		run_transition(gl);
+	} else if (what & GLS_REQUEST) {
+		/* ask_module() sees that it has been stopped once. */
+		ask_module(gl, false);
+	} else if (what & GLS_REPLY) {
+		gl->gl_stopped &= ~(unsigned)GLS_REPLY;
+		take_reply(gl, gl->gl_stop_reply);
+	}
+}
+
+/* --- playing another node --- */
+
+int gfs2_glock_foreign_hold(struct gfs2_glock *gl, enum lm_state state)
+{
+	/* What this node may keep beside it. */
+	enum lm_state wished = state == EX ? UN : state;
+	int error = 0;
+
+	GFS2_BUG_ON(state == UN);
+	rmutex_lock(&gl->gl_lock);
+	if (gl->gl_foreign != UN) {
+		error = -EBUSY;
+	} else {
+		gl->gl_foreign = state;
+		/* The lock lives as long as somebody has it. */
+		gfs2_glock_hold(gl);
+		ev_glock(EV_GLOCK_HOLD, gl, -1, state, "by hand");
+	}
+	rmutex_unlock(&gl->gl_lock);
+	if (!error)
+		gfs2_glock_cb(gl, wished, true);
+	return error;
+}
+
+void gfs2_glock_foreign_release(struct gfs2_glock *gl)
+{
+	rmutex_lock(&gl->gl_lock);
+	GFS2_BUG_ON(gl->gl_foreign == UN);
+	gl->gl_foreign = UN;
+	ev_glock(EV_GLOCK_HOLD, gl, -1, UN, "by hand");
 	glock_run(gl, GLR_NO_STEP);
 	gl->gl_puts++;
 	glock_unlock(gl);

@@ -233,6 +233,39 @@ void gfs2_glock_put(struct gfs2_glock *gl)
 	gl->gl_table->t_lm->lm_put_lock(gl);
 }
 
+static void add_times(struct glock_times *to, const struct glock_times *t)
+{
+	for (unsigned what = 0; what < GLT_NR; what++) {
+		for (unsigned b = 0; b < GLOCK_TIME_BUCKETS; b++)
+			to->n[what][b] += t->n[what][b];
+		to->sum_ns[what] += t->sum_ns[what];
+		to->max_ns[what] = max_t(uint64_t, to->max_ns[what], t->max_ns[what]);
+	}
+}
+
+void gfs2_glock_times(struct gfs2_glock *gl, struct glock_times *out)
+{
+	rmutex_lock(&gl->gl_lock);
+	*out = gl->gl_times;
+	rmutex_unlock(&gl->gl_lock);
+}
+
+static void sum_times(struct gfs2_glock *gl, void *arg)
+{
+	struct glock_times t;
+
+	gfs2_glock_times(gl, &t);
+	add_times((struct glock_times *)arg + gl->gl_type, &t);
+}
+
+void gfs2_glock_table_times(struct gfs2_glock_table *t, struct glock_times out[LM_TYPE_JOURNAL + 1])
+{
+	rmutex_lock(&t->t_work_lock);
+	memcpy(out, t->t_times, sizeof(t->t_times));
+	rmutex_unlock(&t->t_work_lock);
+	gfs2_glock_table_for_each(t, sum_times, out);
+}
+
 void gfs2_glock_free(struct gfs2_glock *gl)
 {
 	struct gfs2_glock_table *t = gl->gl_table;
@@ -247,6 +280,9 @@ void gfs2_glock_free(struct gfs2_glock *gl)
 	rcond_broadcast(&sh->freed);
 	rmutex_unlock(&sh->lock);
 
+	rmutex_lock(&t->t_work_lock);
+	add_times(&t->t_times[gl->gl_type], &gl->gl_times);
+	rmutex_unlock(&t->t_work_lock);
 	if (gl->gl_ops->go_flags & GLOF_ASPACE)
 		mapping_destroy(&gl->gl_mapping);
 	rcond_destroy(&gl->gl_wait);

@@ -67,6 +67,8 @@ static void do_work(struct gfs2_glock *gl, unsigned flags)
 	rmutex_lock(&gl->gl_lock);
 	if (flags & GLW_CALLBACK)
 		run_callback(gl);
+	if (flags & GLW_RESUME)
+		glock_resume(gl);
 	if (flags & GLW_HOLD)
 		glock_fire(gl, GLE_HOLD_OVER, NULL);
 	glock_run(gl, GLR_ALL_STEPS);

@@ -35,6 +35,7 @@ enum lock_rank {
 	RANK_DIO,	  /* dio/: deferred-time list */
 	RANK_IO,	  /* io/io.c: fault rules, list of rings */
 	RANK_CONTROL,	  /* debug/control.c: clients */
+	RANK_STOP,	  /* debug/stop.c: breakpoints and what they hold */
 	RANK_EVENT,	  /* debug/event.c */
 	RANK_BUF_FREE,	  /* io/buf.c: free buffers; a leaf: buf_put() may be called under any lock */
 	RANK_MAX

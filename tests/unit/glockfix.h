@@ -214,7 +214,7 @@ static int setup_manual(void **state)
 	return setup_lm(&lm_manual);
 }
 
-static int setup_nolock(void **state)
+static __attribute__((unused)) int setup_nolock(void **state)
 {
 	return setup_lm(&lm_nolock);
 }
@@ -240,7 +240,7 @@ static enum gl_phase phase_of(struct gfs2_glock *gl)
 	return p;
 }
 
-static unsigned long flags_of(struct gfs2_glock *gl)
+static __attribute__((unused)) unsigned long flags_of(struct gfs2_glock *gl)
 {
 	unsigned long f;
 

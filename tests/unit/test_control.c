@@ -13,6 +13,7 @@
 #include "fs/file.h"
 #include "fs/namei.h"
 #include "gfs2-fuse/control.h"
+#include "util/ctx.h"
 
 /*
  * A dump shows objects as they are, without their glocks (as the kernel's does): it would wait for
@@ -177,6 +178,35 @@ static void test_bad_input(void **state)
 	assert_status(f, "set cache 99999999999t", "error EINVAL ");
 	assert_status(f, "set fault bogus=1", "error EINVAL ");
 	assert_status(f, "set stats 1", "error EACCES ");
+	assert_status(f, "break", "usage ");
+	assert_status(f, "break 2/1", "usage ");
+	assert_status(f, "break 2/1 EX", "usage ");
+	assert_status(f, "break 2/1 EX->", "usage ");
+	assert_status(f, "break 2/1 EX->XX", "usage ");
+	assert_status(f, "break nothing *->*", "usage ");
+	assert_status(f, "break -c 0 any *->*", "usage ");
+	assert_status(f, "break -p -1 any *->*", "usage ");
+	assert_status(f, "break -t 1e9 any *->*", "usage ");
+	assert_status(f, "break -t", "usage ");
+	assert_status(f, "break dio nowhere", "usage ");
+	assert_status(f, "break dlm ast 2/1 EX->UN", "usage ");
+	assert_status(f, "delete", "usage ");
+	assert_status(f, "delete 1", "error ENOENT ");
+	assert_status(f, "delete all", "ok");
+	assert_status(f, "continue", "ok");
+	assert_status(f, "continue 7", "error ENOENT ");
+	assert_status(f, "continue x", "usage ");
+	assert_status(f, "step", "error ENOENT ");
+	assert_status(f, "step 99999999999", "usage ");
+	assert_status(f, "wait", "error ENOENT ");
+	assert_status(f, "wait -3", "usage ");
+	assert_status(f, "timeout 0", "usage ");
+	assert_status(f, "timeout 3601", "usage ");
+	assert_status(f, "notify", "usage ");
+	assert_status(f, "hold 2/ffffffff EX", "error ENOENT ");
+	assert_status(f, "hold 2/1 UN", "usage ");
+	assert_status(f, "release 2/1", "error ENOENT ");
+	assert_status(f, "stats 2/ffffffff", "error ENOENT ");
 	assert_status(f, "help", "ok");
 	memset(big, 'x', sizeof(big));
 	big[sizeof(big) - 1] = 0;
@@ -373,6 +403,105 @@ static void test_trace(void **state)
 }
 
 /* A client that asks and never reads stops nobody, nor the end of the mount. */
+/* The root directory's lock is to be had in EX. */
+static void *take_root(void *arg)
+{
+	struct gfs2_holder gh;
+
+	/* A request's, as the stops show it. */
+	current_ctx()->req = 77;
+	current_ctx()->pid = getpid();
+	assert_int_equal(gfs2_glock_nq_init(sdp->sd_root->i_gl, LM_ST_EXCLUSIVE, 0, &gh), 0);
+	gfs2_glock_dq_uninit(&gh);
+	return NULL;
+}
+
+static void test_breakpoints(void **state)
+{
+	char out[4096], glock[32], request[200], buf[1024];
+	pthread_t thread;
+	FILE *f, *f2;
+
+	up();
+	f = client();
+	f2 = client();
+	snprintf(glock, sizeof(glock), "inode:%llu", (unsigned long long)sdp->sd_root->i_no_addr);
+	snprintf(request, sizeof(request), "break -p %d %s *->EX", (int)getpid(), glock);
+	ask(f, out, sizeof(out), request);
+	assert_string_equal(out, "break 1\n");
+	ask(f, out, sizeof(out), "breaks --json");
+	assert_non_null(strstr(out, "\"at\":\"transition *->EX\""));
+	/* Each connection has its own. */
+	ask(f2, out, sizeof(out), "breaks");
+	assert_string_equal(out, "");
+	assert_status(f2, "delete 1", "error ENOENT ");
+
+	assert_int_equal(pthread_create(&thread, NULL, take_root, NULL), 0);
+	assert_string_equal(ask(f, out, sizeof(out), "wait --json 60"), "ok");
+	assert_non_null(strstr(out, "\"stop\":1,\"break\":1,\"at\":\"transition\""));
+	assert_non_null(strstr(out, "\"to\":\"EX\",\"req\":77,"));
+	assert_status(f2, "continue 1", "error ENOENT ");
+	ask(f, out, sizeof(out), "stops");
+	assert_non_null(strstr(out, "promotion for pid"));
+	snprintf(request, sizeof(request), "dump %s", glock);
+	ask(f2, out, sizeof(out), request);
+	assert_non_null(strstr(out, "f:W"));
+	/* Wait for something that is not there. */
+	assert_status(f, "wait 0.01", "error ETIMEDOUT ");
+	assert_status(f, "step", "ok");
+	pthread_join(thread, NULL);
+
+	/* The next transition of that lock, told without being asked. */
+	assert_status(f, "notify on", "ok");
+	snprintf(request, sizeof(request), "hold %s EX 60\n", glock);
+	fseek(f2, 0, SEEK_CUR);
+	fputs(request, f2);
+	fflush(f2);
+	assert_true(line(f, buf, sizeof(buf)));
+	assert_int_equal(strncmp(buf, "* {\"stop\":2,", 12), 0);
+	assert_non_null(strstr(buf, "\"why\":\"demotion\""));
+	assert_status(f, "continue 2", "ok");
+	fseek(f2, 0, SEEK_CUR);
+	assert_true(line(f2, buf, sizeof(buf)));
+	assert_non_null(strstr(buf, "held EX"));
+	assert_true(line(f2, buf, sizeof(buf)));
+	assert_string_equal(buf, "ok");
+	ask(f2, out, sizeof(out), "holds --json");
+	assert_non_null(strstr(out, "\"state\":\"EX\""));
+	snprintf(request, sizeof(request), "hold %s EX", glock);
+	assert_status(f, request, "error EBUSY ");
+
+	/* Who plays the other node goes away, then who has stopped it: each lets go. */
+	assert_int_equal(pthread_create(&thread, NULL, take_root, NULL), 0);
+	fclose(f2);
+	assert_true(line(f, buf, sizeof(buf)));
+	assert_int_equal(strncmp(buf, "* {\"stop\":3,", 12), 0);
+	fclose(f);
+	pthread_join(thread, NULL);
+	down();
+}
+
+/* Everybody is still connected, and holds things, when the mount comes to its end. */
+static void test_held_at_unmount(void **state)
+{
+	char request[100];
+	pthread_t thread;
+	FILE *f;
+
+	up();
+	f = client();
+	snprintf(request, sizeof(request), "break inode:%llu *->*", (unsigned long long)sdp->sd_root->i_no_addr);
+	assert_status(f, request, "ok");
+	assert_int_equal(pthread_create(&thread, NULL, take_root, NULL), 0);
+	assert_status(f, "wait", "ok");
+	gfs2_control_stop(ctl);
+	pthread_join(thread, NULL);
+	assert_int_equal(gfs2_unmount(sdp), 0);
+	io_engine_close(engine);
+	vol_fsck();
+	fclose(f);
+}
+
 static void test_slow_client(void **state)
 {
 	FILE *slow, *f;
@@ -517,6 +646,8 @@ static int run(void)
 		cmocka_unit_test(test_map),
 		cmocka_unit_test(test_demote_dump),
 		cmocka_unit_test(test_trace),
+		cmocka_unit_test(test_breakpoints),
+		cmocka_unit_test(test_held_at_unmount),
 		cmocka_unit_test(test_slow_client),
 		cmocka_unit_test(test_many_clients),
 		cmocka_unit_test(test_socket_file),

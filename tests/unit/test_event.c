@@ -49,7 +49,7 @@ static void test_names(void **state)
 		"glock_state", "glock_queue", "glock_promote", "glock_dequeue", "glock_demote_rq",
 		"dlm_lock", "dlm_ast", "dlm_bast", "dio_begin", "dio_submit", "dio_hole",
 		"dio_drain_begin", "dio_drain_end", "dio_upgrade", "dio_buffered", "dio_end",
-		"log_flush", "map", "data_io",
+		"log_flush", "map", "data_io", "break_hit", "break_go", "glock_hold",
 	};
 
 	for (int i = 0; i < EV_NR; i++)

@@ -9,8 +9,16 @@
  *  - before a state is given up or lowered, what is dirty has been written and what may not be cached has been dropped;
  *  - no stale value is ever seen, by waiting holders, asynchronous ones, and those of the fast path;
  *  - every request is answered (the test ends), and in the end everything is on disk.
+ *
+ * The second test is the same with debuggers: threads that set breakpoints, step, let go, delete, go away, and play further nodes by
+ * hand.  What they stop may take longer, and nothing else.
  */
 #include "fakedlm.h"
+
+#include <poll.h>
+#include <sys/eventfd.h>
+
+#include "debug/stop.h"
 
 #define THREADS 3	/* per node */
 #define ROUND 8		/* operations of each thread between two barriers */
@@ -33,6 +41,7 @@ static struct cache {
 } caches[NODES][RESOURCES];
 
 static pthread_barrier_t round_end;
+static unsigned rounds;	/* of all threads; constant while they run */
 static atomic_ulong done_ops;
 static atomic_uint stats_fast, stats_callbacks, stats_try_failed, stats_inst;
 
@@ -348,7 +357,7 @@ static void *node_thread(void *arg)
 	struct gfs2_glock_table *t = dlm.tables[id % NODES];
 
 	rnd_state = (now_ns() ^ id << 40) | 1;
-	for (int i = 0; i < ROUNDS; i++) {
+	for (unsigned i = 0; i < rounds; i++) {
 		for (int j = 0; j < ROUND; j++) {
 			one_op(t, i % 2);
 			atomic_fetch_add(&done_ops, 1);
@@ -371,7 +380,7 @@ static void await_threads(void)
 	unsigned long last = 0, now;
 	uint64_t since = now_ns();
 
-	while ((now = atomic_load(&done_ops)) < (unsigned long)NODES * THREADS * ROUNDS * ROUND) {
+	while ((now = atomic_load(&done_ops)) < (unsigned long)NODES * THREADS * rounds * ROUND) {
 		if (now != last) {
 			last = now;
 			since = now_ns();
@@ -384,25 +393,207 @@ static void await_threads(void)
 	}
 }
 
-static void test_cluster(void **state)
+/* --- debuggers --- */
+
+#define DEBUGGERS 3
+
+static struct {
+	atomic_bool end;
+	atomic_uint hits[STOP_NR], steps, gone_with_stops, timeouts, played, refused;
+} dbg;
+
+static void set_break(struct stop_session *s)
+{
+	struct stop_spec spec = {
+		.points = rnd(3) ? 1u << STOP_TRANSITION : 1u << rnd(STOP_DLM_BAST + 1),
+		.any_glock = !rnd(3),
+		.gl_number = rnd(RESOURCES),
+		.from = rnd(2) ? 0xf : 1u << rnd(4),
+		.to = rnd(2) ? 0xf : 1u << rnd(4),
+		.count = rnd(5),
+		.once = rnd(2),
+		.timeout_ns = (1 + rnd(200)) * 100000u,
+	};
+
+	spec.gl_type = ops[spec.gl_number % 2].go_type;
+	CHECK(stop_break(s, &spec) > 0);
+}
+
+/* As the command `step` does. */
+static void step(struct stop_session *s, unsigned id)
+{
+	struct stop_spec spec = { .points = 1u << STOP_TRANSITION, .from = 0xf, .to = 0xf, .once = true,
+				  .timeout_ns = 20000000 };
+	struct stop_site site;
+	int brk;
+
+	if (stop_get(s, &id, &site))
+		return;
+	spec.gl_type = site.gl_type;
+	spec.gl_number = site.gl_number;
+	brk = stop_break(s, &spec);
+	CHECK(brk > 0);
+	/* Its time was over: the breakpoint may have been hit by another since. */
+	if (stop_continue(s, id) < 0)
+		stop_delete(s, (unsigned)brk);
+	atomic_fetch_add(&dbg.steps, 1);
+}
+
+static void play_node(void)
+{
+	static const enum lm_state states[] = { EX, DF, SH };
+	unsigned n = rnd(NODES), r = rnd(RESOURCES);
+	struct gfs2_glock *gl = gfs2_glock_get(dlm.tables[n], r, &ops[r % 2]);
+	enum lm_state s = states[rnd(3)];
+
+	if (gfs2_glock_foreign_hold(gl, s)) {
+		atomic_fetch_add(&dbg.refused, 1);
+	} else {
+		if (gfs2_glock_wait_demoted(gl, (1 + rnd(20)) * 1000000u)) {
+			atomic_fetch_add(&dbg.played, 1);
+			for (int i = 0; i < 20; i++) {
+				CHECK(!atomic_load(&res[r].users[n][EX]));
+				CHECK(s == SH || !atomic_load(&res[r].users[n][SH]));
+				CHECK(s == DF || !atomic_load(&res[r].users[n][DF]));
+				sched_yield();
+			}
+		}
+		gfs2_glock_foreign_release(gl);
+	}
+	gfs2_glock_put(gl);
+}
+
+/* Is it still there?  Its time may be over. */
+static void count_stop(unsigned id, unsigned brk_id, const struct stop_site *site, uint64_t since_ns, uint64_t left_ns, void *arg)
+{
+	++*(unsigned *)arg;
+}
+
+static void debug_once(int fd)
+{
+	struct stop_session *s = stop_session_new(fd);
+	struct pollfd p = { .fd = fd, .events = POLLIN };
+	unsigned last = 0, brk_id, held = 0;
+	struct stop_site site;
+	eventfd_t n;
+
+	CHECK(s);
+	for (unsigned i = rnd(4) + 1; i; i--)
+		set_break(s);
+	for (unsigned i = rnd(30); i; i--) {
+		if (!rnd(20))
+			play_node();
+		if (poll(&p, 1, 5) == 1)
+			eventfd_read(fd, &n);
+		while (stop_next_hit(s, &last, &brk_id, &site)) {
+			atomic_fetch_add(&dbg.hits[site.point], 1);
+			switch (rnd(4)) {
+			case 0:
+				stop_continue(s, last);
+				break;
+			case 1:
+				step(s, last);
+				break;
+			case 2:
+				stop_delete(s, brk_id);
+				break;
+			}
+		}
+		if (!rnd(4))
+			stop_continue(s, 0);
+		if (!rnd(10))
+			stop_delete(s, 0);
+		if (!rnd(6))
+			set_break(s);
+	}
+	stop_for_each(s, NULL, count_stop, &held);
+	atomic_fetch_add(&dbg.gone_with_stops, held);
+	stop_session_free(s);
+}
+
+static void *debugger(void *arg)
+{
+	int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+
+	CHECK(fd >= 0);
+	rnd_state = (now_ns() ^ (uintptr_t)arg << 50) | 1;
+	while (!atomic_load(&dbg.end))
+		debug_once(fd);
+	close(fd);
+	return NULL;
+}
+
+/* As the control socket's listener does. */
+static void *timer(void *arg)
+{
+	struct pollfd p = { .fd = stop_timer_fd(), .events = POLLIN };
+
+	while (!atomic_load(&dbg.end))
+		if (poll(&p, 1, 10) == 1) {
+			atomic_fetch_add(&dbg.timeouts, 1);
+			stop_expire();
+		}
+	return NULL;
+}
+
+static struct {
+	pthread_t threads[DEBUGGERS], timer;
+} dbg_threads;
+
+static void start_debuggers(void)
+{
+	memset(&dbg, 0, sizeof(dbg));
+	assert_int_equal(stop_init(), 0);
+	assert_int_equal(pthread_create(&dbg_threads.timer, NULL, timer, NULL), 0);
+	for (uintptr_t i = 0; i < DEBUGGERS; i++)
+		assert_int_equal(pthread_create(&dbg_threads.threads[i], NULL, debugger, (void *)(i + 1)), 0);
+}
+
+static void end_debuggers(void)
+{
+	atomic_store(&dbg.end, true);
+	for (int i = 0; i < DEBUGGERS; i++)
+		pthread_join(dbg_threads.threads[i], NULL);
+	pthread_join(dbg_threads.timer, NULL);
+	stop_shutdown();
+	stop_exit();
+}
+
+/* --- the tests --- */
+
+static void run_cluster(unsigned nr_rounds, void (*begin)(void), void (*end)(void))
 {
 	pthread_t threads[NODES * THREADS];
 
+	rounds = nr_rounds;
+	atomic_store(&done_ops, 0);
+	memset(res, 0, sizeof(res));
+	memset(caches, 0, sizeof(caches));
 	for (int n = 0; n < NODES; n++)
 		for (int r = 0; r < RESOURCES; r++)
 			pthread_mutex_init(&caches[n][r].lock, NULL);
 	pthread_barrier_init(&round_end, NULL, NODES * THREADS);
 	dlm_start();
+	if (begin)
+		begin();
 	for (uintptr_t i = 0; i < NODES * THREADS; i++)
 		assert_int_equal(pthread_create(&threads[i], NULL, node_thread, (void *)i), 0);
 	await_threads();
 	for (int i = 0; i < NODES * THREADS; i++)
 		pthread_join(threads[i], NULL);
+	if (end)
+		end();
 	dlm_stop();
+	pthread_barrier_destroy(&round_end);
 	for (int r = 0; r < RESOURCES; r++) {
 		assert_int_equal(atomic_load(&res[r].meta), atomic_load(&res[r].true_meta));
 		assert_int_equal(atomic_load(&res[r].data), atomic_load(&res[r].true_data));
 	}
+}
+
+static void test_cluster(void **state)
+{
+	run_cluster(ROUNDS, NULL, NULL);
 	print_message("conversion deadlocks %u, cancels %u, refused %u, demands with the grant %u, "
 		      "fast %u, callbacks %u, try failed %u, instantiated %u\n",
 		      atomic_load(&dlm.stats_deadlock), atomic_load(&dlm.stats_cancel),
@@ -415,9 +606,25 @@ static void test_cluster(void **state)
 		    atomic_load(&stats_fast) && atomic_load(&stats_callbacks));
 }
 
+static void test_breakpoints(void **state)
+{
+	run_cluster(ROUNDS / 2, start_debuggers, end_debuggers);
+	print_message("stopped: transitions %u, requests %u, answers %u, callbacks %u; steps %u, left behind %u, timer %u, "
+		      "played %u, refused %u\n",
+		      atomic_load(&dbg.hits[STOP_TRANSITION]), atomic_load(&dbg.hits[STOP_DLM_REQUEST]),
+		      atomic_load(&dbg.hits[STOP_DLM_AST]), atomic_load(&dbg.hits[STOP_DLM_BAST]), atomic_load(&dbg.steps),
+		      atomic_load(&dbg.gone_with_stops), atomic_load(&dbg.timeouts), atomic_load(&dbg.played),
+		      atomic_load(&dbg.refused));
+	for (int p = STOP_TRANSITION; p <= STOP_DLM_BAST; p++)
+		assert_true(atomic_load(&dbg.hits[p]));
+	assert_true(atomic_load(&dbg.steps) && atomic_load(&dbg.gone_with_stops) && atomic_load(&dbg.timeouts) &&
+		    atomic_load(&dbg.played));
+}
+
 int main(void)
 {
-	const struct CMUnitTest tests[] = { cmocka_unit_test(test_cluster) };
+	const struct CMUnitTest tests[] = { cmocka_unit_test(test_cluster),
+					    cmocka_unit_test(test_breakpoints) };
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,602 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The commands that hold things: breakpoints, and locks kept for a node that is played by hand (protocol: include/gfs2-fuse/control.h).
+ *
+ * All of it belongs to the connection: when that ends, for whatever reason, its breakpoints are gone, what they held goes on,
+ * and locks that it kept are released (ctl_conn_end).  `breaks`, `stops` and `holds` show one's own.
+ */
+#include <math.h>
+#include <poll.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "debug/control_i.h"
+#include "util/util.h"
+
+/* A lock that is kept by hand. */
+struct ctl_hold {
+	struct list_head list;	/* ctl_conn.holds */
+	struct gfs2_glock *gl;
+	enum lm_state state;
+};
+
+static void release_hold(struct ctl_hold *h)
+{
+	list_del_init(&h->list);
+	gfs2_glock_foreign_release(h->gl);
+	gfs2_glock_put(h->gl);
+	free(h);
+}
+
+static int session_get(struct ctl_call *call)
+{
+	struct ctl_conn *conn = call->conn;
+
+	if (conn->session)
+		return 0;
+	if (conn->hit_fd < 0)
+		conn->hit_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (conn->hit_fd < 0)
+		return ctl_fail(call, -errno, "no descriptor to be had");
+	conn->session = stop_session_new(conn->hit_fd);
+	return conn->session ? 0 : ctl_fail(call, -ESHUTDOWN, "the mount is coming to its end");
+}
+
+void ctl_conn_end(struct ctl_conn *conn)
+{
+	while (!list_empty(&conn->holds))
+		release_hold(list_first_entry(&conn->holds, struct ctl_hold, list));
+	stop_session_free(conn->session);
+	conn->session = NULL;
+	if (conn->hit_fd >= 0)
+		close(conn->hit_fd);
+	conn->hit_fd = -1;
+}
+
+/* --- break --- */
+
+static const char break_synopsis[] =
+	"break [-c COUNT] [-p PID] [-t SECONDS] [-1] GLOCK|any FROM->TO | dio hole|drain|upgrade|buffered [GLOCK] | dlm request|ast|bast [GLOCK]";
+
+static bool parse_timeout(const char *s, uint64_t *ns)
+{
+	char *end;
+	double sec = strtod(s, &end);
+
+	if (end == s || *end || !isfinite(sec) || sec < 0.001 || sec > STOP_TIMEOUT_MAX_NS / 1e9)
+		return false;
+	*ns = (uint64_t)(sec * 1e9);
+	return true;
+}
+
+static bool parse_break_option(struct stop_spec *spec, char opt, const char *arg)
+{
+	uint64_t n;
+
+	switch (opt) {
+	case 'c':
+		return ctl_parse_u64(arg, 10, &spec->count) && spec->count;
+	case 'p':
+		if (!ctl_parse_u64(arg, 10, &n) || !n || n > INT32_MAX)
+			return false;
+		spec->pid = (pid_t)n;
+		return true;
+	case 't':
+		return parse_timeout(arg, &spec->timeout_ns);
+	}
+	return false;
+}
+
+/* A state, several with |, or * for all: bits.  0: not understood. */
+static unsigned parse_states(char *s)
+{
+	unsigned bits = 0;
+	char *save = NULL, *w;
+
+	if (!strcmp(s, "*"))
+		return 0xf;
+	for (w = strtok_r(s, "|", &save); w; w = strtok_r(NULL, "|", &save)) {
+		int state = glock_state_parse(w);
+
+		if (state < 0)
+			return 0;
+		bits |= 1u << state;
+	}
+	return bits;
+}
+
+static bool parse_transition(char *s, struct stop_spec *spec)
+{
+	char *arrow = strstr(s, "->");
+
+	if (!arrow)
+		return false;
+	*arrow = 0;
+	spec->from = (uint8_t)parse_states(s);
+	spec->to = (uint8_t)parse_states(arrow + 2);
+	return spec->from && spec->to;
+}
+
+static bool parse_point(const char *group, const char *name, struct stop_spec *spec)
+{
+	char text[32];
+
+	snprintf(text, sizeof(text), "%s %s", group, name);
+	for (unsigned p = STOP_TRANSITION + 1; p < STOP_NR; p++)
+		if (!strcmp(stop_point_name(p), text)) {
+			spec->points = 1u << p;
+			return true;
+		}
+	return false;
+}
+
+static int parse_break_glock(struct ctl_call *call, const char *s, struct stop_spec *spec)
+{
+	struct glock_name name;
+	int error;
+
+	if (!strcmp(s, "any")) {
+		spec->any_glock = true;
+		return 0;
+	}
+	error = ctl_parse_glock(call, s, &name);
+	if (!error) {
+		spec->gl_type = name.type;
+		spec->gl_number = name.number;
+	}
+	return error;
+}
+
+static int parse_break(struct ctl_call *call, struct stop_spec *spec)
+{
+	char **argv = call->argv;
+	int i;
+
+	*spec = (struct stop_spec){ .from = 0xf, .to = 0xf, .timeout_ns = call->conn->timeout_ns };
+	for (i = 1; i < call->argc && argv[i][0] == '-'; i++) {
+		if (!strcmp(argv[i], "-1"))
+			spec->once = true;
+		else if (argv[i][1] && !argv[i][2] && i + 1 < call->argc &&
+			 parse_break_option(spec, argv[i][1], argv[i + 1]))
+			i++;
+		else
+			goto usage;
+	}
+	argv += i;
+	switch (call->argc - i) {
+	case 2:
+	case 3:
+		if (parse_point(argv[0], argv[1], spec))
+			return parse_break_glock(call, call->argc - i == 3 ? argv[2] : "any", spec);
+		if (call->argc - i == 3 || !parse_transition(argv[1], spec))
+			break;
+		spec->points = 1u << STOP_TRANSITION;
+		return parse_break_glock(call, argv[0], spec);
+	}
+usage:
+	return ctl_fail(call, CTL_USAGE, "%s", break_synopsis);
+}
+
+static int cmd_break(struct ctl_call *call)
+{
+	bool json = ctl_take_json(call);
+	struct stop_spec spec;
+	int ret = parse_break(call, &spec);
+
+	if (!ret)
+		ret = session_get(call);
+	if (ret)
+		return ret;
+	ret = stop_break(call->conn->session, &spec);
+	if (ret == -ENOSPC)
+		return ctl_fail(call, ret, "one client can have %d breakpoints", STOP_MAX_BREAKS);
+	if (ret < 0)
+		return ctl_fail(call, ret, "%s", "");
+	fprintf(call->out, json ? "{\"break\":%d}\n" : "break %d\n", ret);
+	return 0;
+}
+
+/* --- showing --- */
+
+struct shower {
+	FILE *out;
+	bool json;
+};
+
+static void print_states(FILE *out, unsigned bits)
+{
+	const char *sep = "";
+
+	if (bits == 0xf) {
+		fputc('*', out);
+		return;
+	}
+	for (unsigned s = 0; s < 4; s++)
+		if (bits & 1u << s) {
+			fprintf(out, "%s%s", sep, glock_state_name(s));
+			sep = "|";
+		}
+}
+
+static void print_spec(FILE *out, const struct stop_spec *spec)
+{
+	const char *sep = "";
+
+	for (unsigned p = 0; p < STOP_NR; p++) {
+		if (!(spec->points & 1u << p))
+			continue;
+		fprintf(out, "%s%s", sep, stop_point_name(p));
+		if (p == STOP_TRANSITION) {
+			fputc(' ', out);
+			print_states(out, spec->from);
+			fputs("->", out);
+			print_states(out, spec->to);
+		}
+		sep = ", ";
+	}
+}
+
+static void show_break(unsigned id, const struct stop_spec *spec, uint64_t hits, void *arg)
+{
+	const struct shower *sh = arg;
+	char glock[32] = "any";
+
+	if (!spec->any_glock)
+		snprintf(glock, sizeof(glock), "%u/%llx", spec->gl_type, (unsigned long long)spec->gl_number);
+	fprintf(sh->out, sh->json ? "{\"break\":%u,\"glock\":\"%s\",\"at\":\"" : "%u: glock %s at ", id, glock);
+	print_spec(sh->out, spec);
+	if (sh->json) {
+		fprintf(sh->out, "\",\"pid\":%d,\"count\":%llu,\"once\":%s,\"timeout\":%.3f,\"hits\":%llu}\n", spec->pid,
+			(unsigned long long)spec->count, spec->once ? "true" : "false", spec->timeout_ns / 1e9,
+			(unsigned long long)hits);
+		return;
+	}
+	if (spec->pid)
+		fprintf(sh->out, ", pid %d", spec->pid);
+	if (spec->count > 1)
+		fprintf(sh->out, ", from hit %llu on", (unsigned long long)spec->count);
+	fprintf(sh->out, "%s; hits: %llu\n", spec->once ? ", once" : "", (unsigned long long)hits);
+}
+
+static void comm_of(pid_t pid, char *buf, size_t size)
+{
+	char path[32];
+	FILE *f;
+
+	buf[0] = 0;
+	snprintf(path, sizeof(path), "/proc/%d/comm", (int)pid);
+	f = pid ? fopen(path, "re") : NULL;
+	if (f && fgets(buf, (int)size, f))
+		buf[strcspn(buf, "\n")] = 0;
+	if (f)
+		fclose(f);
+}
+
+static void site_json(FILE *out, const struct stop_site *site)
+{
+	char comm[32];
+
+	fprintf(out, "\"at\":\"%s\",\"glock\":\"%u/%llx\"", stop_point_name(site->point), site->gl_type,
+		(unsigned long long)site->gl_number);
+	if (site->from >= 0)
+		fprintf(out, ",\"from\":\"%s\"", glock_state_name(site->from));
+	if (site->to >= 0)
+		fprintf(out, ",\"to\":\"%s\"", glock_state_name(site->to));
+	if (site->req)
+		fprintf(out, ",\"req\":%llu", (unsigned long long)site->req);
+	if (site->pid) {
+		comm_of(site->pid, comm, sizeof(comm));
+		fprintf(out, ",\"pid\":%d,\"comm\":", site->pid);
+		ctl_json_string(out, comm);
+	}
+	if (site->len)
+		fprintf(out, ",\"off\":%llu,\"len\":%llu", (unsigned long long)site->off, (unsigned long long)site->len);
+	if (site->why)
+		fprintf(out, ",\"why\":\"%s\"", site->why);
+}
+
+static void site_text(FILE *out, const struct stop_site *site)
+{
+	char comm[32];
+
+	fprintf(out, "%s of glock %u/%llx", stop_point_name(site->point), site->gl_type, (unsigned long long)site->gl_number);
+	if (site->gl_type == LM_TYPE_INODE)
+		fprintf(out, " (inode:%llu)", (unsigned long long)site->gl_number);
+	if (site->from >= 0 && site->to >= 0)
+		fprintf(out, " %s -> %s", glock_state_name(site->from), glock_state_name(site->to));
+	if (site->len)
+		fprintf(out, " at %llu, %llu bytes left", (unsigned long long)site->off, (unsigned long long)site->len);
+	if (site->why)
+		fprintf(out, ", %s", site->why);
+	if (site->pid) {
+		comm_of(site->pid, comm, sizeof(comm));
+		fprintf(out, " for pid %d [%s]", site->pid, comm);
+	}
+	if (site->req)
+		fprintf(out, " request %llu", (unsigned long long)site->req);
+}
+
+static void show_hit(FILE *out, bool json, unsigned id, unsigned brk_id, const struct stop_site *site)
+{
+	fprintf(out, json ? "{\"stop\":%u,\"break\":%u," : "stop %u (break %u): ", id, brk_id);
+	if (json)
+		site_json(out, site);
+	else
+		site_text(out, site);
+	fputs(json ? "}\n" : "\n", out);
+}
+
+static void show_stop(unsigned id, unsigned brk_id, const struct stop_site *site, uint64_t since_ns, uint64_t left_ns, void *arg)
+{
+	const struct shower *sh = arg;
+
+	fprintf(sh->out, sh->json ? "{\"stop\":%u,\"break\":%u," : "%u (break %u): ", id, brk_id);
+	if (sh->json) {
+		site_json(sh->out, site);
+		fprintf(sh->out, ",\"held\":%.3f,\"left\":%.3f}\n", since_ns / 1e9, left_ns / 1e9);
+	} else {
+		site_text(sh->out, site);
+		fprintf(sh->out, "; held for %.1f s, lets go in %.1f s\n", since_ns / 1e9, left_ns / 1e9);
+	}
+}
+
+static int cmd_breaks(struct ctl_call *call)
+{
+	struct shower sh = { .out = call->out, .json = ctl_take_json(call) };
+
+	if (call->argc != 1)
+		return ctl_fail(call, CTL_USAGE, "breaks [--json]");
+	if (call->conn->session)
+		stop_for_each(call->conn->session, show_break, NULL, &sh);
+	return 0;
+}
+
+static int cmd_stops(struct ctl_call *call)
+{
+	struct shower sh = { .out = call->out, .json = ctl_take_json(call) };
+
+	if (call->argc != 1)
+		return ctl_fail(call, CTL_USAGE, "stops [--json]");
+	if (call->conn->session)
+		stop_for_each(call->conn->session, NULL, show_stop, &sh);
+	return 0;
+}
+
+void ctl_tell_hits(struct ctl_conn *conn, FILE *out)
+{
+	struct stop_site site;
+	unsigned brk_id;
+
+	while (stop_next_hit(conn->session, &conn->last_hit, &brk_id, &site))
+		show_hit(out, true, conn->last_hit, brk_id, &site);
+}
+
+/* --- going on --- */
+
+/* "all", a number, or nothing (@none). */
+static bool parse_id(struct ctl_call *call, unsigned none, unsigned *id)
+{
+	uint64_t n;
+
+	*id = none;
+	if (call->argc == 1)
+		return true;
+	if (call->argc != 2)
+		return false;
+	if (!strcmp(call->argv[1], "all")) {
+		*id = 0;
+		return true;
+	}
+	if (!ctl_parse_u64(call->argv[1], 10, &n) || !n || n > UINT32_MAX)
+		return false;
+	*id = (unsigned)n;
+	return true;
+}
+
+static int cmd_delete(struct ctl_call *call)
+{
+	unsigned id;
+
+	if (call->argc != 2 || !parse_id(call, 0, &id))
+		return ctl_fail(call, CTL_USAGE, "delete BREAK|all");
+	if (id && (!call->conn->session || stop_delete(call->conn->session, id)))
+		return ctl_fail(call, -ENOENT, "there is no breakpoint %u", id);
+	if (!id && call->conn->session)
+		stop_delete(call->conn->session, 0);
+	return 0;
+}
+
+static int cmd_continue(struct ctl_call *call)
+{
+	unsigned id;
+	int n = 0;
+
+	if (!parse_id(call, 0, &id))
+		return ctl_fail(call, CTL_USAGE, "continue [STOP|all]");
+	if (call->conn->session)
+		n = stop_continue(call->conn->session, id);
+	if (n < 0 || (id && !n))
+		return ctl_fail(call, -ENOENT, "nothing is stopped with number %u", id);
+	return 0;
+}
+
+static int cmd_step(struct ctl_call *call)
+{
+	struct stop_spec spec = { .from = 0xf, .to = 0xf, .once = true, .timeout_ns = call->conn->timeout_ns };
+	struct stop_site site;
+	unsigned id;
+	int ret;
+
+	if (call->argc > 2 || !parse_id(call, 0, &id) || (call->argc == 2 && !id))
+		return ctl_fail(call, CTL_USAGE, "step [STOP]");
+	ret = call->conn->session ? stop_get(call->conn->session, &id, &site) : -ENOENT;
+	if (ret == -EINVAL)
+		return ctl_fail(call, ret, "several are stopped, say which (`stops`)");
+	if (ret)
+		return ctl_fail(call, ret, id ? "nothing is stopped with number %u" : "nothing is stopped", id);
+	/* First the next one, then let go: nothing is missed in between. */
+	spec.points = 1u << STOP_TRANSITION | 1u << STOP_DIO_HOLE | 1u << STOP_DIO_DRAIN | 1u << STOP_DIO_UPGRADE |
+		      1u << STOP_DIO_BUFFERED;
+	spec.gl_type = site.gl_type;
+	spec.gl_number = site.gl_number;
+	ret = stop_break(call->conn->session, &spec);
+	if (ret < 0)
+		return ctl_fail(call, ret, "%s", "");
+	if (stop_continue(call->conn->session, id) < 0) {
+		stop_delete(call->conn->session, (unsigned)ret);
+		return ctl_fail(call, -ENOENT, "stop %u has let go by itself", id);
+	}
+	return 0;
+}
+
+static int cmd_wait(struct ctl_call *call)
+{
+	struct ctl_conn *conn = call->conn;
+	struct pollfd p[3] = { { .fd = conn->fd, .events = 0 }, { .fd = conn->ctl->stop_fd, .events = POLLIN },
+			       { .fd = conn->hit_fd, .events = POLLIN } };
+	bool json = ctl_take_json(call);
+	uint64_t ns = STOP_TIMEOUT_NS, deadline;
+	struct stop_site site;
+	unsigned brk_id;
+	eventfd_t n;
+
+	if (call->argc > 2 || (call->argc == 2 && !parse_timeout(call->argv[1], &ns)))
+		return ctl_fail(call, CTL_USAGE, "wait [SECONDS]");
+	if (!conn->session)
+		return ctl_fail(call, -ENOENT, "there are no breakpoints");
+	deadline = now_ns() + ns;
+	while (!stop_next_hit(conn->session, &conn->last_hit, &brk_id, &site)) {
+		uint64_t now = now_ns();
+
+		if (now >= deadline)
+			return ctl_fail(call, -ETIMEDOUT, "nothing was stopped");
+		if (poll(p, ARRAY_SIZE(p), (int)min_t(uint64_t, (deadline - now) / 1000000 + 1, INT32_MAX)) < 0 && errno != EINTR)
+			return ctl_fail(call, -errno, "%s", "");
+		if (p[0].revents || p[1].revents)
+			return CTL_GONE;
+		if (eventfd_read(conn->hit_fd, &n) && errno != EAGAIN)
+			return ctl_fail(call, -errno, "%s", "");
+	}
+	show_hit(call->out, json, conn->last_hit, brk_id, &site);
+	return 0;
+}
+
+static int cmd_timeout(struct ctl_call *call)
+{
+	if (call->argc == 1) {
+		fprintf(call->out, "timeout %.3f\n", call->conn->timeout_ns / 1e9);
+		return 0;
+	}
+	if (call->argc != 2 || !parse_timeout(call->argv[1], &call->conn->timeout_ns))
+		return ctl_fail(call, CTL_USAGE, "timeout [SECONDS]");
+	return 0;
+}
+
+static int cmd_notify(struct ctl_call *call)
+{
+	if (call->argc != 2 || (strcmp(call->argv[1], "on") && strcmp(call->argv[1], "off")))
+		return ctl_fail(call, CTL_USAGE, "notify on|off");
+	call->conn->notify = !strcmp(call->argv[1], "on");
+	return call->conn->notify ? session_get(call) : 0;
+}
+
+/* --- playing another node --- */
+
+static struct ctl_hold *find_hold(struct ctl_conn *conn, const struct glock_name *name)
+{
+	struct ctl_hold *h;
+
+	list_for_each_entry(h, &conn->holds, list)
+		if (h->gl->gl_type == name->type && h->gl->gl_number == name->number)
+			return h;
+	return NULL;
+}
+
+static int cmd_hold(struct ctl_call *call)
+{
+	uint64_t ns = 10000000000u;
+	struct glock_name name;
+	struct gfs2_glock *gl;
+	struct ctl_hold *h;
+	int state, error;
+
+	if (call->argc < 3 || call->argc > 4 || (call->argc == 4 && !parse_timeout(call->argv[3], &ns)))
+		goto usage;
+	error = ctl_parse_glock(call, call->argv[1], &name);
+	if (error)
+		return error;
+	state = glock_state_parse(call->argv[2]);
+	if (state <= LM_ST_UNLOCKED)
+		goto usage;
+	gl = gfs2_glock_find(call->ctl->sdp->sd_glocks, name.type, name.number);
+	if (!gl)
+		return ctl_fail(call, -ENOENT, "this node has no glock %s", call->argv[1]);
+	h = calloc(1, sizeof(*h));
+	error = h ? gfs2_glock_foreign_hold(gl, (enum lm_state)state) : -ENOMEM;
+	if (error) {
+		free(h);
+		gfs2_glock_put(gl);
+		return ctl_fail(call, error, error == -EBUSY ? "%s is kept by hand already" : "%s", call->argv[1]);
+	}
+	h->gl = gl;
+	h->state = (enum lm_state)state;
+	list_add_tail(&h->list, &call->conn->holds);
+	if (!gfs2_glock_wait_demoted(gl, ns)) {
+		gfs2_dump_glock(call->out, gl);
+		release_hold(h);
+		return ctl_fail(call, -EBUSY, "refused: this node still uses it");
+	}
+	fprintf(call->out, "%s held %s\n", call->argv[1], glock_state_name((enum lm_state)state));
+	return 0;
+usage:
+	return ctl_fail(call, CTL_USAGE, "hold GLOCK EX|DF|SH [SECONDS]");
+}
+
+static int cmd_release(struct ctl_call *call)
+{
+	struct glock_name name;
+	struct ctl_hold *h;
+	int error;
+
+	if (call->argc != 2)
+		return ctl_fail(call, CTL_USAGE, "release GLOCK");
+	error = ctl_parse_glock(call, call->argv[1], &name);
+	if (error)
+		return error;
+	h = find_hold(call->conn, &name);
+	if (!h)
+		return ctl_fail(call, -ENOENT, "this client does not hold %s", call->argv[1]);
+	release_hold(h);
+	return 0;
+}
+
+static int cmd_holds(struct ctl_call *call)
+{
+	bool json = ctl_take_json(call);
+	struct ctl_hold *h;
+
+	if (call->argc != 1)
+		return ctl_fail(call, CTL_USAGE, "holds [--json]");
+	list_for_each_entry(h, &call->conn->holds, list)
+		fprintf(call->out, json ? "{\"glock\":\"%u/%llx\",\"state\":\"%s\"}\n" : "%u/%llx %s\n", h->gl->gl_type,
+			(unsigned long long)h->gl->gl_number, glock_state_name(h->state));
+	return 0;
+}
+
+/* --- the list --- */
+
+const struct ctl_command ctl_break_commands[] = {
+	{ "break", cmd_break, break_synopsis },
+	{ "breaks", cmd_breaks, "breaks [--json]" },
+	{ "delete", cmd_delete, "delete BREAK|all" },
+	{ "stops", cmd_stops, "stops [--json]" },
+	{ "wait", cmd_wait, "wait [--json] [SECONDS]" },
+	{ "continue", cmd_continue, "continue [STOP|all]" },
+	{ "step", cmd_step, "step [STOP]" },
+	{ "timeout", cmd_timeout, "timeout [SECONDS]" },
+	{ "notify", cmd_notify, "notify on|off" },
+	{ "hold", cmd_hold, "hold GLOCK EX|DF|SH [SECONDS]" },
+	{ "release", cmd_release, "release GLOCK" },
+	{ "holds", cmd_holds, "holds [--json]" },
+	{ NULL },
+};
