@@ -188,7 +188,7 @@ out:
 	return ret;
 }
 
-int gfs2_reclaim_unlinked(struct gfs2_sbd *sdp, uint64_t blkno)
+static int reclaim(struct gfs2_sbd *sdp, uint64_t blkno, unsigned flags)
 {
 	struct gfs2_inode *ip;
 	struct gfs2_holder gh;
@@ -202,7 +202,7 @@ int gfs2_reclaim_unlinked(struct gfs2_sbd *sdp, uint64_t blkno)
 	 * nlink 0 deletes it.  But somebody may have done that since the bitmap was looked at, and
 	 * then the block is anything.
 	 */
-	error = gfs2_glock_nq_init(ip->i_gl, LM_ST_EXCLUSIVE, GL_SKIP, &gh);
+	error = gfs2_glock_nq_init(ip->i_gl, LM_ST_EXCLUSIVE, GL_SKIP | flags, &gh);
 	if (!error) {
 		error = gfs2_get_block_type(sdp, blkno);
 		if (error == GFS2_BLKST_UNLINKED_)
@@ -216,4 +216,21 @@ int gfs2_reclaim_unlinked(struct gfs2_sbd *sdp, uint64_t blkno)
 	}
 	gfs2_inode_put(ip);
 	return error;
+}
+
+int gfs2_reclaim_unlinked(struct gfs2_sbd *sdp, uint64_t blkno)
+{
+	return reclaim(sdp, blkno, 0);
+}
+
+int gfs2_reclaim_left(struct gfs2_sbd *sdp, uint64_t blkno)
+{
+	int error;
+
+	/* Its last reference frees it. */
+	if (gfs2_inode_in_core(sdp, blkno))
+		return 0;
+	/* Another node may be waiting for space with the lock held, and for its own hunt, which waits for ours. */
+	error = reclaim(sdp, blkno, sdp->sd_lm->lm_has_peers ? LM_FLAG_TRY_1CB : 0);
+	return error == GLR_TRYFAILED ? 0 : error;
 }

@@ -301,6 +301,7 @@ static int take_glocks(struct gfs2_inode *ip)
 /* --- inodes without a name --- */
 
 #define DOOMED_WAIT_NS 1000000000ull
+#define HUNT_WAIT_NS 10000000000ull	/* large files take a while; whoever is in the way in a cluster, too */
 
 void gfs2_inode_doom(struct gfs2_inode *ip)
 {
@@ -328,24 +329,65 @@ static bool any_on_its_way(struct gfs2_icache *ic, const struct gfs2_inode *but)
 	return false;
 }
 
+/*
+ * Cache lock held: a hunt goes on or has been asked for.  Those who came across unlinked inodes after it has begun say so
+ * again, so there is another one then.
+ */
+static bool hunt_on(struct gfs2_icache *ic, struct gfs2_sbd *sdp)
+{
+	if (gfs2_withdrawn(sdp) || !sdp->sd_maint)
+		return false;
+	if (!ic->hunting && gfs2_unlinked_seen(sdp)) {
+		ic->hunt_wanted = true;
+		gfs2_maint_wake(sdp);
+	}
+	return ic->hunting || ic->hunt_wanted;
+}
+
 bool gfs2_inodes_wait_gone(struct gfs2_inode *ip, uint64_t gone)
 {
 	struct gfs2_icache *ic = ip->i_sbd->sd_icache;
-	unsigned long long deadline = now_ns() + DOOMED_WAIT_NS;
+	unsigned long long began = now_ns();
 	struct gfs2_inode *other, *next;
 
 	rmutex_lock(&ic->lock);
-	while (gfs2_inodes_gone(ip->i_sbd) == gone && any_on_its_way(ic, ip)) {
-		if (rcond_wait_until(&ic->wait, &ic->lock, deadline))
+	while (gfs2_inodes_gone(ip->i_sbd) == gone) {
+		bool hunt = hunt_on(ic, ip->i_sbd);
+
+		if (!hunt && !any_on_its_way(ic, ip))
+			break;
+		if (rcond_wait_until(&ic->wait, &ic->lock, began + (hunt ? HUNT_WAIT_NS : DOOMED_WAIT_NS)))
 			continue;
 		/* Somebody's working directory, or the like: not waited for again. */
 		list_for_each_entry_safe(other, next, &ic->doomed, i_doomed)
-			if (!other->i_opens)
+			if (!hunt && !other->i_opens)
 				list_del_init(&other->i_doomed);
 		break;
 	}
 	rmutex_unlock(&ic->lock);
 	return gfs2_inodes_gone(ip->i_sbd) != gone;
+}
+
+int gfs2_inodes_hunt(struct gfs2_sbd *sdp)
+{
+	struct gfs2_icache *ic = sdp->sd_icache;
+	bool go;
+	int error = 0;
+
+	rmutex_lock(&ic->lock);
+	/* In a cluster what is unlinked is mostly in use on some node: it is asked only for a reason. */
+	go = ic->hunt_wanted || !sdp->sd_lm->lm_has_peers;
+	ic->hunting = go;
+	ic->hunt_wanted = false;
+	rmutex_unlock(&ic->lock);
+	if (!go)
+		return 0;
+	error = gfs2_for_each_unlinked_seen(sdp, gfs2_reclaim_left);
+	rmutex_lock(&ic->lock);
+	ic->hunting = false;
+	rcond_broadcast(&ic->wait);
+	rmutex_unlock(&ic->lock);
+	return error;
 }
 
 /* The inode leaves the cache; whoever waited for it looks again. */

@@ -30,6 +30,8 @@ struct gfs2_icache {
 	unsigned remnant_buckets, nr_remnants;
 	struct list_head doomed; /* inodes that lost their last name, until they are gone */
 	atomic_uint_least64_t gone; /* how many inodes were deleted; changed under the lock, read without (acquire) */
+	bool hunting;		/* gfs2_inodes_hunt() is under way */
+	bool hunt_wanted;	/* somebody waits for one */
 
 	struct rmutex pending_lock; /* RANK_DIO; taken inside i_lock */
 	struct list_head pending; /* inodes with i_pending_mtime, oldest first; no reference is held */

@@ -185,9 +185,14 @@ void gfs2_inode_doom(struct gfs2_inode *ip);
  * kernel has only to forget them, are worth waiting for, for a moment.  Was @gone (gfs2_inodes_gone() before the
  * search) left behind?  Then there may be space now.  @ip: the caller's own, which is not waited for.  The caller may hold inode
  * glocks, but no rgrp and no transaction.
+ *
+ * The same for unlinked inodes that are not in core here, which a crash has left: whoever read their resource groups has seen them
+ * (the search has read all groups), and the maintenance thread frees them.
  */
 uint64_t gfs2_inodes_gone(struct gfs2_sbd *sdp);
 bool gfs2_inodes_wait_gone(struct gfs2_inode *ip, uint64_t gone);
+/* Maintenance thread: free the unlinked inodes that were seen (kernel: rgrp.c:try_rgrp_unlink); in a cluster if it is wanted. */
+int gfs2_inodes_hunt(struct gfs2_sbd *sdp);
 
 /* --- attributes --- */
 /*
@@ -219,6 +224,8 @@ int gfs2_fsync(struct gfs2_inode *ip, bool datasync);
 int gfs2_evict_unlinked(struct gfs2_inode *ip);
 /* Mount: free an inode found in state UNLINKED. */
 int gfs2_reclaim_unlinked(struct gfs2_sbd *sdp, uint64_t blkno);
+/* Later: the same, unless it is in core or another node is busy with it. */
+int gfs2_reclaim_left(struct gfs2_sbd *sdp, uint64_t blkno);
 
 /* --- direct I/O accounting and pending times (used by dio/ and glops) --- */
 void inode_dio_begin(struct gfs2_inode *ip);

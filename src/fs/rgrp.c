@@ -40,6 +40,11 @@ bool rgrp_is_mine(const struct gfs2_rgrpd *rgd)
 	return find_held(rgd) != NULL;
 }
 
+bool rgrp_any_is_mine(void)
+{
+	return held_rgrps != NULL;
+}
+
 /* Take the locks of @h and of what precedes it in the list, in ascending order. */
 static int nq_upwards(struct rgrp_held *h)
 {
@@ -597,6 +602,12 @@ int gfs2_for_each_unlinked_seen(struct gfs2_sbd *sdp, int (*fn)(struct gfs2_sbd 
 			err = each_unlinked(rgd, fn);
 	}
 	return err;
+}
+
+bool gfs2_unlinked_seen(const struct gfs2_sbd *sdp)
+{
+	/* relaxed: who has read the group set it himself */
+	return atomic_load_explicit(&sdp->sd_rgrps->unlinked_seen, memory_order_relaxed);
 }
 
 uint64_t gfs2_rgrps_bitmap_bytes(const struct gfs2_sbd *sdp)

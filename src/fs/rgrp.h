@@ -104,6 +104,8 @@ bool gfs2_blk_in_rgrp(struct gfs2_sbd *sdp, uint64_t blkno);
 int gfs2_for_each_unlinked(struct gfs2_sbd *sdp, int (*fn)(struct gfs2_sbd *, uint64_t blkno));
 /* The same for those rgrps only that had some when they were read for another reason, since the last call. */
 int gfs2_for_each_unlinked_seen(struct gfs2_sbd *sdp, int (*fn)(struct gfs2_sbd *, uint64_t blkno));
+/* Are there such rgrps? */
+bool gfs2_unlinked_seen(const struct gfs2_sbd *sdp);
 /* What reading all bitmaps would mean. */
 uint64_t gfs2_rgrps_bitmap_bytes(const struct gfs2_sbd *sdp);
 /* Sums over all rgrps (reads every header): free, dinodes, data blocks. */

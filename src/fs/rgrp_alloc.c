@@ -361,7 +361,8 @@ int gfs2_inplace_reserve(struct gfs2_inode *ip, struct gfs2_alloc *ap)
 				return err;
 		}
 		if (!rs.pending) {
-			if (!gfs2_inodes_wait_gone(ip, gone))
+			/* Those who free would wait for our rgrps. */
+			if (rgrp_any_is_mine() || !gfs2_inodes_wait_gone(ip, gone))
 				return -ENOSPC;
 			continue;
 		}

@@ -93,6 +93,7 @@ struct gfs2_rgrps {
 int rgrp_lock(struct gfs2_rgrpd *rgd);
 void rgrp_unlock(struct gfs2_rgrpd *rgd);
 bool rgrp_is_mine(const struct gfs2_rgrpd *rgd);
+bool rgrp_any_is_mine(void);
 /* Locked: this operation will allocate @n blocks / has no claim on @n of them any more. */
 void rgrp_claim(struct gfs2_rgrpd *rgd, uint32_t n);
 void rgrp_unclaim(struct gfs2_rgrpd *rgd, uint32_t n);

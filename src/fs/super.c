@@ -88,14 +88,14 @@ static void relieve_pressure(void *arg)
 	gfs2_rgrps_shrink(sdp);
 }
 
-/* Unlinked inodes of a crash that somebody came across (kernel: rgrp.c:try_rgrp_unlink). */
+/* Unlinked inodes of a crash that somebody came across. */
 static void reclaim_seen(struct gfs2_sbd *sdp)
 {
 	int err;
 
-	if (sdp->sd_ro || gfs2_withdrawn(sdp) || sdp->sd_lm->lm_has_peers)
+	if (sdp->sd_ro || gfs2_withdrawn(sdp))
 		return;
-	err = gfs2_for_each_unlinked_seen(sdp, gfs2_reclaim_unlinked);
+	err = gfs2_inodes_hunt(sdp);
 	if (err)
 		fs_err("cannot free the unlinked inodes: %s", strerror(-err));
 }

@@ -58,7 +58,7 @@ class Image:
         return found
 
     def file_blocks(self, dinode):
-        """Block numbers of a file, in order (journals have no holes)."""
+        """Block numbers of a file without holes, in order."""
         block = self.block(dinode)
         size, = struct.unpack(">Q", block[56:64])
         height = struct.unpack(">H", block[138:140])[0]
@@ -69,7 +69,7 @@ class Image:
             level = [pointer for number in level
                      for pointer in struct.unpack(f">{count}Q", self.block(number)[META_SIZE:META_SIZE + 8 * count])
                      if pointer]
-        return level[:size // self.bs]
+        return level[:-(-size // self.bs)]
 
 
 class Head:

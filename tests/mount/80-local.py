@@ -195,6 +195,42 @@ def case_unlinked_open():
     volume.fsck()
 
 
+def case_unlinked_by_the_dead():
+    """What a dead node had open and unlinked is found by who needs the space; what is in use is not touched."""
+    volume = shared_volume(3, size="128M")
+    a, b, c = [mount(volume) for _ in range(3)]
+    write_file(a / "dead", bytes(30 << 20), sync=True)
+    write_file(a / "alive", b"alive" * 200000, sync=True)
+    fds = [os.open(a / "dead", os.O_RDONLY), os.open(c / "alive", os.O_RDONLY)]
+    os.unlink(a / "dead")
+    os.unlink(a / "alive")
+    directory = os.open(a.dir, os.O_RDONLY)
+    os.fsync(directory)
+    os.close(directory)
+    a.kill()
+    taken = 0
+    try:
+        with open(b / "fill", "wb", buffering=0) as out:
+            while True:
+                taken += out.write(bytes(1 << 20))
+    except OSError as error:
+        equal(error.errno, errno.ENOSPC, "in the end")
+    # 128 without three journals of 8, and without the 30 of the dead
+    log(f"{taken >> 20} MiB found room")
+    check(taken > 90 << 20, f"{taken} bytes found room")
+    same(os.pread(fds[1], 1000000, 0), b"alive" * 200000, "file that is unlinked and open")
+    for fd in fds:
+        try:
+            os.close(fd)
+        except OSError:
+            pass    # its node is dead
+    os.unlink(b / "fill")
+    for m in (b, c):
+        m.umount()
+    # Nobody has mounted it anew: there is nothing left to be freed.
+    volume.fsck()
+
+
 @on_nodes(2, bs=512)
 def case_trees(_volume, a, b):
     """Both nodes create, rename and remove in one directory, which is soon a hashed one, at the same time."""
