@@ -386,6 +386,8 @@ static void process_setup(void)
 #ifdef __GLIBC__
 	/* What one thread frees another can use: memory is bounded for the process, not for each of its threads. */
 	mallopt(M_ARENA_MAX, 4);
+	/* Large pieces come from the system and go back to it; left to itself malloc soon keeps them all, with holes between. */
+	mallopt(M_MMAP_THRESHOLD, 256 << 10);
 #endif
 	signal(SIGPIPE, SIG_IGN);
 	stop_signals(&set);

@@ -3,11 +3,13 @@
  * What the memory that the daemon may use (option cache=, `glockctl set cache`) is used for.
  *
  * cache= is meant for the whole process, not for one of its parts.  Of it
- *  - a base is what is there anyway: code, threads, receive buffers, the event ring, images on their way into the log;
+ *  - a base is what is there anyway: code, threads, receive buffers, the event ring, images on their way into the log (an eighth
+ *    of cache= at most);
  *  - inodes in core (with their two locks) may have three sixteenths.  The kernel decides how many inodes it wants to know, and
  *    may know millions: those that nobody uses are reduced to a few bytes each (icache.c);
  *  - locks without an inode in core, kept for the metadata that they cover, may have a sixteenth;
- *  - block buffers get the rest, at least an eighth: the fewer inodes there are, the more.
+ *  - block buffers get the rest, at least an eighth: the fewer inodes there are, the more.  What the log keeps in memory is among
+ *    them; it gets so much (gfs2_log_set_memory()) that it and dirty data fit, however slow the device is.
  *
  * Nothing fails because of the limits: what is in use stays beyond them, and the base of a very small cache is larger
  * than all of it.
@@ -74,6 +76,8 @@ void gfs2_budget_balance(struct gfs2_sbd *sdp)
 	uint64_t used, rest;
 
 	/* Well below the limit, and the limit above what could not go, so that the next call is not at once. */
+	if (sdp->sd_log)
+		gfs2_log_set_memory(sdp->sd_log, cache / 4);
 	gfs2_icache_trim(sdp, max_inodes - max_inodes / 4);
 	gfs2_icache_count(sdp, &inodes, &remnants);
 	gfs2_icache_set_many(sdp, max_t(unsigned, max_inodes, inodes + inodes / 4));

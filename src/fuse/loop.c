@@ -216,6 +216,7 @@ static void rx_hand_over(struct rx *rx, struct rx_buf *b)
 	list_init(&w->list);
 	w->fn = rc ? run_copy : run_buffer;
 	w->independent = independent(in);
+	w->patient = in->opcode == FUSE_FORGET || in->opcode == FUSE_BATCH_FORGET;
 	if (rc) {
 		rc->s = rx->s;
 		rc->size = b->size;

@@ -6,6 +6,9 @@
  * a thread is added.  So a request that a demotion depends on always finds a thread, and a glock's
  * waiters can never use up the pool.  Idle threads beyond POOL_KEEP leave after POOL_IDLE_NS.
  *
+ * The kernel bounds the number of requests, but not that of FORGETs, which it sends by the thousand when it is short of memory: of
+ * these (work.patient) no more than POOL_PATIENT are begun at once.  One that has not begun holds nothing.
+ *
  * When the system gives no thread, the work stays queued until a worker is free, and the rescuer, a thread that is there from
  * the start, tries again every RESCUE_NS.  Meanwhile it does what others may be waiting for: workers that drop pages of the
  * kernel's wait for READs and write-backs that own them, and these wait for nobody's request (work.independent).
@@ -16,6 +19,7 @@
 #include "util/util.h"
 
 #define POOL_KEEP 4
+#define POOL_PATIENT 32
 #define POOL_IDLE_NS (10ull * 1000000000)
 #define RESCUE_NS 10000000ull
 
@@ -26,6 +30,8 @@ struct pool {
 	struct rcond rescue_cond; /* starved, or stopping */
 	struct list_head queue;
 	unsigned queued, idle;
+	struct list_head patient;	/* not in the queue yet, because there are */
+	unsigned nr_patient;		/* POOL_PATIENT, in the queue or being done */
 	unsigned threads;	/* that take work */
 	unsigned live;		/* that still have a ring or memory: nothing may be torn down */
 	bool starved;		/* a thread could not be had */
@@ -105,6 +111,19 @@ static struct work *pool_next(struct pool *p)
 	return w;
 }
 
+/* The next one's turn.  The caller goes on with the queue, so there is no need of another thread. */
+static void patient_done(struct pool *p)
+{
+	rmutex_lock(&p->lock);
+	if (list_empty(&p->patient)) {
+		p->nr_patient--;
+	} else {
+		list_move_tail(p->patient.next, &p->queue);
+		p->queued++;
+	}
+	rmutex_unlock(&p->lock);
+}
+
 static void *pool_thread(void *arg)
 {
 	struct pool *p = arg;
@@ -112,8 +131,12 @@ static void *pool_thread(void *arg)
 
 	pthread_setname_np(pthread_self(), "gfs2-worker");
 	while ((w = pool_next(p))) {
+		bool patient = w->patient;
+
 		w->fn(w);
 		buffer_done();
+		if (patient)
+			patient_done(p);
 	}
 	thread_resources_free();
 	rmutex_lock(&p->lock);
@@ -204,6 +227,12 @@ void pool_submit(struct pool *p, struct work *w)
 	bool grow;
 
 	rmutex_lock(&p->lock);
+	if (w->patient && p->nr_patient == POOL_PATIENT) {
+		list_add_tail(&w->list, &p->patient);
+		rmutex_unlock(&p->lock);
+		return;
+	}
+	p->nr_patient += w->patient;
 	list_add_tail(&w->list, &p->queue);
 	p->queued++;
 	grow = p->queued > p->idle;
@@ -244,6 +273,7 @@ int pool_create(struct pool **out)
 	rcond_init(&p->exit_cond);
 	rcond_init(&p->rescue_cond);
 	list_init(&p->queue);
+	list_init(&p->patient);
 	p->live++;
 	error = pool_add_thread(p, rescue_thread);
 	if (error)

@@ -54,6 +54,7 @@ struct work {
 	struct list_head list;
 	void (*fn)(struct work *w);
 	bool independent;		/* waits for no other request: pool.c */
+	bool patient;			/* nobody waits for it, and there may be any number of them: pool.c */
 };
 
 struct rx;

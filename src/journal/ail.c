@@ -31,7 +31,7 @@ void log_ail_drop(struct gfs2_log *log, struct log_block *e)
 	atomic_fetch_sub_explicit(&p->gl->gl_ail_count, 1, memory_order_release);
 	p->bh = NULL;
 	b->nr_ail--;
-	log->l_nr_ail--;
+	atomic_fetch_sub_explicit(&log->l_nr_ail, 1, memory_order_relaxed);
 	e->ail = 0;
 }
 
@@ -150,6 +150,10 @@ static int ail_pass(struct gfs2_log *log, struct gfs2_glock *gl, uint64_t upto, 
 			buf_put(items[i].bh);
 	}
 	atomic_fetch_add_explicit(&log->s_ail_written, rc ? 0 : nr, memory_order_relaxed);
+	rmutex_lock(&log->l_gate);
+	if (!log_ail_full(log))
+		rcond_broadcast(&log->l_gate_wait);
+	rmutex_unlock(&log->l_gate);
 	return rc ? -EIO : (int)nr;
 }
 

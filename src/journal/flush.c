@@ -113,7 +113,7 @@ static void seal_pin(struct gfs2_log *log, struct log_batch *b, unsigned i)
 	e->ail = i + 1;
 	e->glkey = glock_key(p->gl);
 	b->nr_ail++;
-	log->l_nr_ail++;
+	atomic_fetch_add_explicit(&log->l_nr_ail, 1, memory_order_relaxed);
 	atomic_fetch_add_explicit(&p->gl->gl_ail_count, 1, memory_order_relaxed);
 	/* At no moment neither: such a buffer may be evicted. */
 	buf_set_state(p->bh, B_AIL);

@@ -71,14 +71,10 @@ void gfs2_log_stop(struct gfs2_log *log)
 
 enum { WORK_STOP = 1, WORK_FLUSH = 2, WORK_DRAIN = 4 };
 
+/* Under l_gate. */
 static bool much_in_use(struct gfs2_log *log)
 {
-	unsigned ail;
-
-	rmutex_lock(&log->l_lock);
-	ail = log->l_nr_ail;
-	rmutex_unlock(&log->l_lock);
-	return 2 * (log->l_head - log->l_tail) > log->l_blocks || ail > log->l_ail_limit;
+	return 2 * (log->l_head - log->l_tail) > log->l_blocks || log_nr_ail(log) > log->l_ail_limit;
 }
 
 /* Under l_gate: what is to be done now; *@deadline: when to look again. */
@@ -162,12 +158,26 @@ static void stop_thread(struct gfs2_log *log)
 	rmutex_lock(&log->l_gate);
 	log->l_stop = true;
 	rcond_signal(&log->l_thread_wait);
+	rcond_broadcast(&log->l_gate_wait);
 	rmutex_unlock(&log->l_gate);
 	pthread_join(log->l_thread, NULL);
 	log->l_thread_runs = false;
 }
 
 /* --- life --- */
+
+void gfs2_log_set_memory(struct gfs2_log *log, uint64_t bytes)
+{
+	uint64_t blocks = max_t(uint64_t, bytes / log->l_bsize, LOG_MIN_MEMORY);
+
+	rmutex_lock(&log->l_gate);
+	/* The kernel's 2/5, but memory is bounded too. */
+	log->l_pin_limit = min_t(uint64_t, min_t(uint64_t, blocks / 4, LOG_MAX_BATCH_BYTES / log->l_bsize),
+				 (uint64_t)log->l_blocks * 2 / 5);
+	log->l_ail_limit = min_t(uint64_t, blocks / 8 * 3, LOG_MAX_AIL_BYTES / log->l_bsize);
+	rcond_signal(&log->l_thread_wait);
+	rmutex_unlock(&log->l_gate);
+}
 
 static void init_limits(struct gfs2_log *log)
 {
@@ -177,10 +187,7 @@ static void init_limits(struct gfs2_log *log)
 	log->l_ldptrs = g.ldptrs;
 	log->l_jdptrs = g.jdptrs;
 	log->l_inptrs = g.inptrs;
-	/* The kernel's 2/5, but memory is bounded too. */
-	log->l_pin_limit = min_t(uint64_t, (uint64_t)log->l_blocks * 2 / 5,
-				 LOG_MAX_BATCH_BYTES / log->l_bsize);
-	log->l_ail_limit = LOG_MAX_AIL_BYTES / log->l_bsize;
+	gfs2_log_set_memory(log, 4 * (uint64_t)LOG_MAX_AIL_BYTES);
 	/* Half of the log with its descriptors: so that nobody has to wait for all of it to be empty. */
 	log->l_max_trans = (half - 4) * g.jdptrs / (g.jdptrs + 1) - 2;
 }
@@ -351,7 +358,7 @@ void gfs2_log_get_stats(struct gfs2_log *log, struct gfs2_log_stats *st)
 	st->sequence = log->l_shown_sequence;
 	rmutex_lock(&log->l_lock);
 	st->pinned = log_nr_pins(log);
-	st->ail = log->l_nr_ail;
+	st->ail = log_nr_ail(log);
 	rmutex_unlock(&log->l_lock);
 	rmutex_unlock(&log->l_gate);
 }

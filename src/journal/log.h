@@ -152,6 +152,8 @@ int gfs2_log_flush_seq(struct gfs2_log *log, uint64_t seq, uint32_t flags);
 int gfs2_ail_empty_gl(struct gfs2_log *log, struct gfs2_glock *gl, bool revoke);
 /* Write back the whole AIL and move the tail (memory pressure, sync). */
 int gfs2_ail_flush(struct gfs2_log *log);
+/* How much memory blocks may have that must not leave it: pinned ones, their images, those not in place yet.  Waits for nobody. */
+void gfs2_log_set_memory(struct gfs2_log *log, uint64_t bytes);
 /* Wake the background thread (memory or log pressure). */
 void gfs2_log_wake(struct gfs2_log *log);
 

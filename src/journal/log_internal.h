@@ -35,6 +35,7 @@
 #define AIL_PASS_BLOCKS 512		/* images copied and written in place in one go */
 #define AIL_COPIES_AT_ONCE 64	/* of these under one hold of l_lock */
 #define LOG_MAX_BATCH_BYTES (32u << 20)	/* pinned: the background thread flushes */
+#define LOG_MIN_MEMORY 512		/* blocks, however little memory there is */
 #define LOG_MAX_AIL_BYTES (64u << 20)	/* AIL: the background thread writes back */
 /*
  * Free blocks that an admission must leave: one for the header of the open batch, one for a header
@@ -75,7 +76,7 @@ struct gfs2_log {
 	struct gfs2_log_hooks l_hooks;
 	uint32_t l_blocks;			/* J */
 	uint32_t l_ldptrs, l_jdptrs, l_inptrs;	/* items per descriptor, continuation */
-	unsigned l_pin_limit, l_ail_limit;	/* blocks: the thread starts to flush, to write back */
+	unsigned l_pin_limit, l_ail_limit;	/* blocks: the thread starts to flush, to write back; l_gate */
 	unsigned l_max_trans;
 
 	/* First error. release: what led to it is visible to who sees it; never changes again. */
@@ -116,7 +117,7 @@ struct gfs2_log {
 	struct log_batch **l_ring;	/* batch number s is in slot s & (l_ring_cap - 1) */
 	unsigned l_ring_cap;
 	uint64_t l_ring_first;		/* oldest batch in the ring; the ring ends before l_batch_seq */
-	unsigned l_nr_ail;
+	atomic_uint l_nr_ail;		/* changed under l_lock; relaxed: log_ail_full() */
 	bool l_ail_busy;		/* an in-place pass is under way (one at a time) */
 	uint64_t l_ail_passes;		/* passes begun */
 	struct rcond l_ail_wait;	/* pass finished */
@@ -159,6 +160,20 @@ static inline unsigned log_nr_pins(struct gfs2_log *log)
 {
 	return atomic_load_explicit(&log->o_nr_jdata, memory_order_relaxed) +
 	       atomic_load_explicit(&log->o_nr_meta, memory_order_relaxed);
+}
+
+static inline unsigned log_nr_ail(struct gfs2_log *log)
+{
+	return atomic_load_explicit(&log->l_nr_ail, memory_order_relaxed);
+}
+
+/*
+ * Under l_gate.  So many blocks wait to be written in place that new transactions wait for that: memory is bounded, however
+ * slow the device is.  Who gets below wakes them (ail_pass()); at the end nobody would.
+ */
+static inline bool log_ail_full(struct gfs2_log *log)
+{
+	return log_nr_ail(log) > log->l_ail_limit / 2 * 3 && !log->l_stop;
 }
 
 static inline uint64_t log_batch_seq(struct gfs2_log *log)

@@ -47,7 +47,7 @@ unsigned gfs2_log_max_trans(const struct gfs2_log *log)
 static bool trans_fits(struct gfs2_log *log, uint64_t need)
 {
 	/* Memory: the batch is bounded, however large the journal. */
-	if (log_nr_pins(log) >= 2 * log->l_pin_limit)
+	if (log_nr_pins(log) >= 2 * log->l_pin_limit || log_ail_full(log))
 		return false;
 	return log_space(log) >= log_open_blocks(log) + log->l_need + need + LOG_RESERVE;
 }
@@ -405,7 +405,7 @@ void log_forget(struct gfs2_log *log)
 		free(b);
 	}
 	log->l_ring_first = log_batch_seq(log);
-	log->l_nr_ail = 0;
+	atomic_store_explicit(&log->l_nr_ail, 0, memory_order_relaxed);
 	atomic_store_explicit(&log->o_nr_jdata, 0, memory_order_relaxed);
 	atomic_store_explicit(&log->o_nr_meta, 0, memory_order_relaxed);
 	atomic_store_explicit(&log->o_nr_rev, 0, memory_order_relaxed);
