@@ -140,7 +140,7 @@ static int may_change(const struct gfs2_inode *ip, int valid)
 				return -EPERM;
 		}
 	}
-	if (valid & FATTR_TIMES && flags & GFS2_DIF_IMMUTABLE)
+	if ((valid & FATTR_TIMES || !valid) && flags & GFS2_DIF_IMMUTABLE)
 		return -EPERM;
 	return 0;
 }
@@ -156,7 +156,7 @@ static void apply_attr(struct gfs2_inode *ip, const struct stat *attr, int valid
 		ip->i_gid = attr->st_gid;
 	if (valid & FATTR_MODE)
 		ip->i_mode = (ip->i_mode & S_IFMT) | (attr->st_mode & 07777);
-	else if (valid & (FATTR_UID | FATTR_GID) && !S_ISDIR(ip->i_mode))
+	else if ((valid & (FATTR_UID | FATTR_GID) || !valid) && !S_ISDIR(ip->i_mode))
 		ip->i_mode &= ~kill_bits(ip->i_mode);
 	if (valid & FATTR_ATIME_NOW)
 		ip->i_atime = now;

@@ -150,7 +150,8 @@ void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set,
 					  : gfs2_setattr_size(ip, (uint64_t)attr->st_size);
 	if (!error && to_set & FUSE_SET_ATTR_SIZE && current_ctx()->flags & FATTR_KILL_SUIDGID)
 		error = min_t(int, gfs2_remove_privs(ip, true), 0);
-	if (!error && to_set & ~FUSE_SET_ATTR_SIZE)
+	/* Nothing to set: chown(-1, -1), or what comes before a write that takes setuid away. */
+	if (!error && to_set != FUSE_SET_ATTR_SIZE)
 		error = gfs2_setattr(ip, attr, to_set & ~FUSE_SET_ATTR_SIZE);
 	if (!error)
 		error = inode_stat(ip, &st);

@@ -305,6 +305,27 @@ def case_writing_takes_rights():
         fresh(m, 0o6777, capability=True)
         os.chown(m / "f", 1000, 1000)
         equal((mode(m / "f"), get(m / "f", "security.capability")), (0o777, None), "after chown by root")
+        # Nothing to set, and yet it is a chown; ctime goes on.
+        for who in ("root", "the owner"):
+            fresh(m, 0o6777)
+            os.utime(m / "f", ns=(10**18, 10**18))
+            before = os.stat(m / "f")
+            time.sleep(0.02)    # more than a tick of the clock that time stamps come from
+            if who == "root":
+                os.chown(m / "f", -1, -1)
+            else:
+                os.chown(m / "f", 1000, 1000)
+                os.chmod(m / "f", 0o6777)
+                equal(as_user(m, os.chown, "f", -1, -1), 0, "chown(-1, -1) by the owner")
+            after = os.stat(m / "f")
+            equal(mode(m / "f"), 0o777, f"after chown(-1, -1) by {who}")
+            equal(after.st_mtime_ns, before.st_mtime_ns, f"mtime after chown(-1, -1) by {who}")
+            check(after.st_ctime_ns > before.st_ctime_ns, f"ctime after chown(-1, -1) by {who}")
+        os.mkdir(m / "d")
+        os.chmod(m / "d", 0o6777)
+        os.chown(m / "d", -1, -1)
+        equal(mode(m / "d"), 0o6777, "a directory after chown(-1, -1)")
+        os.rmdir(m / "d")
         fresh(m, 0o6777)
         equal(as_user(m, map_and_store, "f"), 0, "mapped")
         equal(mode(m / "f"), 0o6777, "a store to a mapping is no write")
