@@ -48,7 +48,7 @@ def mutations(bs, seed, count, rules, kinds):
     volume = Volume(size="32M", bs=bs)
     env = dict(os.environ)
     # Nothing on a volume of this size is a reason to ask for so much at once.
-    env["ASAN_OPTIONS"] = env.get("ASAN_OPTIONS", "") + ":max_allocation_size_mb=512"
+    env["ASAN_OPTIONS"] = env.get("ASAN_OPTIONS", "") + ":max_allocation_size_mb=512:handle_abort=1"
     run([program(), "make", volume.path], env=env)
     volume.fsck()
     done = run([program(), "run", volume.path, seed, 0, count], timeout=STEP_SECONDS * (30 if FULL else 2),
