@@ -318,6 +318,39 @@ class Worker:
         else:
             raise Disagreement(f"direct write to {name}, {offset}+{length}: {got}")
 
+    def mixed(self):
+        """Buffered and direct through two descriptors, and nothing is closed in between: that would write it back."""
+        name = self.some_file()
+        if not name:
+            return
+        offset, length = self.place(self.size(name))
+        data = self.random.randbytes(length)
+        begin, end = offset // SECTOR * SECTOR, -(-(offset + length) // SECTOR) * SECTOR
+        direct = self.random.randbytes(end - begin) if self.random.randrange(2) else None
+        mine, other = self.paths(name)
+
+        def calls(fd):
+            done = write_all(fd, data, offset)
+            with_fd(other, os.O_WRONLY, lambda ref: write_all(ref, data[:done], offset))
+            if direct is None:
+                return with_fd(mine, os.O_RDONLY | os.O_DIRECT, lambda dfd: read_direct(dfd, end - begin, begin))
+            n = with_fd(mine, os.O_WRONLY | os.O_DIRECT, lambda dfd: write_direct(dfd, direct, begin))
+            with_fd(other, os.O_WRONLY, lambda ref: write_all(ref, direct[:n], begin))
+            # into a block that was just written directly
+            n = write_all(fd, data[:7], begin + 1)
+            with_fd(other, os.O_WRONLY, lambda ref: write_all(ref, data[:n], begin + 1))
+            return os.pread(fd, end - begin, begin)
+
+        got = result_of(with_fd, mine, os.O_RDWR, calls)
+        if got == ("errno", "ENOSPC"):
+            self.both("unlink after ENOSPC", os.unlink, [name])
+            self.files.remove(name)
+            return
+        want = with_fd(other, os.O_RDONLY, lambda fd: os.pread(fd, end - begin, begin))
+        if got != ("ok", want):
+            raise Disagreement(f"{name}: buffered and direct, {offset}+{length}, "
+                               f"{'read' if direct is None else 'written'}: {str(got)[:100]} instead of {str(want)[:100]}")
+
     def mapped_write(self):
         name = self.some_file()
         size = self.size(name) if name else 0
@@ -422,7 +455,7 @@ class Worker:
 
     WEIGHTS = {"create": 8, "crowd": 1, "mkdir": 4, "special": 3, "link": 4, "remove": 6, "remove_many": 1,
                "rmdir": 3, "rename": 6, "exchange": 3, "no_replace": 1, "write": 14, "append": 6,
-               "direct_write": 10, "mapped_write": 5, "read": 12, "truncate": 6, "allocate": 6, "seek": 3,
+               "direct_write": 10, "mixed": 4, "mapped_write": 5, "read": 12, "truncate": 6, "allocate": 6, "seek": 3,
                "attributes": 4, "xattr": 6, "look": 6, "sync": 4}
 
     def run(self):

@@ -11,7 +11,8 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 from testlib import *    # noqa: E402
 
 WORKERS = 4
-STEPS = 150 if not FULL else 3000
+STEPS = 150 if not FULL else 1000
+SIZE = "256M" if not FULL else "2G"    # what the workers leave must fit
 # One of so many allocations fails.
 SHARES = [400, 40, 7] if not FULL else [1000, 100, 40, 12, 7, 4]
 # What a request says that was given up for want of memory.  A page that could not be read is EIO to read(2).
@@ -156,7 +157,7 @@ class Failing:
 def case_failing_allocations():
     need_fuse()
     failing = Failing()
-    volume = Volume(size="256M", bs=1024)
+    volume = Volume(size=SIZE, bs=1024)
     left = {}
     for share in SHARES:
         before = failing.failed()
@@ -214,7 +215,7 @@ def address_space(pid):
 def case_address_space():
     """The limit of a running daemon is lowered to a little above what it has: threads and large pieces of memory run out."""
     need_fuse()
-    volume = Volume(size="256M")
+    volume = Volume(size=SIZE)
     mount = volume.mount("cache=64M")
     pid = mount.daemon.pid
     left = in_parallel(mount, "before", STEPS // 3)

@@ -12,6 +12,7 @@ from journal import journals_clean    # noqa: E402
 from testlib import *    # noqa: E402
 
 ROUNDS = 4 if not FULL else 40
+SIZE = "256M" if not FULL else "4G"    # the load must not fill it
 CRASHLOAD = os.path.join(ROOT, "tests", "lib", "crashload.py")
 
 
@@ -97,7 +98,7 @@ class Buffered:
 def case_daemon():
     """The daemon is told to end while everybody writes: as clean as an unmount, and everything that returned is there."""
     need_fuse()
-    volume = Volume(size="256M")
+    volume = Volume(size=SIZE)
     for number in range(ROUNDS):
         sign = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP][number % 3]
         acks = temp("acks")
@@ -137,7 +138,7 @@ def case_daemon():
 def case_applications():
     """Applications are interrupted in the middle of their calls, and killed: the others, and the daemon, do not mind."""
     need_fuse()
-    volume = Volume(size="256M")
+    volume = Volume(size=SIZE)
     mount = volume.mount("fault=op=write:cls=data:delay_us=300")
     acks = temp("acks")
     loader, complaints = start_load(mount / "load", acks)

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # test: what we wrote the kernel's gfs2 reads the same, what it wrote we read the same; each replays the other's journal
 # timeout: 600
+import importlib.util
 import os
 import sys
 
@@ -9,10 +10,17 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from umltest import *    # noqa: E402
 from testlib import *    # noqa: E402
 
+import journal    # noqa: E402
 import ranges    # noqa: E402
 from tree import make_tree, make_xattrs    # noqa: E402
 
+spec = importlib.util.spec_from_file_location("random80", os.path.join(ROOT, "tests", "mount", "80-random.py"))
+random80 = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(random80)
+
 SCALE = 1.0 if FULL else 0.15
+# block sizes, rounds, steps of each worker
+RANDOM = ((512, 4096), 1, 150) if not FULL else ((512, 1024, 2048, 4096), 3, 800)
 
 
 def no_rdev(manifest):
@@ -126,6 +134,29 @@ def case_the_kernels_read_by_us():
             same_but_rdev(uml.volume.kernel_read(image.path, node), wanted, f"block size {bs}, after ours")
 
 
+def case_random_run_read_by_the_kernel():
+    """What random calls have left, compared with tmpfs by us and with us by the kernel: names, contents, attributes, links, xattrs."""
+    sizes, rounds, steps = RANDOM
+    with uml.Cluster() as c:
+        c.up(1, images=None)
+        node = c.node(1)
+        for bs in sizes:
+            image = volume(bs=bs, junk=False)
+            reference = temp("reference")
+            os.mkdir(reference)
+            for number in range(rounds):
+                with image.mount() as mount:
+                    faults = random80.work(mount, reference, number, f"{SEED}/{bs}", steps)
+                    faults += random80.compare(mount.dir, reference)
+                    wanted = host_manifest(mount.dir)
+                check(not faults, f"block size {bs}, GFS2_TEST_SEED={SEED}:\n" + "\n".join(faults))
+                image.fsck()
+                check(len(wanted.splitlines()) > 100, "there is something to compare")
+                same_but_rdev(uml.volume.kernel_read(image.path, node), wanted, f"block size {bs}, GFS2_TEST_SEED={SEED}")
+            shutil.rmtree(reference)
+            image.remove()
+
+
 def case_grown_and_given_journals():
     """gfs2_grow and gfs2_jadd work on a mount of the kernel's; what they made is ours to use."""
     image = volume(size="320M", bs=1024)
@@ -157,6 +188,13 @@ def case_grown_and_given_journals():
         same(host_manifest(mount.dir), wanted, "after a remount")
         os.unlink(mount / "after")
         wait_for(lambda: os.statvfs(mount).f_bfree > state.f_bfree - 10, "the blocks to be free again")
+    image.fsck()
+    # The new journal, too: a second node gets it.
+    shared = ("lockproto=lock_local", "locktable=test:grown")
+    with image.mount(*shared) as one, image.mount(*shared) as two:
+        write_file(two / "second", pattern(1 << 20, SEED), sync=True)
+        equal(read_file(one / "second"), pattern(1 << 20, SEED), "what the second node wrote")
+    equal([head.clean for _, head, _ in journal.journals(image.path)], [True, True], "journals that are clean")
     image.fsck()
 
 
