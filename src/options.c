@@ -11,6 +11,7 @@
 
 const char *const short_dio_names[5] = { "drain", "async", "fail", "precheck", "blockdev" };
 const char *const dio_mtime_names[2] = { "deferred", "strict" };
+static const char *const dio_rest_names[2] = { "direct", "buffered" };
 static const char *const local_death_names[2] = { "node", "process" };
 
 enum opt_kind { K_FLAG, K_IGNORE, K_FUSE, K_STRING, K_UINT, K_SIZE, K_ENUM };
@@ -43,6 +44,8 @@ static const struct opt table[] = {
 	  .help = "deferred|strict: times of direct writes" },
 	{ .name = "dio_mtime_interval", .kind = K_UINT, .offset = AT(args.ar_dio_mtime_interval), .min = 1, .max = 3600,
 	  .help = "seconds between publications of deferred times (1)" },
+	{ .name = "dio_rest", .kind = K_ENUM, .offset = AT(args.ar_dio_rest), .names = dio_rest_names, .nr = 2,
+	  .help = "direct|buffered: how the rest of a direct write that met a hole is written (direct)" },
 	{ .name = "dio", .kind = K_ENUM, .offset = AT(args.ar_dio_strict), .names = dio_names, .nr = 2,
 	  .help = "auto|strict: strict refuses direct writes that would fall back" },
 	{ .name = "acl", .kind = K_FLAG, .offset = AT(args.ar_noacl), .value = 0,

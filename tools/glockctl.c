@@ -46,7 +46,7 @@ static const struct command {
 	  "With --json one object a line." },
 	{ "get", "get [NAME]", "Print a tunable's value, or all.  `stats` are counters." },
 	{ "set", "set NAME VALUE",
-	  "Change a tunable: short_dio, dio_mtime, dio_mtime_interval, commit, cache, or fault\n"
+	  "Change a tunable: short_dio, dio_mtime, dio_mtime_interval, dio_rest, commit, cache, or fault\n"
 	  "(adds a rule like op=write,cls=data,error=5; `none` removes all)." },
 };
 

@@ -14,6 +14,7 @@
 
 static const char *const short_dio_names[] = { "drain", "async", "fail", "precheck", "blockdev" };
 static const char *const dio_mtime_names[] = { "deferred", "strict" };
+static const char *const dio_rest_names[] = { "direct", "buffered" };
 
 /* Value in decimal with an optional k, m, g, t (powers of 1024). */
 static bool parse_size(const char *s, uint64_t *val)
@@ -53,6 +54,11 @@ static void get_dio_mtime(struct gfs2_control *c, FILE *out)
 {
 	fputs(dio_mtime_names[atomic_load_explicit(&c->sdp->sd_dio_mtime, memory_order_relaxed)],
 	      out);
+}
+
+static void get_dio_rest(struct gfs2_control *c, FILE *out)
+{
+	fputs(dio_rest_names[atomic_load_explicit(&c->sdp->sd_dio_rest, memory_order_relaxed)], out);
 }
 
 static void get_interval(struct gfs2_control *c, FILE *out)
@@ -110,6 +116,12 @@ static int set_dio_mtime(struct ctl_call *call, const char *value)
 {
 	return set_enum(call, value, dio_mtime_names, ARRAY_SIZE(dio_mtime_names),
 			&call->ctl->sdp->sd_dio_mtime);
+}
+
+static int set_dio_rest(struct ctl_call *call, const char *value)
+{
+	return set_enum(call, value, dio_rest_names, ARRAY_SIZE(dio_rest_names),
+			&call->ctl->sdp->sd_dio_rest);
 }
 
 static int parse_seconds(struct ctl_call *call, const char *value, uint64_t *secs)
@@ -223,6 +235,7 @@ static const struct tunable {
 } tunables[] = {
 	{ "short_dio", false, get_short_dio, set_short_dio },
 	{ "dio_mtime", false, get_dio_mtime, set_dio_mtime },
+	{ "dio_rest", false, get_dio_rest, set_dio_rest },
 	{ "dio_mtime_interval", true, get_interval, set_interval },
 	{ "commit", true, get_commit, set_commit },
 	{ "cache", true, get_cache, set_cache },

@@ -9,6 +9,7 @@
 
 #include "debug/event.h"
 #include "debug/stop.h"
+#include "dio/rest.h"
 #include "util/ctx.h"
 #include "util/util.h"
 
@@ -514,42 +515,31 @@ out:
 
 /* --- workers: writes --- */
 
-/*
- * The rest of a write, from byte @from of the request on: EX, buffered, durable at return (the
- * kernel sets IOCB_DSYNC for it: gfs2_file_write_iter).
- */
-static int64_t dio_fall_back(struct gfs2_dio *dio, uint32_t from, enum dio_outcome why)
+/* The rest of a write, from byte @from of the request on (rest.h).  @unseen: all of it, nothing was looked at under DF. */
+static int64_t dio_rest(struct gfs2_dio *dio, uint32_t from, enum dio_outcome why, bool unseen)
 {
 	struct gfs2_inode *ip = dio->ip;
-	struct gfs2_holder gh;
+	struct gfs2_rest r = { .fill = { dio->buf + from, dio->pos + from, dio->len - from },
+			       .why = gfs2_dio_outcome_name(why), .unseen = unseen,
+			       .kill_suidgid = dio->kill_suidgid };
 	uint64_t since;
-	int64_t ret;
+	int error;
 
 	gfs2_dio_count(ip, why);
 	if (ip->i_sbd->sd_args.ar_dio_strict)
 		return -EINVAL;
-	dio_event(dio, EV_DIO_UPGRADE, dio->pos + from, dio->len - from, 0,
-		  gfs2_dio_outcome_name(why));
+	dio_event(dio, EV_DIO_UPGRADE, r.fill.pos, r.fill.len, 0, r.why);
 	dio_stop(dio, STOP_DIO_UPGRADE, from);
-	ret = dio_nq(ip, LM_ST_EXCLUSIVE, &gh);
-	if (ret)
-		return ret;
-	dio_stop(dio, STOP_DIO_BUFFERED, from);
 	since = now_ns();
-	ret = gfs2_file_write(ip, dio->buf + from, dio->pos + from, dio->len - from, false);
-	gfs2_glock_dq_uninit(&gh);
-	if (ret >= 0 && ret != dio->len - from)
-		ret = -ENOSPC;	/* a short answer would become EIO for asynchronous callers */
-	dio_event(dio, EV_DIO_BUFFERED, dio->pos + from, dio->len - from, ret,
-		  gfs2_dio_outcome_name(why));
-	if (ret >= 0) {
-		int error = gfs2_file_sync(ip, true);
-
-		if (error)
-			ret = error;
-	}
+	error = gfs2_rest_write(ip, &r);
 	phase_end(ip->i_sbd, DIO_T_BUFFERED, since);
-	return ret < 0 ? ret : dio->len;
+	dio->killed |= r.killed;
+	return error ? error : (int64_t)dio->len;
+}
+
+static int64_t dio_fall_back(struct gfs2_dio *dio, uint32_t from, enum dio_outcome why)
+{
+	return dio_rest(dio, from, why, false);
 }
 
 /* short_dio=precheck and dio=strict: is there a hole anywhere in the range? */
@@ -624,6 +614,16 @@ static int dio_write_lock(struct gfs2_dio *dio)
 	}
 }
 
+/* Others are just filling holes, and this one begins in a hole: under DF it would learn nothing else. */
+static bool dio_may_join(const struct gfs2_dio *dio)
+{
+	struct gfs2_sbd *sdp = dio->ip->i_sbd;
+
+	return dio->behaviour != SHORT_DIO_FAIL && !sdp->sd_args.ar_dio_strict && !mtime_is_strict(sdp) &&
+	       atomic_load_explicit(&sdp->sd_dio_rest, memory_order_relaxed) == DIO_REST_DIRECT &&
+	       gfs2_rest_join(dio->ip, dio->pos, dio->len);
+}
+
 static int64_t dio_write(struct gfs2_dio *dio)
 {
 	struct gfs2_inode *ip = dio->ip;
@@ -636,6 +636,8 @@ static int64_t dio_write(struct gfs2_dio *dio)
 	dio->behaviour = atomic_load_explicit(&sdp->sd_short_dio, memory_order_relaxed);
 	if (sdp->sd_ro)
 		return -EROFS;
+	if (dio_may_join(dio))
+		return dio_rest(dio, 0, DIO_HOLE, true);
 	if (mtime_is_strict(sdp))
 		ret = dio_update_time_strict(ip);
 	if (!ret)

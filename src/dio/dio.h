@@ -5,8 +5,8 @@
  *
  * A write takes the inode's glock in DF, walks the extent map and sends every mapped run to the
  * ring.  The first hole ends the walk: the runs under way are drained, DF is dropped, EX taken, and
- * the rest is written buffered and made durable.  Past the end of file, into a stuffed file or a
- * journaled one everything is buffered under EX.
+ * the rest is written and made durable (rest.h).  Past the end of file, into a stuffed file or a
+ * journaled one that is all of it.
  *
  * Guarantees
  *  1. The answer is the full length or an error (short_dio=async aside); reads are short only at EOF.

@@ -36,6 +36,21 @@ int gfs2_alloc_meta_missing(struct gfs2_inode *ip, uint64_t lblock, unsigned *mi
 int gfs2_alloc_extent(struct gfs2_inode *ip, struct gfs2_alloc *ap, uint64_t lblock, uint64_t *pblock,
 		      unsigned *len);
 /*
+ * Blocks for holes of the file, with their contents first (alloc_filled.c).  EX, not stuffed, no transaction; @holes ascending.
+ * From the first hole's first block on as many as come in one run, at most @max: @filler->fill() writes to the run
+ * [bn, +n), which is nobody's yet, then one transaction makes it the file's, in which @filler->linked() (may be NULL) is called; it
+ * may log the dinode.  *@done: how many blocks.  On error nothing has changed; -ENOSPC, -EIO, what fill() returned.
+ */
+struct gfs2_hole {
+	uint64_t lblock, len;
+};
+struct gfs2_filler {
+	int (*fill)(struct gfs2_filler *filler, uint64_t bn, unsigned n);
+	int (*linked)(struct gfs2_filler *filler, unsigned n);
+};
+int gfs2_alloc_filled(struct gfs2_inode *ip, const struct gfs2_hole *holes, unsigned nr, uint64_t max,
+		      struct gfs2_filler *filler, uint64_t *done);
+/*
  * In a transaction with 1 block reserved (if size > 0), EX: move stuffed data to a block
  * (directories: hash table, JD block).
  */

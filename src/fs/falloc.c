@@ -49,92 +49,17 @@ static int zero_device(struct gfs2_sbd *sdp, uint64_t bn, unsigned nr)
 
 /* --- preallocation --- */
 
-struct piece {
+struct zero_filler {
+	struct gfs2_filler filler;
 	struct gfs2_inode *ip;
-	uint64_t lblock;	/* a hole from here on */
-	uint64_t len;		/* in: at most; out: what was allocated */
-	unsigned worst, meta;	/* blocks of metadata: that may be logged; that are reserved */
-	struct gfs2_alloc ap;
 };
 
-static unsigned piece_trans_blocks(const struct piece *p)
+static int zero_run(struct gfs2_filler *filler, uint64_t bn, unsigned n)
 {
-	return gfs2_alloc_trans_blocks(&p->ap, p->worst, p->worst + (unsigned)p->len);
-}
+	struct gfs2_inode *ip = container_of(filler, struct zero_filler, filler)->ip;
+	int error = zero_device(ip->i_sbd, bn, n);
 
-/* Less and less, until the volume and the log can do it. */
-static int piece_reserve(struct piece *p)
-{
-	unsigned limit = gfs2_log_max_trans(p->ip->i_sbd->sd_log) / 2;
-	int error;
-
-	for (;;) {
-		p->worst = p->meta = gfs2_alloc_meta_blocks(p->ip, p->lblock, p->len);
-		p->ap = (struct gfs2_alloc){ .target = p->meta + (uint32_t)p->len,
-					     .min_target = p->meta + 1 };
-		error = gfs2_inplace_reserve(p->ip, &p->ap);
-		if (!error && (p->len == 1 || piece_trans_blocks(p) <= limit))
-			return 0;
-		gfs2_inplace_release(p->ip, &p->ap);
-		if (error && error != -ENOSPC)
-			return error;
-		if (p->len == 1)
-			break;
-		p->len = error ? 1 : p->len / 2;
-	}
-	/* The worst case does not fit; and what it takes exactly? */
-	error = gfs2_alloc_meta_missing(p->ip, p->lblock, &p->meta);
-	if (error)
-		return error;
-	if (p->meta >= p->worst)
-		return -ENOSPC;
-	p->ap = (struct gfs2_alloc){ .target = p->meta + 1 };
-	return gfs2_inplace_reserve(p->ip, &p->ap);
-}
-
-/* In the transaction: the zeroed run [bn, +p->len) becomes the file's. */
-static int piece_link(struct piece *p, uint64_t bn)
-{
-	uint64_t done = 0;
-
-	while (done < p->len) {
-		unsigned n = (unsigned)(p->len - done);
-		uint64_t got;
-		int error = gfs2_alloc_extent(p->ip, &p->ap, p->lblock + done, &got, &n);
-
-		if (error)
-			return error;
-		/* Anything else has not been zeroed. */
-		GFS2_BUG_ON(got != bn + done);
-		done += n;
-	}
-	return 0;
-}
-
-static int alloc_piece(struct piece *p)
-{
-	struct gfs2_sbd *sdp = p->ip->i_sbd;
-	unsigned n;
-	uint64_t bn;
-	int error = piece_reserve(p);
-
-	if (error)
-		return error;
-	n = (unsigned)min_t(uint64_t, p->len, p->ap.allowed - p->meta);
-	error = gfs2_alloc_peek_run(p->ip, &p->ap, &bn, &n);
-	p->len = n;
-	if (!error) {
-		error = zero_device(sdp, bn, n);
-		ev_dio(EV_DATA_IO, p->ip->i_no_addr, 0, (uint64_t)n << sdp->sd_bsize_shift, error,
-		       "zero");
-	}
-	if (!error)
-		error = gfs2_trans_begin(sdp->sd_log, piece_trans_blocks(p), 0);
-	if (!error) {
-		error = piece_link(p, bn);
-		gfs2_trans_end(sdp->sd_log);
-	}
-	gfs2_inplace_release(p->ip, &p->ap);
+	ev_dio(EV_DATA_IO, ip->i_no_addr, 0, (uint64_t)n << ip->i_sbd->sd_bsize_shift, error, "zero");
 	return error;
 }
 
@@ -169,23 +94,24 @@ static int check_room(struct gfs2_inode *ip, uint64_t lblock, uint64_t end)
 static int fill_holes(struct gfs2_inode *ip, uint64_t lblock, uint64_t end)
 {
 	uint64_t max = PIECE_BYTES >> ip->i_sbd->sd_bsize_shift;
+	struct zero_filler zero = { { .fill = zero_run }, ip };
 	int error = gfs2_is_stuffed(ip) ? gfs2_unstuff_trans(ip) : 0;
 
 	if (!error)
 		error = check_room(ip, lblock, end);
 	while (!error && lblock < end) {
-		struct piece p = { .ip = ip, .lblock = lblock };
+		struct gfs2_hole hole;
 		struct extent e;
+		uint64_t done;
 
 		error = gfs2_map_extent(ip, lblock, end - lblock, &e);
 		if (error)
 			break;
-		p.len = min_t(uint64_t, e.len, max);
-		if (e.pblock)
-			p.len = e.len;
-		else
-			error = alloc_piece(&p);
-		lblock += p.len;
+		done = e.len;
+		hole = (struct gfs2_hole){ lblock, e.len };
+		if (!e.pblock)
+			error = gfs2_alloc_filled(ip, &hole, 1, max, &zero.filler, &done);
+		lblock += done;
 	}
 	return error;
 }

@@ -246,10 +246,10 @@ int64_t gfs2_file_read_cached(struct gfs2_inode *ip, void *buf, uint64_t pos, ui
 /* Write the dirty data back. */
 static int data_sync(struct gfs2_inode *ip)
 {
-	bool dirty = mapping_dirty(&ip->i_data);
+	bool told = gfs2_event_data() && mapping_dirty(&ip->i_data);
 	int error = mapping_sync(&ip->i_data);
 
-	if (dirty)
+	if (told)
 		ev_dio(EV_DATA_IO, ip->i_no_addr, 0, 0, error, "write");
 	return error;
 }

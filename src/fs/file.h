@@ -30,6 +30,22 @@ int64_t gfs2_file_read_cached(struct gfs2_inode *ip, void *buf, uint64_t pos, ui
 int64_t gfs2_file_write(struct gfs2_inode *ip, const void *buf, uint64_t pos, uint32_t size,
 			bool kill_priv);
 
+/* One of several writes of whole blocks. */
+struct gfs2_fill {
+	const char *buf;	/* aligned to io_align() */
+	uint64_t pos;
+	uint32_t len;
+};
+/* Whole blocks: may it be given to gfs2_file_fill()? */
+bool gfs2_file_may_fill(const struct gfs2_sbd *sdp, uint64_t pos, uint32_t len);
+/*
+ * Write @fills (ascending, not overlapping) straight to the device, allocating holes and extending as needed.  Caller holds EX, no
+ * transaction.  Sets mtime/ctime.  Durable once batch *@seq is.  -ENOTBLK: one of them needs gfs2_file_write() (stuffed, journaled, behind
+ * the end with something in between), nothing was done.  After another error a part of them may have been written; each by itself
+ * may still succeed.
+ */
+int gfs2_file_fill(struct gfs2_inode *ip, const struct gfs2_fill *fills, unsigned nr, uint64_t *seq);
+
 /*
  * Whole daemon-side of O_SYNC/O_DSYNC: data of the inode and the transactions that reach them are
  * durable. Any holder or none.

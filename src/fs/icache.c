@@ -228,6 +228,7 @@ static struct gfs2_inode *inode_alloc(struct gfs2_sbd *sdp, uint64_t no_addr, ui
 	rmutex_init(&ip->i_lock, RANK_INODE);
 	rcond_init(&ip->i_dio_wait);
 	list_init(&ip->i_pending_list);
+	list_init(&ip->i_rest);
 	list_init(&ip->i_idle);
 	/* What an earlier object of this inode logged may not be durable yet: fsync must believe it. */
 	if (sdp->sd_log) {

@@ -67,11 +67,14 @@ struct gfs2_inode {
 	 */
 	atomic_uint i_dio_count;
 	atomic_uint_least64_t i_dio_outcome[DIO_NR_OUTCOMES]; /* since it came into memory; relaxed, statistics */
-	struct rmutex i_lock;		/* guards i_pending_*, i_dio_wait */
+	struct rmutex i_lock;		/* guards i_pending_*, i_dio_wait, i_rest* */
 	struct rcond i_dio_wait;
 	bool i_pending_mtime;		/* dio_mtime=deferred: times not yet in the dinode */
 	struct timespec i_pending_time;
 	struct list_head i_pending_list; /* the icache's pending lock */
+	/* dio/rest.c: direct writes that fell back and wait to be finished; is somebody at it? */
+	struct list_head i_rest;
+	bool i_rest_led;
 
 	/* rgrp.c: where the next allocation of this inode should continue; guarded by i_gl EX */
 	uint64_t i_res_next;

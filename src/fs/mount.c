@@ -430,6 +430,7 @@ static void init_args(struct gfs2_sbd *sdp, const struct gfs2_args *args)
 	sdp->sd_ro = args->ar_ro;
 	atomic_init(&sdp->sd_short_dio, args->ar_short_dio);
 	atomic_init(&sdp->sd_dio_mtime, args->ar_dio_mtime);
+	atomic_init(&sdp->sd_dio_rest, args->ar_dio_rest);
 	atomic_init(&sdp->sd_dio_mtime_interval, args->ar_dio_mtime_interval);
 	atomic_init(&sdp->sd_commit, args->ar_commit);
 	atomic_init(&sdp->sd_cache, args->ar_cache);

@@ -26,6 +26,7 @@ struct gfs2_maint;
 enum short_dio { SHORT_DIO_DRAIN, SHORT_DIO_ASYNC, SHORT_DIO_FAIL, SHORT_DIO_PRECHECK, SHORT_DIO_BLOCKDEV };
 enum local_death { LOCAL_DEATH_NODE, LOCAL_DEATH_PROCESS };
 enum dio_mtime { DIO_MTIME_DEFERRED, DIO_MTIME_STRICT };
+enum dio_rest { DIO_REST_DIRECT, DIO_REST_BUFFERED };
 
 /*
  * What became of requests for direct I/O, and why one was not direct from end to end (of several reasons the first).
@@ -52,6 +53,7 @@ struct gfs2_args {
 	enum short_dio ar_short_dio;
 	enum dio_mtime ar_dio_mtime;
 	unsigned ar_dio_mtime_interval; /* seconds */
+	enum dio_rest ar_dio_rest;
 	bool ar_dio_strict;		/* dio=strict */
 	bool ar_noacl;			/* POSIX ACLs are neither shown nor looked at */
 	enum local_death ar_local_death;
@@ -65,7 +67,7 @@ struct gfs2_args {
 struct gfs2_sbd {
 	struct gfs2_args sd_args;
 	/* tunables that `glockctl set` may change; relaxed: each is looked at on its own */
-	atomic_int sd_short_dio, sd_dio_mtime;
+	atomic_int sd_short_dio, sd_dio_mtime, sd_dio_rest;
 	atomic_uint sd_dio_mtime_interval, sd_commit;
 	atomic_uint_least64_t sd_cache;	/* bytes; set by gfs2_budget_set() */
 

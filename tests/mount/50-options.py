@@ -56,7 +56,7 @@ def case_version_and_help():
     need_fuse()
     check("gfs2-fuse" in start("--version", ok=[0]).stdout, "--version names the program")
     text = start("--help", ok=[0]).stdout
-    for word in ("short_dio", "dio_mtime", "lockproto", "locktable", "commit", "cache", "control",
+    for word in ("short_dio", "dio_mtime", "dio_rest", "lockproto", "locktable", "commit", "cache", "control",
                  "-f", "-d", "--wait", "ro"):
         check(word in text, f"--help does not mention {word}")
 
@@ -73,7 +73,7 @@ def case_usage():
         done = start(*argv)
         equal(done.returncode, 1, f"exit status of {argv}: {done.stdout}")
         check(done.stdout.strip(), f"{argv}: no message")
-    for option in ("nonsense", "nonsense=1", "short_dio=maybe", "dio_mtime=never", "commit=x",
+    for option in ("nonsense", "nonsense=1", "short_dio=maybe", "dio_mtime=never", "dio_rest=some", "commit=x",
                    "commit=-1", "cache=lots", "lockproto=lock_none", "dio=perhaps",
                    "dio_mtime_interval=soon", "ro,nonsense"):
         done = start("-o", option, volume.path, where)
@@ -94,7 +94,7 @@ def case_options():
     for options in (["short_dio=drain", "dio_mtime=deferred"], ["short_dio=async"], ["short_dio=fail"],
                     ["short_dio=precheck"], ["short_dio=blockdev"],
                     ["dio_mtime=strict", "dio_mtime_interval=5"], ["cache=64M", "commit=5"],
-                    ["dio=auto"], ["dio=strict"], ["lockproto=lock_nolock", "locktable=a:b"],
+                    ["dio=auto"], ["dio=strict"], ["dio_rest=direct"], ["dio_rest=buffered"], ["lockproto=lock_nolock", "locktable=a:b"],
                     ["ro"], ["rw"], ["noatime", "nosuid", "nodev"], ["control=" + temp("socket")]):
         volume = Volume(size="64M")
         with volume.mount(*options) as mount:

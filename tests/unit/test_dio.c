@@ -92,6 +92,7 @@ static int new_file(void **state)
 	snprintf(name, sizeof(name), "file%u", file_number++);
 	io_fault_clear(engine);
 	atomic_store(&sdp->sd_short_dio, SHORT_DIO_DRAIN);
+	atomic_store(&sdp->sd_dio_rest, DIO_REST_DIRECT);
 	return gfs2_create(sdp->sd_root, name, &a, &ip, &st, &created);
 }
 
@@ -450,6 +451,201 @@ static void test_demote_pending_is_counted(void **state)
 	contents("wd");
 }
 
+/* --- the rest of a write that met a hole (dio/rest.h) --- */
+
+static uint64_t device_bytes(void)
+{
+	struct io_stats st;
+
+	io_get_stats(engine, &st);
+	return st.bytes[IO_WRITE];
+}
+
+static uint64_t log_flushes(void)
+{
+	struct gfs2_log_stats st;
+
+	gfs2_log_get_stats(sdp->sd_log, &st);
+	return st.flushes;
+}
+
+/* Holes and mapped blocks in turns, either way: contents, durable, and nothing left in buffers. */
+static void test_rest_both_ways(void **state)
+{
+	for (int way = DIO_REST_DIRECT; way <= DIO_REST_BUFFERED; way++) {
+		uint64_t flushes;
+		unsigned dirty;
+
+		layout("x..x.xx...");
+		atomic_store(&sdp->sd_dio_rest, way);
+		flushes = log_flushes();
+		mark = gfs2_event_next_seq();
+		assert_int_equal(dio(true, 0, 9 * BS, 'R'), 9 * BS);
+		assert_int_equal(events(EV_DIO_BUFFERED, -1), 1);
+		assert_int_equal(log_flushes(), flushes + 1);
+		rmutex_lock(&ip->i_data.m_lock);
+		dirty = ip->i_data.m_nr_dirty;
+		rmutex_unlock(&ip->i_data.m_lock);
+		assert_int_equal(dirty, 0);
+		contents("RRRRRRRRR.");
+		/* Without a buffer in between: what the device has. */
+		assert_int_equal(gfs2_file_flush_inval(ip), 0);
+		contents("RRRRRRRRR.");
+		drop_file(state);
+		new_file(state);
+	}
+}
+
+/* Not copied into buffers: the direct way makes none, the buffered one does; both write the data once. */
+static void test_rest_direct_uses_no_buffers(void **state)
+{
+	uint64_t before;
+
+	layout("....");
+	mark = gfs2_event_next_seq();
+	before = device_bytes();
+	assert_int_equal(dio(true, 0, 4 * BS, 'N'), 4 * BS);
+	/* Data, and a commit of some blocks. */
+	assert_in_range(device_bytes() - before, 4 * BS, 16 * BS);
+	assert_int_equal(atomic_load(&ip->i_data.m_nr), 0);
+	contents("NNNN");
+}
+
+/* The device fails in the rest: a hole stays a hole, nobody sees what its block held before. */
+static void test_rest_error_leaves_the_hole(void **state)
+{
+	struct io_fault f = { .op = IO_WRITE, .cls = IO_DATA, .error = EIO };
+
+	/* Blocks full of something, given back. */
+	layout("xxxxxxxxxxxxxxxx");
+	drop_file(state);
+	new_file(state);
+	layout("x...x.");
+	assert_int_equal(io_fault_add(engine, &f), 0);
+	assert_int_equal(dio(true, 0, 6 * BS, 'X'), -EIO);
+	io_fault_clear(engine);
+	contents("X...d.");
+	assert_int_equal(dio(true, 0, 6 * BS, 'Y'), 6 * BS);
+	contents("YYYYYY");
+}
+
+static void test_rest_grows_the_file(void **state)
+{
+	struct gfs2_holder gh;
+	struct stat st;
+
+	layout("x.");
+	assert_int_equal(dio(true, BS, 3 * BS, 'G'), 3 * BS);	/* hole, then past the end */
+	assert_int_equal(dio(true, 4 * BS, 2 * BS, 'H'), 2 * BS);
+	assert_int_equal(dio(true, 8 * BS, BS, 'I'), BS);	/* leaves a hole behind */
+	contents("dGGGHH..I");
+	assert_int_equal(gfs2_setattr_size(ip, 9 * BS + 100), 0);
+	assert_int_equal(dio(true, 10 * BS, BS, 'J'), BS);	/* the end is within a block */
+	contents("dGGGHH..I.J");
+	assert_int_equal(gfs2_glock_nq_init(ip->i_gl, LM_ST_SHARED, 0, &gh), 0);
+	gfs2_getattr(ip, &st);
+	gfs2_glock_dq_uninit(&gh);
+	assert_int_equal(st.st_size, 11 * BS);
+}
+
+struct beside {
+	pthread_t thread;
+	uint64_t pos;
+	uint32_t len;
+	int64_t result;
+	char *memory;
+};
+
+static void *write_hole(void *arg)
+{
+	struct beside *b = arg;
+	struct io_ring *own;
+	struct gfs2_dio d = { .ip = ip, .buf = b->memory, .buf_index = -1, .write = true, .pos = b->pos,
+			      .len = b->len };
+
+	*current_ctx() = (struct gfs2_ctx){ .req = 100 + b->pos / BS };
+	if (io_ring_create(engine, 8, false, &own))
+		return NULL;
+	d.ring = own;
+	b->result = gfs2_dio_run(&d);
+	io_ring_destroy(own);
+	return NULL;
+}
+
+static unsigned waiting(void)
+{
+	struct list_head *pos;
+	unsigned n = 0;
+
+	rmutex_lock(&ip->i_lock);
+	for (pos = ip->i_rest.next; pos != &ip->i_rest; pos = pos->next)
+		n++;
+	rmutex_unlock(&ip->i_lock);
+	return n;
+}
+
+#define BESIDE 8
+
+static void together(const struct io_fault *fault, const int64_t *wanted, unsigned exclusive)
+{
+	struct beside b[BESIDE];
+	struct gfs2_holder gh;
+
+	/* The first one meets the hole and asks for EX, which a holder of ours keeps from it; the others join in. */
+	assert_int_equal(gfs2_glock_nq_init(ip->i_gl, LM_ST_DEFERRED, 0, &gh), 0);
+	mark = gfs2_event_next_seq();
+	for (unsigned i = 0; i < BESIDE; i++) {
+		/* Not in the order of the file. */
+		b[i] = (struct beside){ .pos = (i * 5 % BESIDE) * BS, .len = BS, .result = 1 };
+		b[i].memory = aligned_alloc(BS, BS);
+		memset(b[i].memory, 'A' + (int)(b[i].pos / BS), BS);
+		assert_int_equal(pthread_create(&b[i].thread, NULL, write_hole, &b[i]), 0);
+		while (waiting() <= i)
+			sched_yield();
+	}
+	if (fault)
+		assert_int_equal(io_fault_add(engine, fault), 0);
+	gfs2_glock_dq_uninit(&gh);
+	for (unsigned i = 0; i < BESIDE; i++) {
+		pthread_join(b[i].thread, NULL);
+		assert_int_equal(b[i].result, wanted[b[i].pos / BS]);
+		free(b[i].memory);
+	}
+	io_fault_clear(engine);
+	assert_int_equal(events(EV_GLOCK_PROMOTE, LM_ST_EXCLUSIVE), exclusive);
+	assert_int_equal(events(EV_DIO_BUFFERED, -1), BESIDE);
+	assert_false(ip->i_rest_led);
+}
+
+/* Eight writes into holes: EX once, one transaction, one flush; each has its own request's name on its events. */
+static void test_rest_together(void **state)
+{
+	static const int64_t all[BESIDE] = { BS, BS, BS, BS, BS, BS, BS, BS };
+	uint64_t flushes;
+
+	layout("........");
+	flushes = log_flushes();
+	together(NULL, all, 1);
+	assert_int_equal(log_flushes(), flushes + 1);
+	assert_int_equal(events_of(EV_DIO_BUFFERED, 103, 0), 1);
+	assert_int_equal(events_of(EV_DIO_BUFFERED, 107, 0), 1);
+	contents("ABCDEFGH");
+}
+
+/* The device fails: together, and then alone for one of them; the others get what they asked for. */
+static void test_rest_one_error_of_many(void **state)
+{
+	static const int64_t third[BESIDE] = { BS, BS, -EIO, BS, BS, BS, BS, BS };
+	/* Eight together, one of which fails; then one by one the third one does. */
+	struct io_fault once = { .op = IO_WRITE, .cls = IO_DATA, .error = EIO, .count = 1 };
+	struct io_fault later = { .op = IO_WRITE, .cls = IO_DATA, .error = EIO, .skip = 10, .count = 1 };
+
+	layout("........");
+	assert_int_equal(io_fault_add(engine, &once), 0);
+	together(&later, third, 1);
+	contents("AB.DEFGH");
+}
+
 #define T(f) cmocka_unit_test_setup_teardown(f, new_file, drop_file)
 
 int main(void)
@@ -460,6 +656,8 @@ int main(void)
 		T(test_read_short_only_at_eof), T(test_behaviours), T(test_error_under_way),
 		T(test_dirty_data_first), T(test_fast_path),
 		T(test_end_names_its_request), T(test_outcomes_are_counted), T(test_demote_pending_is_counted),
+		T(test_rest_both_ways), T(test_rest_direct_uses_no_buffers), T(test_rest_error_leaves_the_hole),
+		T(test_rest_grows_the_file), T(test_rest_together), T(test_rest_one_error_of_many),
 	};
 
 	return cmocka_run_group_tests(tests, mount_volume, unmount_volume);

@@ -88,6 +88,8 @@ class Run:
         for what, *more in self.text.prepare:
             getattr(self, "prepare_" + what)(*more)
         self.volume.control("set", "dio_mtime", "strict" if self.text.strict else "deferred")
+        # The kernel's way; ours writes the same bytes, before EX is let go.
+        self.volume.control("set", "dio_rest", "buffered")
         for _, name, state in self.text.hold:
             self.hold(name, state)
 
