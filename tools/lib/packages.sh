@@ -11,6 +11,8 @@ packages_tests='linux-source-6.1'
 packages_cluster='user-mode-linux corosync dlm-controld iproute2 kmod'
 packages_bench='fio fuse2fs ntfs-3g linux-source-6.1'
 packages_model='spin'
+packages_xfstests='acl attr bc dbench dump e2fsprogs fio gawk iproute2 kmod libcap2-bin openssl perl psmisc quota
+	uuid-runtime xfsprogs'
 
 package_installed()
 {
