@@ -151,6 +151,32 @@ int gfs2_lookup(struct gfs2_inode *dip, const char *name, struct gfs2_inode **ou
 	return error;
 }
 
+int gfs2_lookup_by_addr(struct gfs2_sbd *sdp, uint64_t no_addr, struct gfs2_inode **out, struct stat *st)
+{
+	struct gfs2_inode *ip;
+	bool hidden = false;
+	int error;
+
+	/* With IOPEN in SH nobody frees an inode: what the bitmap says from here on stays. */
+	error = gfs2_inode_lookup(sdp, no_addr, 0, &ip);
+	if (error)
+		return error;
+	error = gfs2_get_block_type(sdp, no_addr);
+	if (ip == sdp->sd_sc_inode) {
+		error = -ESTALE; /* one of the file system's own, and locked as long as it is mounted */
+	} else if (error != GFS2_BLKST_DINODE_) {
+		error = error < 0 && error != -EINVAL ? error : -ESTALE;
+	} else {
+		error = namei_stat(ip, st);
+		hidden = !error && ip->i_diskflags & GFS2_DIF_SYSTEM;
+	}
+	if (error || hidden)
+		gfs2_inode_put(ip);
+	else
+		*out = ip;
+	return hidden ? -ESTALE : error;
+}
+
 /* @newdip and @ip held EX. */
 static int link_locked(struct gfs2_inode *ip, struct gfs2_inode *newdip, const struct gfs2_qname *q,
 		       struct stat *st)

@@ -12,6 +12,12 @@
 
 /* -ENOENT, -ENAMETOOLONG (> 255), -ENOTDIR. @st: attributes, read under the child's SH. */
 int gfs2_lookup(struct gfs2_inode *dip, const char *name, struct gfs2_inode **out, struct stat *st);
+/*
+ * The inode at an address that somebody has kept (a file handle; kernel: gfs2_lookup_by_inum): -ESTALE if there is none with a name
+ * (any more), or one of the file system's own.  Whether it is the same as then its formal number tells.  Not with other nodes: what
+ * is their own they have locked for good.
+ */
+int gfs2_lookup_by_addr(struct gfs2_sbd *sdp, uint64_t no_addr, struct gfs2_inode **out, struct stat *st);
 
 struct gfs2_create_args {
 	mode_t mode;		/* with type */

@@ -74,13 +74,34 @@ static void reply_entry(fuse_req_t req, struct server *s, struct gfs2_inode *ip,
 	gfs2_inode_put(ip);
 }
 
+/*
+ * A file handle is opened (open_by_handle_at, NFS) whose inode the kernel has not in memory: it asks for "." of the node id,
+ * which need not be a directory's, and compares the generation itself.
+ */
+static void lookup_handle(fuse_req_t req, struct server *s, fuse_ino_t ino)
+{
+	struct gfs2_inode *ip;
+	struct stat st;
+	int error = gfs2_lookup_by_addr(s->sdp, ino == FUSE_ROOT_ID ? s->sdp->sd_root_addr : ino, &ip, &st);
+
+	if (error)
+		reply_err(req, error);
+	else
+		reply_entry(req, s, ip, &st);
+}
+
 void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
 	struct server *s = op_begin(req);
-	struct gfs2_inode *dip = server_inode(s, parent), *ip;
+	struct gfs2_inode *dip, *ip;
 	struct stat st;
 	int error;
 
+	if (!strcmp(name, ".")) {
+		lookup_handle(req, s, parent);
+		return;
+	}
+	dip = server_inode(s, parent);
 	if (!dip) {
 		fuse_reply_err(req, ESTALE);
 		return;

@@ -40,13 +40,14 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
 	conn->want &= ~(unsigned)FUSE_CAP_AUTO_INVAL_DATA;
 	conn->want |= conn->capable & (FUSE_CAP_ASYNC_READ | FUSE_CAP_ASYNC_DIO |
 				       FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_READDIRPLUS |
-				       FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_EXPLICIT_INVAL_DATA);
+				       FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_EXPLICIT_INVAL_DATA |
+				       FUSE_CAP_EXPORT_SUPPORT);
 	/* Permission checks follow ACLs, and a default ACL takes the place of the umask. */
 	if (!s->sdp->sd_args.ar_noacl)
 		conn->want |= conn->capable & (FUSE_CAP_POSIX_ACL | FUSE_CAP_DONT_MASK);
 	/* Names and attributes are not believed for any time in a cluster; and another node may free an inode before we have read it. */
 	if (s->sdp->sd_lm->lm_has_peers)
-		conn->want &= ~(unsigned)(FUSE_CAP_READDIRPLUS | FUSE_CAP_READDIRPLUS_AUTO);
+		conn->want &= ~(unsigned)(FUSE_CAP_READDIRPLUS | FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_EXPORT_SUPPORT);
 	/* Offsets in directories are 64 bit for us; the kernel hands them through. */
 }
 

@@ -3,6 +3,7 @@
 # test: names, links, renames and removals behave as POSIX says, errors included
 # timeout: 180
 # variants: plain asan
+import ctypes
 import os
 import stat
 import sys
@@ -270,6 +271,72 @@ def case_special_files(m):
     expect_errno(errno.ENOTDIR, os.stat, m / "dangling")
     os.symlink("loop", m / "loop")
     expect_errno(errno.ELOOP, os.stat, m / "loop")
+
+
+class Handle(ctypes.Structure):
+    """struct file_handle with room for FUSE's: node id (high, low), generation."""
+    _fields_ = [("handle_bytes", ctypes.c_uint), ("handle_type", ctypes.c_int), ("words", ctypes.c_uint32 * 32)]
+
+    @classmethod
+    def of(cls, path):
+        handle, mount_id = cls(handle_bytes=128), ctypes.c_int()
+        if libc.name_to_handle_at(AT_FDCWD, os.fsencode(str(path)), ctypes.byref(handle), ctypes.byref(mount_id), 0):
+            raise OSError(ctypes.get_errno(), "name_to_handle_at")
+        return handle
+
+    def open(self, mount, flags=os.O_RDONLY):
+        top = os.open(mount.dir, os.O_RDONLY)
+        fd = libc.open_by_handle_at(top, ctypes.byref(self), flags)
+        error = ctypes.get_errno()
+        os.close(top)
+        if fd < 0:
+            raise OSError(error, "open_by_handle_at")
+        return fd
+
+
+libc = ctypes.CDLL(None, use_errno=True)
+AT_FDCWD = -100
+
+
+def case_file_handles():
+    """A handle leads to its file also when nobody has it in memory any more, and to no other."""
+    need_fuse()
+    volume = Volume(size="128M")
+    with volume.mount() as m:
+        os.makedirs(m / "d/e")
+        for name in ("f", "d/g", "gone", "d/replaced"):
+            write_file(m / name, name.encode())
+        handles = {name: Handle.of(m / name) for name in ("f", "d/g", "gone", "d/replaced", "d", "d/e", ".")}
+        os.unlink(m / "gone")
+        os.unlink(m / "d/replaced")
+    for again in range(2):
+        with volume.mount() as m:
+            for name in ("f", "d/g"):
+                fd = handles[name].open(m)
+                equal(os.read(fd, 100), name.encode(), f"content of {name} by its handle")
+                equal(os.fstat(fd).st_ino, os.stat(m / name).st_ino, f"inode of {name}")
+                os.close(fd)
+            for name in ("d/e", "d", "."):
+                fd = handles[name].open(m, os.O_RDONLY | os.O_DIRECTORY)
+                equal(sorted(os.listdir(fd)), sorted(os.listdir(m / name)), f"entries of {name} by its handle")
+                os.close(fd)
+            for name in ("gone", "d/replaced"):
+                expect_errno(errno.ESTALE, handles[name].open, m)
+            # Others may have the place of one that is gone: what was opened then must not be theirs.
+            for number in range(40):
+                write_file(m / f"new{again}.{number}", b"new")
+            # Blocks that are no inodes, inodes that are not to be seen, and what is not on the volume.
+            system = [(int(address), int(formal)) for formal, address, flags in
+                      re.findall(r"I: n:(\d+)/(\d+) t:\d+ f:\S+ d:(\S+)", m.glockctl("dump").stdout) if int(flags, 16) & 0x200]
+            check(len(system) > 3, "the file system's own inodes")
+            wrong = Handle.of(m / "f")
+            for address, formal in system + [(address, 1) for address in (0, 2, 16, 17, 18, 30000, 32767, 1 << 20, 1 << 45,
+                                                                          *range(2050, 2150))]:
+                wrong.words[0], wrong.words[1] = address >> 32, address & 0xffffffff
+                wrong.words[2] = formal
+                expect_errno(errno.ESTALE, wrong.open, m)
+            write_file(m / "still", b"works")
+    volume.fsck()
 
 
 main()
