@@ -53,7 +53,9 @@ def environment(run, setup):
                      LC_ALL="C", LANG="C", TERM="dumb", HOME="/root", TMPDIR="/tmp",
                      HOST_OPTIONS=f"{run}/local.config", RESULT_BASE=f"{run}/results/tests",
                      GFS2_XFSTESTS_LOGS=f"{run}/results/daemon", GFS2_XFSTESTS_SBIN=f"{run}/real-sbin",
-                     GFS2_XFSTESTS_LIB=f"{run}/lib", DM_DISABLE_UDEV="1")
+                     GFS2_XFSTESTS_LIB=f"{run}/lib", DM_DISABLE_UDEV="1",
+                     # Tests that look at /proc/locks then do it in the outer /proc, which is below ours.
+                     FSTESTS_ISOL="privatens")
     with open(f"{run}/local.config", "w") as text:
         for name, value in (("FSTYP", "gfs2"), ("TEST_DEV", setup["test"]), ("TEST_DIR", f"{run}/test"),
                             ("SCRATCH_DEV", setup["scratch"]), ("SCRATCH_MNT", f"{run}/scratch"),
