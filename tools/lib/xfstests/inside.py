@@ -53,7 +53,8 @@ def environment(run, setup):
                      LC_ALL="C", LANG="C", TERM="dumb", HOME="/root", TMPDIR="/tmp",
                      HOST_OPTIONS=f"{run}/local.config", RESULT_BASE=f"{run}/results/tests",
                      GFS2_XFSTESTS_LOGS=f"{run}/results/daemon", GFS2_XFSTESTS_SBIN=f"{run}/real-sbin",
-                     GFS2_XFSTESTS_LIB=f"{run}/lib", DM_DISABLE_UDEV="1",
+                     GFS2_XFSTESTS_LIB=f"{run}/lib",
+                     LD_PRELOAD=f"{run}/fiemap.so", GFS2_XFSTESTS_GLOCKCTL="/sbin/glockctl", DM_DISABLE_UDEV="1",
                      # Tests that look at /proc/locks then do it in the outer /proc, which is below ours.
                      FSTESTS_ISOL="privatens")
     with open(f"{run}/local.config", "w") as text:
