@@ -306,6 +306,15 @@ static void dio_print(struct gfs2_sbd *sdp, struct stat_out *s)
 		latency_print(sdp, s, i);
 }
 
+static void receive_print(struct gfs2_sbd *sdp, struct stat_out *s)
+{
+	struct gfs2_receive_counters *c = &sdp->sd_receive;
+
+	stat_line(s, "receive_to_readers", atomic_load_explicit(&c->to_readers, memory_order_relaxed));
+	stat_line(s, "receive_to_rings", atomic_load_explicit(&c->to_rings, memory_order_relaxed));
+	stat_line(s, "receive_readers_started", atomic_load_explicit(&c->started, memory_order_relaxed));
+}
+
 static void stats_print(struct gfs2_sbd *sdp, struct stat_out *s)
 {
 	struct gfs2_statfs_host fs;
@@ -337,6 +346,7 @@ static void stats_print(struct gfs2_sbd *sdp, struct stat_out *s)
 	stat_line(s, "fs_dinodes", fs.dinodes);
 	stat_line(s, "withdrawn", gfs2_withdrawn(sdp));
 	dio_print(sdp, s);
+	receive_print(sdp, s);
 	if (!sdp->sd_log)
 		return;
 	gfs2_log_get_stats(sdp->sd_log, &log);

@@ -45,6 +45,11 @@ struct gfs2_dio_counters {
 	struct hist latency[DIO_NR_PHASES];
 };
 
+/* Who read /dev/fuse (fuse/readers.h): changes, and readers started because none was ready; relaxed. */
+struct gfs2_receive_counters {
+	atomic_uint_least64_t to_readers, to_rings, started;
+};
+
 /* Mount options (design section 9); strings are owned by the caller and outlive the mount. */
 struct gfs2_args {
 	bool ar_ro;
@@ -112,6 +117,7 @@ struct gfs2_sbd {
 	atomic_bool sd_withdrawn;	/* release when set, acquire in gfs2_withdrawn() */
 
 	struct gfs2_dio_counters sd_dio;
+	struct gfs2_receive_counters sd_receive;
 };
 
 /*

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * The fast path: READ and WRITE requests that need nothing but the device, from the receive buffer,
- * on the receive thread, without libfuse.  Never blocks; what it cannot take goes to a worker.
+ * on the thread that read them, without libfuse.  Never blocks; what it cannot take goes the other way.
  */
 #include <fcntl.h>
 #include "fuse/server.h"
@@ -49,7 +49,7 @@ static void fast_dio_init(struct rx_buf *b, struct io_ring *ring, struct gfs2_in
 	dio->ip = ip;
 	dio->ring = ring;
 	dio->buf = rx_payload(b);
-	dio->buf_index = b->unregistered || len > RX_REGISTERED_PAYLOAD ? -1 : b->index;
+	dio->buf_index = b->reader || b->unregistered || len > RX_REGISTERED_PAYLOAD ? -1 : b->index;
 	dio->pos = pos;
 	dio->len = len;
 	dio->priv = b;

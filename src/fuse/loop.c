@@ -6,6 +6,7 @@
  * Guarantees
  *  - The thread sleeps in one place only, io_ring_wait(): its own completions are never stranded.
  *  - A WRITE's payload lies on a page boundary in registered memory, so it goes to the device without a copy.
+ *  - While readers read (readers.h) no reads are posted, and the thread sleeps.
  *  - Several requests are read in one system call when several come at once: as many reads are kept posted as lately
  *    found something together.  A lone caller finds one (every posted read is woken by every request).
  *
@@ -20,6 +21,7 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <unistd.h>
+#include "fuse/readers.h"
 #include "fuse/server.h"
 #include "util/ctx.h"
 #include "util/util.h"
@@ -30,6 +32,8 @@
 #define RX_MAX_READS 16
 #define RX_FUSE_SLOT 1		/* 0 is the volume: io/ring.c */
 #define RX_LONE_HITS 16		/* so many requests one by one: one read is enough */
+#define RX_CALM 64		/* so many requests that readers would rather have had: let them read */
+#define RX_CALM_INFLIGHT 2
 
 struct rx {
 	struct server *s;
@@ -47,13 +51,16 @@ struct rx {
 	/* the receive thread's own */
 	struct io_handler wake_h;
 	bool wake_armed, gone;
-	int wake_fd;		/* eventfd: look at `stopping` */
+	int wake_fd;		/* eventfd: look at `stopping` and at who reads */
 	int fuse_fd;		/* as SQEs name it: slot RX_FUSE_SLOT of the ring's files, or the descriptor */
 	unsigned fuse_flags;	/* IOSQE_FIXED_FILE with the slot */
 	struct list_head reading; /* buffers with a read posted */
 	unsigned reads;		/* how many these are */
 	unsigned want;		/* and how many there should be */
-	unsigned hits, lone;	/* requests found by this wait; sleeps in a row that ended with just one */
+	bool rings;		/* who reads are the rings; as last looked at */
+	unsigned hits, fast;	/* requests found by this wait; how many of these took the fast path */
+	unsigned lone;		/* sleeps in a row that ended with just one */
+	unsigned calm;		/* requests in a row that readers would rather have had: rx_calm() */
 	unsigned replies;	/* under way */
 };
 
@@ -82,6 +89,7 @@ static struct rx_buf *rx_buf_extra(struct rx *rx)
 		return NULL;
 	}
 	b->rx = rx;
+	b->s = rx->s;
 	b->index = -1;
 	list_init(&b->list);
 	return b;
@@ -120,12 +128,19 @@ static void rx_buf_free(struct rx_buf *b)
 	free(b);
 }
 
-void rx_buf_release(struct rx_buf *b)
+struct rx_buf *rx_buf_reader(struct server *s)
+{
+	struct rx_buf *b = rx_buf_get(s->rx[0]);
+
+	if (b)
+		b->reader = true;
+	return b;
+}
+
+void rx_buf_trim(struct rx_buf *b)
 {
 	struct rx *rx = b->rx;
-	bool keep = true;
 
-	/* Ours alone until it is on the list. */
 	if (b->large && atomic_load_explicit(&rx->nr_large, memory_order_relaxed) >
 				max_t(unsigned, RX_KEEP_LARGE / rx->s->nr_rx, 2)) {
 		size_t used = RX_PAGE + RX_REGISTERED_PAYLOAD + RX_PAGE;
@@ -134,6 +149,16 @@ void rx_buf_release(struct rx_buf *b)
 		b->large = false;
 		atomic_fetch_sub_explicit(&rx->nr_large, 1, memory_order_relaxed);
 	}
+}
+
+void rx_buf_release(struct rx_buf *b)
+{
+	struct rx *rx = b->rx;
+	bool keep = true;
+
+	/* Ours alone until it is on the list. */
+	rx_buf_trim(b);
+	b->reader = false;
 	pthread_mutex_lock(&rx->lock);
 	/* LIFO: the warm one first */
 	if (b->index >= 0) {
@@ -169,7 +194,7 @@ static void wait_for_memory(const struct fuse_in_header *in)
 	}
 }
 
-static void request_run(struct server *s, void *mem, uint32_t size)
+void request_run(struct server *s, void *mem, uint32_t size)
 {
 	struct fuse_buf fb = { .size = size, .mem = mem };
 
@@ -207,23 +232,41 @@ static bool independent(const struct fuse_in_header *in)
 		!write_past_cache(write->write_flags));
 }
 
+bool request_is_patient(const struct rx_buf *b)
+{
+	uint32_t opcode = rx_header(b)->opcode;
+
+	return opcode == FUSE_FORGET || opcode == FUSE_BATCH_FORGET;
+}
+
+static void submit(struct server *s, struct work *w, void (*fn)(struct work *), const struct rx_buf *b)
+{
+	list_init(&w->list);
+	w->fn = fn;
+	w->independent = independent(rx_header(b));
+	w->patient = request_is_patient(b);
+	pool_submit(s->pool, w);
+}
+
+bool request_submit_copy(struct server *s, const struct rx_buf *b)
+{
+	struct request_copy *rc = malloc(sizeof(*rc) + b->size);
+
+	if (!rc)
+		return false;
+	rc->s = s;
+	rc->size = b->size;
+	memcpy(rc->copy, rx_header(b), b->size);
+	submit(s, &rc->w, run_copy, b);
+	return true;
+}
+
 static void rx_hand_over(struct rx *rx, struct rx_buf *b)
 {
-	const struct fuse_in_header *in = (const void *)rx_request(b);
-	struct request_copy *rc = in->opcode == FUSE_WRITE ? NULL : malloc(sizeof(*rc) + b->size);
-	struct work *w = rc ? &rc->w : &b->work;
-
-	list_init(&w->list);
-	w->fn = rc ? run_copy : run_buffer;
-	w->independent = independent(in);
-	w->patient = in->opcode == FUSE_FORGET || in->opcode == FUSE_BATCH_FORGET;
-	if (rc) {
-		rc->s = rx->s;
-		rc->size = b->size;
-		memcpy(rc->copy, rx_request(b), b->size);
+	if (rx_header(b)->opcode != FUSE_WRITE && request_submit_copy(rx->s, b))
 		rx_buf_release(b);
-	}
-	pool_submit(rx->s->pool, w);
+	else
+		submit(rx->s, &b->work, run_buffer, b);
 }
 
 /* --- replies of the fast path --- */
@@ -253,6 +296,10 @@ void rx_reply(struct rx_buf *b, int error, const void *data_in_place, size_t len
 	out->len = (uint32_t)(sizeof(*out) + len);
 	out->error = error;
 	out->unique = unique;
+	if (b->reader) {
+		readers_reply(b, out, out->len);
+		return;
+	}
 	b->reply_h.complete = rx_reply_done;
 	b->rx->replies++;
 	sqe = io_ring_sqe(b->rx->ring);
@@ -280,16 +327,23 @@ static void rx_read_done(struct io_handler *h, struct io_ring *r, int32_t res, u
 	rx->hits++;
 	b->size = (uint32_t)res;
 	rx_buf_used(b, b->size);
-	if (!fast_request(b, rx->ring))
+	if (fast_request(b, rx->ring))
+		rx->fast++;
+	else
 		rx_hand_over(rx, b);
 }
 
 static void rx_wake_done(struct io_handler *h, struct io_ring *r, int32_t res, uint32_t flags)
 {
-	container_of(h, struct rx, wake_h)->wake_armed = false;
+	struct rx *rx = container_of(h, struct rx, wake_h);
+	eventfd_t value;
+
+	/* What is written from now on wakes us again; what was written up to now is looked at next. */
+	eventfd_read(rx->wake_fd, &value);
+	rx->wake_armed = false;
 }
 
-static void rx_watch_stop(struct rx *rx)
+static void rx_watch(struct rx *rx)
 {
 	struct io_uring_sqe *sqe;
 
@@ -338,6 +392,22 @@ static void rx_cancel_reads(struct rx *rx, unsigned keep)
 }
 
 /*
+ * Requests that are handed over, and those that come one by one with hardly anything at the device, are better off with
+ * readers.  Fewer at the device than make readers give way (READ_DEEP): so that it does not go to and fro.
+ */
+static void rx_calm(struct rx *rx, bool slept)
+{
+	if (rx->fast && (!slept || io_ring_inflight(rx->ring) > RX_CALM_INFLIGHT))
+		rx->calm = 0;
+	else
+		rx->calm += rx->hits;
+	if (rx->calm < RX_CALM || !rx->rings)
+		return;
+	rx->calm = 0;
+	readers_event(rx->s, READ_CALM);
+}
+
+/*
  * How many reads should be posted?  Requests that were there before we had to sleep mean that several callers are at work;
  * one that had to be waited for, again and again, is a lone caller.
  */
@@ -351,18 +421,34 @@ static void rx_adapt(struct rx *rx, bool slept)
 		rx->want = 1;
 		rx_cancel_reads(rx, 1);
 	}
-	rx->hits = 0;
+	rx_calm(rx, slept);
+	rx->hits = rx->fast = 0;
+}
+
+/* Post what reads there should be, or withdraw them all, once, since the readers read. */
+static void rx_follow_mode(struct rx *rx)
+{
+	bool rings = readers_rings_read(rx->s);
+
+	if (rx->rings && !rings) {
+		rx_cancel_reads(rx, 0);
+		rx->want = 1;
+		rx->lone = 0;
+	}
+	rx->rings = rings;
+	if (rings)
+		rx_post_reads(rx);
 }
 
 /*
- * Submit what is queued and handle what is there; sleep only if that is nothing, and never without a posted read (those that
- * were there may just have come back cancelled) and an armed wake_fd: the look without sleeping may have used it up, and who
- * stops us writes there once.
+ * Submit what is queued and handle what is there; sleep only if that is nothing, and never without a posted read, if the
+ * rings read (those that were there may just have come back cancelled), nor without an armed wake_fd: the look without
+ * sleeping may have used it up, and who wants us to look at something writes there once.
  */
 static int rx_wait(struct rx *rx)
 {
 	int error = io_ring_wait(rx->ring, 0);
-	bool slept = !error && !rx->hits && rx->reads && rx->wake_armed && !rx->gone;
+	bool slept = !error && !rx->hits && (rx->reads || !rx->rings) && rx->wake_armed && !rx->gone;
 
 	if (slept)
 		error = io_ring_wait(rx->ring, 1);
@@ -378,8 +464,8 @@ static void *rx_thread(void *arg)
 	pthread_setname_np(pthread_self(), "gfs2-rx");
 	/* The ring is single-issuer: it must be made by the thread that uses it. */
 	while (!rx->gone && !atomic_load_explicit(&rx->s->stopping, memory_order_acquire)) {
-		rx_post_reads(rx);
-		rx_watch_stop(rx);
+		rx_follow_mode(rx);
+		rx_watch(rx);
 		error = rx_wait(rx);
 		if (error && error != -EINTR && error != -EAGAIN && error != -EBUSY) {
 			fs_err("receive ring: %s", strerror(-error));
@@ -482,7 +568,7 @@ int rx_create(struct server *s, struct rx **out)
 	pthread_mutex_init(&rx->lock, NULL);
 	list_init(&rx->free);
 	list_init(&rx->free_extra);
-	rx->wake_fd = eventfd(0, EFD_CLOEXEC);
+	rx->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	rx->slab = mmap(NULL, (size_t)RX_REGISTERED * RX_MEM_SIZE, PROT_READ | PROT_WRITE,
 			MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (rx->wake_fd < 0 || rx->slab == MAP_FAILED) {
@@ -498,6 +584,7 @@ int rx_create(struct server *s, struct rx **out)
 		struct rx_buf *b = &rx->bufs[i];
 
 		b->rx = rx;
+		b->s = rx->s;
 		b->mem = rx->slab + (size_t)i * RX_MEM_SIZE;
 		b->index = (int)i;
 		list_add_tail(&b->list, &rx->free);
@@ -513,6 +600,12 @@ void rx_stop_wait(struct rx *rx)
 	eventfd_write(rx->wake_fd, 1);
 	pthread_join(rx->thread, NULL);
 	rx->started = false;
+}
+
+void rx_mode_changed(struct server *s)
+{
+	for (unsigned i = 0; i < s->nr_rx; i++)
+		eventfd_write(s->rx[i]->wake_fd, 1);
 }
 
 /* After the pool is gone: no buffer is out any more. */

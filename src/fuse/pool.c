@@ -68,8 +68,7 @@ static void buffer_free(void)
 	atomic_fetch_sub_explicit(&nr_buffers, 1, memory_order_relaxed);
 }
 
-/* Many workers would be many buffers: only some keep theirs for the next request. */
-static void buffer_done(void)
+void pool_buffer_done(void)
 {
 	if (atomic_load_explicit(&nr_buffers, memory_order_relaxed) > POOL_KEEP)
 		buffer_free();
@@ -124,17 +123,40 @@ static void patient_done(struct pool *p)
 	rmutex_unlock(&p->lock);
 }
 
-static void *pool_thread(void *arg)
+bool pool_patient_begin(struct pool *p)
 {
-	struct pool *p = arg;
-	struct work *w;
+	bool may;
 
+	rmutex_lock(&p->lock);
+	may = p->nr_patient < POOL_PATIENT;
+	p->nr_patient += may;
+	rmutex_unlock(&p->lock);
+	return may;
+}
+
+void pool_patient_end(struct pool *p)
+{
+	struct work *next = NULL;
+
+	rmutex_lock(&p->lock);
+	p->nr_patient--;
+	if (!list_empty(&p->patient)) {
+		next = list_first_entry(&p->patient, struct work, list);
+		list_del_init(&next->list);
+	}
+	rmutex_unlock(&p->lock);
+	if (next)
+		pool_submit(p, next);
+}
+
+static void *pool_work(struct pool *p, struct work *w)
+{
 	pthread_setname_np(pthread_self(), "gfs2-worker");
-	while ((w = pool_next(p))) {
+	for (; w; w = pool_next(p)) {
 		bool patient = w->patient;
 
 		w->fn(w);
-		buffer_done();
+		pool_buffer_done();
 		if (patient)
 			patient_done(p);
 	}
@@ -144,6 +166,19 @@ static void *pool_thread(void *arg)
 	rcond_broadcast(&p->exit_cond);
 	rmutex_unlock(&p->lock);
 	return NULL;
+}
+
+static void *pool_thread(void *arg)
+{
+	return pool_work(arg, pool_next(arg));
+}
+
+/* The thread was made for this work. */
+static void *pool_thread_for(void *arg)
+{
+	struct work *w = arg;
+
+	return pool_work(w->pool, w);
 }
 
 /* p->lock held. */
@@ -157,7 +192,7 @@ static struct work *independent_work(struct pool *p)
 	return NULL;
 }
 
-static int pool_add_thread(struct pool *p, void *(*fn)(void *));
+static int pool_add_thread(void *arg, void *(*fn)(void *));
 
 /* p->lock held, released and retaken. */
 static void try_thread(struct pool *p)
@@ -192,7 +227,7 @@ static void *rescue_thread(void *arg)
 			p->queued--;
 			rmutex_unlock(&p->lock);
 			w->fn(w);
-			buffer_done();
+			pool_buffer_done();
 			rmutex_lock(&p->lock);
 			continue;
 		}
@@ -208,7 +243,7 @@ static void *rescue_thread(void *arg)
 	return NULL;
 }
 
-static int pool_add_thread(struct pool *p, void *(*fn)(void *))
+static int pool_add_thread(void *arg, void *(*fn)(void *))
 {
 	pthread_attr_t attr;
 	pthread_t t;
@@ -217,7 +252,7 @@ static int pool_add_thread(struct pool *p, void *(*fn)(void *))
 	pthread_attr_init(&attr);
 	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
 	pthread_attr_setstacksize(&attr, 512 * 1024);
-	error = pthread_create(&t, &attr, fn, p);
+	error = pthread_create(&t, &attr, fn, arg);
 	pthread_attr_destroy(&attr);
 	return -error;
 }
@@ -253,14 +288,31 @@ void pool_submit(struct pool *p, struct work *w)
 	}
 }
 
-unsigned pool_threads(struct pool *p)
+bool pool_try_submit(struct pool *p, struct work *w)
 {
-	unsigned n;
+	bool idle;
 
 	rmutex_lock(&p->lock);
-	n = p->threads;
+	idle = p->queued < p->idle;
+	if (idle) {
+		list_add_tail(&w->list, &p->queue);
+		p->queued++;
+	} else {
+		p->threads++, p->live++;
+	}
 	rmutex_unlock(&p->lock);
-	return n;
+	if (idle) {
+		rcond_signal(&p->work_cond);
+		return true;
+	}
+	/* Not through the queue: another thread's work might be what the new one finds there. */
+	w->pool = p;
+	if (!pool_add_thread(w, pool_thread_for))
+		return true;
+	rmutex_lock(&p->lock);
+	p->threads--, p->live--;
+	rmutex_unlock(&p->lock);
+	return false;
 }
 
 int pool_create(struct pool **out)

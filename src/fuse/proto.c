@@ -11,6 +11,7 @@
  * libfuse goes on decoding requests and answering INIT; around it the flags are put in and taken out.
  */
 #include <fcntl.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 #include "fuse/server.h"
 #include "util/ctx.h"
@@ -100,4 +101,15 @@ void proto_request(struct server *s, struct fuse_buf *fb)
 		shorten_setxattr(fb);
 		break;
 	}
+}
+
+int proto_clone(struct server *s)
+{
+	uint32_t session = (uint32_t)s->fd;
+	int fd = open("/dev/fuse", O_RDWR | O_CLOEXEC);
+
+	if (fd < 0 || !ioctl(fd, FUSE_DEV_IOC_CLONE, &session))
+		return fd;
+	close(fd);
+	return -1;
 }

@@ -17,6 +17,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 #include "fuse/ops.h"
+#include "fuse/readers.h"
 #include "util/util.h"
 
 /* lock_nolock: nobody else changes the volume, so what the kernel caches stays true. */
@@ -78,6 +79,14 @@ static int mount_args(const struct server_config *cfg, struct fuse_args *args)
 	return error;
 }
 
+static ssize_t session_read(int fd, void *buf, size_t len, void *userdata)
+{
+	return read(fd, buf, len);
+}
+
+/* A reader's answers go to the descriptor that it read from. */
+static const struct fuse_custom_io session_io = { .writev = readers_writev, .read = session_read };
+
 /* The kernel's first request; nothing else is sent before it is answered. */
 static int answer_init(struct server *s)
 {
@@ -125,11 +134,16 @@ int server_mount(struct gfs2_sbd *sdp, const struct server_config *cfg, struct s
 	if (fuse_session_mount(s->se, cfg->mountpoint))
 		goto fail;
 	s->fd = fuse_session_fd(s->se);
+	error = fuse_session_custom_io(s->se, &session_io, s->fd);
+	if (error)
+		goto fail;
 	error = answer_init(s);
 	if (!error && fcntl(s->fd, F_SETFL, fcntl(s->fd, F_GETFL) | O_NONBLOCK))
 		error = -errno;
 	if (!error && (s->wake_fd = eventfd(0, EFD_CLOEXEC)) < 0)
 		error = -errno;
+	if (!error)
+		readers_create(s);
 	if (!error)
 		error = pool_create(&s->pool);
 	s->rx = xzalloc(s->nr_rx * sizeof(*s->rx));
@@ -140,6 +154,7 @@ int server_mount(struct gfs2_sbd *sdp, const struct server_config *cfg, struct s
 	}
 	if (error)
 		goto fail;
+	readers_begin(s);
 	fuse_opt_free_args(&args);
 	*out = s;
 	return 0;
@@ -152,12 +167,14 @@ fail:
 
 /* --- running --- */
 
+/* Nobody reads requests any more. */
 static void stop_rx(struct server *s)
 {
 	atomic_store_explicit(&s->stopping, true, memory_order_release);
 	for (unsigned i = 0; s->rx && i < s->nr_rx; i++)
 		if (s->rx[i])
 			rx_stop_wait(s->rx[i]);
+	readers_stop(s);
 }
 
 /* Returns with the signal number, or 0 when the receive threads found the mount gone. */
@@ -252,6 +269,7 @@ void server_destroy(struct server *s)
 		return;
 	stop_rx(s);
 	pool_drain_destroy(s->pool);
+	readers_destroy(s);
 	for (unsigned i = 0; s->rx && i < s->nr_rx; i++)
 		rx_destroy(s->rx[i]);
 	free(s->rx);

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The FUSE side of the daemon: receive threads (loop.c), workers (pool.c), request handlers
- * (ops.c, rw.c, dir.c).
+ * The FUSE side of the daemon: receive threads (loop.c), workers (pool.c), workers that read for themselves (readers.c),
+ * request handlers (ops.c, rw.c, dir.c).
  *
- * A request's way: loop.c reads it from /dev/fuse into a receive buffer.  READ and WRITE are tried
- * on the receive thread itself (fast.c); whatever could block, and everything else, goes with its bytes
- * to a worker, where libfuse decodes it and calls the handlers.
+ * A request's way: it is read from /dev/fuse into a receive buffer, by a reader, or by a receive thread when many are at the
+ * device (readers.h says when).  READ and WRITE are tried there (fast.c).  Whatever could block, and everything else, a
+ * reader does in place, where libfuse decodes it and calls the handlers; a receive thread hands it over to a worker.
  *
  * Receive threads never sleep but in their ring (design section 3), so a handler that may wait for a glock, the
  * log or memory must not run on one.
@@ -50,8 +50,10 @@ struct gfs2_file {
 /* Payloads up to this length use the registered part; the rest of a buffer is memory only while it is used. */
 #define RX_REGISTERED_PAYLOAD (64u << 10)
 
+struct pool;
 struct work {
 	struct list_head list;
+	struct pool *pool;		/* pool_try_submit() */
 	void (*fn)(struct work *w);
 	bool independent;		/* waits for no other request: pool.c */
 	bool patient;			/* nobody waits for it, and there may be any number of them: pool.c */
@@ -62,12 +64,19 @@ struct rx_buf {
 	struct io_handler read_h;	/* completion of the read from /dev/fuse */
 	struct io_handler reply_h;	/* completion of the reply */
 	struct rx *rx;
-	struct list_head list;		/* rx->free, under rx->lock */
+	struct server *s;
+	struct list_head list;		/* rx->free, under rx->lock; a reader's: readers.list */
 	char *mem;
 	int index;			/* registered buffer, -1: extra one */
 	uint32_t size;			/* bytes of the request */
 	bool unregistered;		/* registering was tried and failed */
 	bool large;			/* memory behind the registered payload was used */
+	/* A reader's (readers.c) */
+	bool reader;			/* it has the buffer: the ring that knows it is not its own */
+	bool replied;			/* the fast path has */
+	atomic_bool in_read;		/* relaxed: says only who needs a signal */
+	unsigned crowd;			/* requests in a row that met others on the fast path */
+	pthread_t thread;
 	struct gfs2_dio dio;		/* fast path */
 	struct work work;		/* handed over as it is */
 };
@@ -75,6 +84,11 @@ struct rx_buf {
 static inline char *rx_request(struct rx_buf *b)
 {
 	return b->mem + RX_PAGE - RX_HEADROOM;
+}
+
+static inline const struct fuse_in_header *rx_header(const struct rx_buf *b)
+{
+	return (const struct fuse_in_header *)(const void *)(b->mem + RX_PAGE - RX_HEADROOM);
 }
 
 static inline char *rx_payload(struct rx_buf *b)
@@ -106,6 +120,7 @@ struct server {
 	struct fuse_session *se;
 	int fd;
 	struct pool *pool;
+	struct readers *readers;
 	unsigned nr_rx;
 	struct rx **rx;
 	char *mountpoint;
@@ -126,6 +141,8 @@ extern const struct fuse_lowlevel_ops gfs2_fuse_ops;
 int proto_answer_init(struct server *s, const struct fuse_buf *fb);
 /* Before libfuse decodes a request: notes its flags in the thread's context; may move fb->mem. */
 void proto_request(struct server *s, struct fuse_buf *fb);
+/* Another open file of the connection, blocking; -1 with errno. */
+int proto_clone(struct server *s);
 
 /* --- rw.c: at the end, when nobody handles requests any more --- */
 void server_close_files(struct server *s);
@@ -137,9 +154,21 @@ void rx_stop_wait(struct rx *rx);	/* after server.stopping was set */
 void rx_destroy(struct rx *rx);
 /* Any thread: the buffer is not needed any more. */
 void rx_buf_release(struct rx_buf *b);
+/* For a reader, or NULL. */
+struct rx_buf *rx_buf_reader(struct server *s);
+/* A reader goes on with the buffer: give back the memory of a large request if others have much, too. */
+void rx_buf_trim(struct rx_buf *b);
 /* Its owner: @payload bytes of the payload area have been or will be written to. */
 void rx_buf_used(struct rx_buf *b, size_t payload);
-/* Fast path: answer from the ring; the buffer is released when the reply is out. */
+/* Who reads has changed (readers.h): have a look. */
+void rx_mode_changed(struct server *s);
+/* Threads that may block: handle a request and answer it. */
+void request_run(struct server *s, void *mem, uint32_t size);
+/* May it wait, since nobody waits for it? (work.patient) */
+bool request_is_patient(const struct rx_buf *b);
+/* A copy of a short request goes to a worker; false without memory for it. */
+bool request_submit_copy(struct server *s, const struct rx_buf *b);
+/* Fast path: answer from the ring; the buffer is released when the reply is out (a reader keeps it). */
 void rx_reply(struct rx_buf *b, int error, const void *data_in_place, size_t len);
 
 /* --- fast.c: true if the request was taken --- */
@@ -149,10 +178,19 @@ bool fast_request(struct rx_buf *b, struct io_ring *ring);
 int pool_create(struct pool **out);
 /* Run @w on a worker; never blocks, never refuses: the pool grows when nobody is idle. */
 void pool_submit(struct pool *p, struct work *w);
+/* The same, if a thread is idle or can be made; false: nothing has happened.  Takes no longer than making a thread does. */
+bool pool_try_submit(struct pool *p, struct work *w);
+/*
+ * Patient work that the caller has in hand and would do itself: false if it is not its turn, so that it has to be submitted.  When
+ * it is done the caller goes its own way, and the next one is submitted.
+ */
+bool pool_patient_begin(struct pool *p);
+void pool_patient_end(struct pool *p);
 void pool_drain_destroy(struct pool *p);
 /* The calling worker's own ring and its aligned scratch buffer (RX_MEM_SIZE). */
 struct io_ring *pool_ring(struct gfs2_sbd *sdp);
 char *pool_buffer(void);
-unsigned pool_threads(struct pool *p);
+/* After a request whose handler may have used it: many threads would be many buffers. */
+void pool_buffer_done(void);
 
 #endif

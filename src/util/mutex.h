@@ -16,6 +16,7 @@
 
 enum lock_rank {
 	RANK_NONE = 0,
+	RANK_READERS,	  /* fuse/readers.c: who reads /dev/fuse */
 	RANK_POOL,	  /* fuse/pool.c: work queue, idle threads */
 	RANK_ICACHE,	  /* fs/inode.c: inode hash and counts */
 	RANK_LOG_FLUSH,	  /* journal/log.c: one flush at a time */
