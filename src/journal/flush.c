@@ -7,7 +7,8 @@
  *		transactions that are waited for.
  *   write	ordered data; JDATA, METADATA and REVOKE groups; wait for all of it
  *   barrier	flush: payload, ordered data and all in-place writes that the new tail relies on
- *   header	one write that is durable when it completes (FUA)
+ *   header	one write that is durable when it completes (FUA), after that of the batch before.  Meanwhile the next
+ *		batch is sealed, written and flushed: a device serves two flushes at once in the time of one
  *   done	the batch is committed: its blocks may be written in place, its freed blocks may be
  *		used again, who waits for it goes on; what the new tail has passed is forgotten
  *
@@ -20,6 +21,9 @@ struct flush {
 	uint64_t first;		/* position of its first block */
 	uint32_t nr;		/* its blocks; 0: only a header */
 	uint32_t flags;
+	uint64_t sequence;	/* of its header */
+	uint64_t tail;		/* in its header */
+	uint64_t old_tail;	/* that of the last durable header, at most; space before it is free */
 	uint64_t wait_pass;
 	int64_t local[3];
 };
@@ -180,7 +184,7 @@ static bool tail_can_move(struct gfs2_log *log, uint64_t pos)
 	rmutex_lock(&log->l_lock);
 	tail = log_compute_tail(log, pos);
 	rmutex_unlock(&log->l_lock);
-	/* l_tail: only a flush changes it, and we are the flush. */
+	/* l_tail: only who writes a header changes it, and we have the header lock. */
 	return tail - log->l_tail >= 2;
 }
 
@@ -189,7 +193,7 @@ static int seal_closed(struct gfs2_log *log, struct flush *fl, enum log_flush_mo
 {
 	int rc;
 
-	if (fl->nr + 1 + log->l_head - log->l_tail > log->l_blocks - 1) {
+	if (fl->nr + 1 + fl->first - fl->old_tail > log->l_blocks - 1) {
 		fs_err("log: %u blocks do not fit into the journal", fl->nr);
 		return -EIO;
 	}
@@ -222,6 +226,7 @@ static int log_seal(struct gfs2_log *log, struct flush *fl, enum log_flush_mode 
 	while (log->l_open)
 		rcond_wait(&log->l_gate_closer, &log->l_gate);
 	fl->first = log->l_head;
+	fl->old_tail = log->l_tail;
 	fl->nr = log_open_blocks(log);
 	rmutex_unlock(&log->l_gate);
 
@@ -274,18 +279,18 @@ static void wait_for_pass(struct gfs2_log *log, uint64_t pass)
 	rmutex_unlock(&log->l_lock);
 }
 
-static void log_committed(struct gfs2_log *log, struct flush *fl, uint64_t tail)
+static void log_committed(struct gfs2_log *log, const struct flush *fl)
 {
 	rmutex_lock(&log->l_lock);
 	if (fl->nr)
 		atomic_store_explicit(&log->l_durable_seq, fl->seq, memory_order_release);
-	log_retire(log, tail);
+	log_retire(log, fl->tail);
 	rmutex_unlock(&log->l_lock);
 	atomic_fetch_add_explicit(&log->s_flushes, 1, memory_order_relaxed);
 
 	rmutex_lock(&log->l_gate);
-	log->l_tail = tail;
-	log->l_shown_sequence = log->l_sequence++;
+	log->l_tail = fl->tail;
+	log->l_shown_sequence = fl->sequence;
 	log->l_flushed_ns = now_ns();
 	if (2 * (log->l_head - log->l_tail) > log->l_blocks)
 		rcond_signal(&log->l_thread_wait);
@@ -293,10 +298,10 @@ static void log_committed(struct gfs2_log *log, struct flush *fl, uint64_t tail)
 	rmutex_unlock(&log->l_gate);
 }
 
-static int log_commit(struct gfs2_log *log, struct flush *fl, enum log_flush_mode mode)
+/* The flush lock held: all but the header, on stable media. */
+static int write_payload(struct gfs2_log *log, struct flush *fl)
 {
-	uint64_t hdr = fl->first + fl->nr, tail;
-	int rc = 0;
+	int rc;
 
 	if (fl->nr) {
 		write_ordered(log);
@@ -310,61 +315,127 @@ static int log_commit(struct gfs2_log *log, struct flush *fl, enum log_flush_mod
 	 * this tail relies.
 	 */
 	rmutex_lock(&log->l_lock);
-	tail = log_compute_tail(log, fl->first);
+	fl->tail = log_compute_tail(log, fl->first);
 	rmutex_unlock(&log->l_lock);
-	GFS2_BUG_ON(mode == LOG_FLUSH_UNMOUNT && tail != hdr);
-
 	if (log_error(log))
 		return -EIO;
-	rc = io_flush(log->l_engine, IO_LOG);
-	if (rc)
-		return rc;
-	if (log_error(log))
-		return -EIO;
-	rc = log_write_header(log, hdr, tail, fl->flags, fl->local);
-	if (rc)
-		return rc;
-	log_committed(log, fl, tail);
-	return 0;
+	return io_flush(log->l_engine, IO_LOG);
 }
 
-static int flush_locked(struct gfs2_log *log, uint32_t flags, enum log_flush_mode mode)
+static void tell_flush(struct gfs2_log *log, const struct flush *fl, bool start)
 {
-	struct flush fl = { .flags = flags };
-	uint64_t sequence = log->l_sequence;
+	if (log->l_hooks.flush_event)
+		log->l_hooks.flush_event(log->l_hooks.arg, start, fl->sequence, fl->flags);
+}
+
+/* The flush lock held.  1: @fl needs its header; 0: nothing to do; -errno. */
+static int flush_begin(struct gfs2_log *log, struct flush *fl, enum log_flush_mode mode)
+{
 	int rc;
 
 	if (log_error(log))
 		return -EIO;
-	rc = log_seal(log, &fl, mode);
-	if (rc > 0) {
-		if (log->l_hooks.flush_event)
-			log->l_hooks.flush_event(log->l_hooks.arg, true, sequence, flags);
-		rc = log_commit(log, &fl, mode);
-		if (log->l_hooks.flush_event)
-			log->l_hooks.flush_event(log->l_hooks.arg, false, sequence, flags);
-		log_image_trim(&log->l_image, LOG_CHUNKS_KEPT);
+	rc = log_seal(log, fl, mode);
+	if (rc <= 0)
+		return rc;
+	fl->sequence = log->l_sequence++;
+	tell_flush(log, fl, true);
+	rc = write_payload(log, fl);
+	log_image_trim(&log->l_image, LOG_CHUNKS_KEPT);
+	if (rc) {
+		tell_flush(log, fl, false);
+		return rc;
 	}
-	if (rc)
-		log_set_error(log, rc, "writing the journal");
-	return rc ? -EIO : 0;
+	GFS2_BUG_ON(mode == LOG_FLUSH_UNMOUNT && fl->tail != fl->first + fl->nr);
+	return 1;
+}
+
+/* The header lock held since before the next batch could be sealed: the batch before this one is committed, or there was an error. */
+static int flush_end(struct gfs2_log *log, const struct flush *fl)
+{
+	int rc = log_error(log) ? -EIO : 0;
+
+	if (!rc)
+		rc = log_write_header(log, fl->sequence, fl->first + fl->nr, fl->tail, fl->flags, fl->local);
+	if (!rc)
+		log_committed(log, fl);
+	tell_flush(log, fl, false);
+	return rc;
+}
+
+/* Wait until every header whose batch is sealed has been written, or has failed. */
+static void wait_for_headers(struct gfs2_log *log)
+{
+	rmutex_lock(&log->l_header_lock);
+	rmutex_unlock(&log->l_header_lock);
+}
+
+/*
+ * Batch @seq is sealed: whoever does that has the header lock, or has it already given back.  Others wait for him
+ * without the flush lock, which the next batch needs.
+ */
+static int flush_share(struct gfs2_log *log, uint64_t seq)
+{
+	rmutex_unlock(&log->l_flush_lock);
+	atomic_fetch_add_explicit(&log->s_shared, 1, memory_order_relaxed);
+	if (log_durable_seq(log) < seq)
+		wait_for_headers(log);
+	return log_durable_seq(log) >= seq ? 0 : -EIO;
+}
+
+static int flush_batch(struct gfs2_log *log, uint32_t flags)
+{
+	struct flush fl = { .flags = flags };
+	int rc = flush_begin(log, &fl, LOG_FLUSH_BATCH);
+
+	if (rc > 0)
+		rmutex_lock(&log->l_header_lock);
+	rmutex_unlock(&log->l_flush_lock);
+	if (rc > 0) {
+		rc = flush_end(log, &fl);
+		rmutex_unlock(&log->l_header_lock);
+	} else if (!rc) {
+		/* The caller's transactions may be in a batch whose header is on its way. */
+		wait_for_headers(log);
+		rc = log_error(log) ? -EIO : 0;
+	}
+	return rc;
+}
+
+/* The log's tail, or its end: alone. */
+static int flush_header_only(struct gfs2_log *log, uint32_t flags, enum log_flush_mode mode)
+{
+	struct flush fl = { .flags = flags };
+	int rc;
+
+	rmutex_lock(&log->l_header_lock);
+	rc = flush_begin(log, &fl, mode);
+	if (rc > 0)
+		rc = flush_end(log, &fl);
+	rmutex_unlock(&log->l_header_lock);
+	rmutex_unlock(&log->l_flush_lock);
+	return rc;
 }
 
 int log_flush(struct gfs2_log *log, uint64_t seq, uint32_t flags, enum log_flush_mode mode)
 {
-	int rc = 0;
+	int rc;
 
 	rmutex_assert_none();
 	GFS2_BUG_ON(gfs2_trans_active());
 	rmutex_lock(&log->l_flush_lock);
-	/* Somebody else's flush took our transactions along while we waited for the lock. */
-	if (mode == LOG_FLUSH_BATCH && log_durable_seq(log) >= seq)
-		atomic_fetch_add_explicit(&log->s_shared, 1, memory_order_relaxed);
-	else
-		rc = flush_locked(log, flags, mode);
-	rmutex_unlock(&log->l_flush_lock);
+	if (mode != LOG_FLUSH_BATCH) {
+		rc = flush_header_only(log, flags, mode);
+	} else if (seq < log_batch_seq(log)) {
+		/* Somebody else's flush took our transactions along while we waited for the lock. */
+		rc = flush_share(log, seq);
+	} else {
+		rc = flush_batch(log, flags);
+	}
+	if (rc)
+		log_set_error(log, rc, "writing the journal");
 	log_tell_error(log);
-	return rc;
+	return rc ? -EIO : 0;
 }
 
 int gfs2_log_flush_seq(struct gfs2_log *log, uint64_t seq, uint32_t flags)

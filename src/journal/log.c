@@ -195,6 +195,7 @@ static void init_limits(struct gfs2_log *log)
 static void init_locks(struct gfs2_log *log)
 {
 	rmutex_init(&log->l_flush_lock, RANK_LOG_FLUSH);
+	rmutex_init(&log->l_header_lock, RANK_LOG_HEADER);
 	rmutex_init(&log->l_gate, RANK_LOG_GATE);
 	rcond_init(&log->l_gate_wait);
 	rcond_init(&log->l_gate_closer);
@@ -305,6 +306,8 @@ void gfs2_log_abandon(struct gfs2_log *log)
 	stop_thread(log);
 	/* Flushes and passes under way end. */
 	rmutex_lock(&log->l_flush_lock);
+	rmutex_lock(&log->l_header_lock);
+	rmutex_unlock(&log->l_header_lock);
 	rmutex_unlock(&log->l_flush_lock);
 	rmutex_lock(&log->l_lock);
 	while (log->l_ail_busy)
@@ -339,6 +342,7 @@ void gfs2_log_destroy(struct gfs2_log *log)
 	rcond_destroy(&log->l_gate_closer);
 	rcond_destroy(&log->l_gate_wait);
 	rmutex_destroy(&log->l_gate);
+	rmutex_destroy(&log->l_header_lock);
 	rmutex_destroy(&log->l_flush_lock);
 	free(log);
 }

@@ -7,7 +7,7 @@
  * (gfs2_trans_add_meta) and close it.  Closed transactions gather in the open *batch*.  A flush
  * takes the batch: stops new transactions, waits for the open ones, copies the images of the pinned blocks (so that new transactions
  * may go on at once), writes the ordered data, then JDATA, METADATA and REVOKE groups in large writes, flushes, writes the log header,
- * flushes.  Then the batch's buffers are in the AIL (committed, to be written in place); the background thread writes
+ * flushes; the next flush may be up to its header meanwhile.  Then the batch's buffers are in the AIL (committed, to be written in place); the background thread writes
  * them back and so moves the tail.
  *
  * Guarantees

@@ -3,7 +3,9 @@
  * What the files of src/journal/ share; nobody else includes it.
  *
  * Locks, in their order (util/mutex.h):
- *   l_flush_lock	one flush at a time, held over its I/O: l_sequence, l_image, l_hdr
+ *   l_flush_lock	one batch at a time is sealed and its payload written, held over that I/O: l_sequence, l_image
+ *   l_header_lock	one header at a time, held over its I/O: l_hdr.  A flush takes it before it lets l_flush_lock go,
+ *			so headers are written in the order of their batches, and the next batch's payload meanwhile
  *   l_gate		who may have a transaction open, log space, the thread's wishes
  *   l_ordered_lock	the lists of ordered mappings
  *   l_lock		pins, revokes, batches, the block table
@@ -86,6 +88,8 @@ struct gfs2_log {
 	struct rmutex l_flush_lock;
 	uint64_t l_sequence;		/* of the next header */
 	struct log_image l_image;
+
+	struct rmutex l_header_lock;
 	char *l_hdr;			/* memory of the header block */
 
 	struct rmutex l_gate;
@@ -231,7 +235,8 @@ uint64_t log_compute_tail(struct gfs2_log *log, uint64_t pos);
 /* Copy the open batch (gate closed) into l_image. -EIO: a metadata block without header (message given). */
 int log_build(struct gfs2_log *log);
 int log_write_image(struct gfs2_log *log, uint64_t pos);
-int log_write_header(struct gfs2_log *log, uint64_t pos, uint64_t tail, uint32_t flags,
+/* l_header_lock held. */
+int log_write_header(struct gfs2_log *log, uint64_t sequence, uint64_t pos, uint64_t tail, uint32_t flags,
 		     const int64_t local[3]);
 void log_image_trim(struct log_image *img, unsigned keep);
 

@@ -184,13 +184,13 @@ int log_write_image(struct gfs2_log *log, uint64_t pos)
 	return rc;
 }
 
-int log_write_header(struct gfs2_log *log, uint64_t pos, uint64_t tail, uint32_t flags,
+int log_write_header(struct gfs2_log *log, uint64_t sequence, uint64_t pos, uint64_t tail, uint32_t flags,
 		     const int64_t local[3])
 {
 	const struct gfs2_jdesc *jd = log->l_jd;
 	uint32_t blkno = pos % log->l_blocks;
 	struct gfs2_log_header_args a = {
-		.sequence = log->l_sequence,
+		.sequence = sequence,
 		.jinode = jd->jd_no_addr,
 		.statfs_addr = jd->jd_statfs_addr,
 		.quota_addr = jd->jd_quota_addr,

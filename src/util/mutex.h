@@ -20,6 +20,7 @@ enum lock_rank {
 	RANK_POOL,	  /* fuse/pool.c: work queue, idle threads */
 	RANK_ICACHE,	  /* fs/inode.c: inode hash and counts */
 	RANK_LOG_FLUSH,	  /* journal/log.c: one flush at a time */
+	RANK_LOG_HEADER,  /* journal/log.c: one log header at a time, in the order of the batches */
 	RANK_LOG_GATE,	  /* journal/log.c: open transactions, log space */
 	RANK_EXTMAP,	  /* fs/extmap.c: one inode's in-memory extent map */
 	RANK_RGRP_INDEX,  /* fs/rgrp.c: the tree of resource groups, goals, reservations */
