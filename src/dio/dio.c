@@ -133,13 +133,8 @@ static bool dio_map(struct gfs2_dio *dio, uint64_t lblock, uint64_t max, bool ma
 		    struct extent *ext, int *error)
 {
 	*error = 0;
-	if (!may_block) {
-		if (!extmap_lookup_try(&dio->ip->i_map, lblock, ext))
-			return false;
-		if (ext->len > max)
-			ext->len = max;
-		return true;
-	}
+	if (!may_block)
+		return gfs2_map_extent_cached(dio->ip, lblock, max, ext);
 	*error = gfs2_map_extent(dio->ip, lblock, max, ext);
 	return !*error;
 }
@@ -171,8 +166,7 @@ static enum dio_walk dio_walk(struct gfs2_dio *dio, bool may_block, int *error)
 		if (!ext.pblock) {
 			if (dio->write)
 				return WALK_HOLE;
-			if (gfs2_holder_queued(&dio->gh)) /* not in a look before the leap */
-				dio_event(dio, EV_MAP, pos, bytes, 0, "hole");
+			dio_event(dio, EV_MAP, pos, bytes, 0, "hole");
 			memset(dio->buf + dio->sent, 0, bytes);
 		} else {
 			struct io_req *run = &dio->runs[dio->nr++];
@@ -376,6 +370,22 @@ static bool dio_fast_ok(struct gfs2_dio *dio)
 	return true;
 }
 
+/*
+ * Without the glock the map proves nothing, but when it has a hole the lock need not be touched (and nothing shows in a trace that the
+ * worker will then do anyway).
+ */
+static bool dio_hole_known(const struct gfs2_dio *dio)
+{
+	unsigned shift = dio->ip->i_sbd->sd_bsize_shift;
+	uint64_t lblock = dio->pos >> shift, end = (dio->pos + dio->len - 1) >> shift;
+	struct extent ext;
+
+	for (; lblock <= end && extmap_lookup_try(&dio->ip->i_map, lblock, &ext); lblock += ext.len)
+		if (!ext.pblock)
+			return true;
+	return false;
+}
+
 static bool dio_fast_start(struct gfs2_dio *dio, enum lm_state state)
 {
 	struct gfs2_inode *ip = dio->ip;
@@ -383,12 +393,8 @@ static bool dio_fast_start(struct gfs2_dio *dio, enum lm_state state)
 
 	if (gfs2_withdrawn(ip->i_sbd))
 		return false;
-	/*
-	 * A look before the leap: without the glock the map proves nothing, but when it has a hole or a gap the lock
-	 * need not be touched (and no transition shows in a trace that the worker will then make anyway).
-	 */
-	dio_prepare(dio);
-	if (dio_cached(dio) || dio_walk(dio, false, &error) != WALK_ALL)
+	/* A look before the leap. */
+	if (dio_cached(dio) || (dio->write && dio_hole_known(dio)))
 		return false;
 	gfs2_holder_init(ip->i_gl, state, 0, &dio->gh, dio->write ? "gfs2_dio_write" : "gfs2_dio_read");
 	if (!gfs2_glock_nq_fast(&dio->gh)) {

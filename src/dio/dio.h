@@ -67,8 +67,8 @@ int gfs2_dio_check_align(struct gfs2_sbd *sdp, uint64_t pos, uint32_t len);
 
 /*
  * Receive threads: start the request if that cannot block: glock in hand, no cached buffers, every block of the range in the
- * in-memory extent map.  true: dio->done will be called from the ring (also with an error); false: nothing happened, use
- * gfs2_dio_run() on a worker.
+ * in-memory extent map or found through blocks of the metadata tree that are cached.  true: dio->done will be called from the
+ * ring (also with an error); false: nothing happened, use gfs2_dio_run() on a worker.
  */
 bool gfs2_dio_fast(struct gfs2_dio *dio);
 

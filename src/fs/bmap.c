@@ -8,7 +8,8 @@
  *     its device blocks lie in the data area of an rgrp.  Anything else in the tree is a
  *     consistency error.
  *  2. A walk remembers all it has seen on its way: the runs that follow in the last indirect
- *     block, and whole empty subtrees as one hole.
+ *     block, and whole empty subtrees as one hole.  Of a file in very many pieces it remembers the long ones: for the others the
+ *     cached blocks of the tree are as good, and the map would do nothing but forget and learn again.
  *
  * Needs from callers: any holder on the inode's glock.
  */
@@ -17,6 +18,7 @@
 
 #define WALK_MAX_RUNS 64	/* remembered by one walk */
 #define WALK_READAHEAD 8	/* indirect blocks */
+#define WALK_LONG_RUN 64	/* blocks: remembered in any case */
 
 int gfs2_check_pointer(struct gfs2_inode *ip, uint64_t blkno)
 {
@@ -70,6 +72,7 @@ static void map_hole(struct gfs2_inode *ip, const __be64 *ptrs, unsigned idx, un
 static int map_data(struct gfs2_inode *ip, const __be64 *ptrs, unsigned idx, unsigned nr,
 		    uint64_t lblock, struct extent *out)
 {
+	bool crowded = extmap_crowded(&ip->i_map, WALK_MAX_RUNS);
 	unsigned runs = 0;
 
 	while (idx < nr && runs < WALK_MAX_RUNS) {
@@ -87,9 +90,12 @@ static int map_data(struct gfs2_inode *ip, const __be64 *ptrs, unsigned idx, uns
 				e.len++;
 			}
 		}
-		extmap_insert(&ip->i_map, &e);
+		if (!crowded || e.len >= WALK_LONG_RUN)
+			extmap_insert(&ip->i_map, &e);
 		if (!runs++)
 			*out = e;
+		if (crowded)
+			break;
 		idx += e.len;
 		lblock += e.len;
 	}
@@ -155,6 +161,78 @@ static int map_from_tree(struct gfs2_inode *ip, uint64_t lblock, struct extent *
 	}
 	buf_put(bh);
 	return error;
+}
+
+/* A cached block of the metadata tree, or NULL. */
+static struct gfs2_bh *find_indirect(const struct gfs2_inode *ip, uint64_t blkno)
+{
+	struct gfs2_bh *bh = buf_find(ip->i_sbd->sd_bufs, blkno);
+	const struct gfs2_meta_header *mh;
+
+	if (!bh)
+		return NULL;
+	mh = (const void *)bh->b_data;
+	if (buf_test(bh, B_UPTODATE) && mh->mh_magic == cpu_to_be32(GFS2_MAGIC) &&
+	    mh->mh_type == cpu_to_be32(GFS2_METATYPE_IN))
+		return bh;
+	buf_put(bh);
+	return NULL;
+}
+
+/* The run that begins at @ptrs[0], of at most @max blocks; 0: a hole, or not legal. */
+static uint64_t run_length(const struct gfs2_inode *ip, const __be64 *ptrs, uint64_t max)
+{
+	uint64_t first = be64_to_cpu(ptrs[0]), n = 0;
+
+	while (n < max && first && be64_to_cpu(ptrs[n]) == first + n &&
+	       gfs2_blk_in_rgrp(ip->i_sbd, first + n))
+		n++;
+	return n;
+}
+
+static bool map_from_cached_tree(struct gfs2_inode *ip, uint64_t lblock, uint64_t max, struct extent *out)
+{
+	struct gfs2_sbd *sdp = ip->i_sbd;
+	unsigned height = ip->i_height, level;
+	struct gfs2_bh *bh, *next;
+
+	/* System files' blocks may lie elsewhere. */
+	if (!height || ip->i_diskflags & GFS2_DIF_SYSTEM ||
+	    lblock >= sdp->sd_heightsize[height] >> sdp->sd_bsize_shift)
+		return false;
+	bh = buf_find(sdp->sd_bufs, ip->i_no_addr);
+	if (!bh || !buf_test(bh, B_UPTODATE)) {
+		buf_put(bh);
+		return false;
+	}
+	out->len = 0;
+	for (level = 0; bh; level++) {
+		const __be64 *ptrs = gfs2_metaptrs(bh, level);
+		uint64_t span = gfs2_span(sdp, height, level);
+		unsigned nr = gfs2_nr_metaptrs(sdp, level);
+		unsigned idx = (unsigned)(level ? lblock / span % nr : lblock / span);
+
+		if (level == height - 1) {
+			*out = (struct extent){ lblock, run_length(ip, ptrs + idx, min_t(uint64_t, max, nr - idx)),
+						be64_to_cpu(ptrs[idx]) };
+			break;
+		}
+		next = find_indirect(ip, be64_to_cpu(ptrs[idx]));
+		buf_put(bh);
+		bh = next;
+	}
+	buf_put(bh);
+	return out->len;
+}
+
+bool gfs2_map_extent_cached(struct gfs2_inode *ip, uint64_t lblock, uint64_t max, struct extent *out)
+{
+	gfs2_assert_held(ip->i_gl, false);
+	if (!extmap_lookup_try(&ip->i_map, lblock, out))
+		return map_from_cached_tree(ip, lblock, max, out);
+	if (out->len > max)
+		out->len = max;
+	return true;
 }
 
 int gfs2_map_extent(struct gfs2_inode *ip, uint64_t lblock, uint64_t max, struct extent *out)

@@ -16,6 +16,12 @@
  * rgrp is a consistency error (-EIO).
  */
 int gfs2_map_extent(struct gfs2_inode *ip, uint64_t lblock, uint64_t max, struct extent *out);
+/*
+ * The same from memory: the extent map, else the blocks of the tree that are cached.  Mapped blocks only (but a hole that the extent
+ * map knows); false: not known without reading, or something is wrong, which gfs2_map_extent() will tell.  Never waits: for receive
+ * threads.  Any holder.
+ */
+bool gfs2_map_extent_cached(struct gfs2_inode *ip, uint64_t lblock, uint64_t max, struct extent *out);
 
 /*
  * Blocks of metadata that allocating @len blocks at @lblock may need, worst case (height growth

@@ -89,6 +89,16 @@ bool extmap_lookup_try(struct extmap *m, uint64_t lblock, struct extent *out)
 	return found;
 }
 
+bool extmap_crowded(struct extmap *m, unsigned nr)
+{
+	bool crowded;
+
+	rmutex_lock(&m->lock);
+	crowded = m->nr + nr > m->max;
+	rmutex_unlock(&m->lock);
+	return crowded;
+}
+
 /* Make room for one run at @i.  False (and an empty map): no memory, or the limit is reached. */
 static bool open_gap(struct extmap *m, unsigned i)
 {

@@ -31,6 +31,8 @@ void extmap_destroy(struct extmap *m);
 bool extmap_lookup(struct extmap *m, uint64_t lblock, struct extent *out);
 /* The same, but false instead of waiting for the mutex (receive threads). */
 bool extmap_lookup_try(struct extmap *m, uint64_t lblock, struct extent *out);
+/* So many runs more that @nr further ones would empty it: better not to remember short ones. */
+bool extmap_crowded(struct extmap *m, unsigned nr);
 /* Insert knowledge; overrides what overlaps. */
 void extmap_insert(struct extmap *m, const struct extent *e);
 /* Forget [lblock, lblock+len); len UINT64_MAX: to the end. */

@@ -329,7 +329,11 @@ static void test_fast_path(void **state)
 	layout("xx.x");
 	extmap_clear(&ip->i_map);
 	assert_int_equal(gfs2_file_flush_inval(ip), 0);
-	assert_false(fast(true, 0, BS));	/* map not in memory */
+	assert_true(fast(true, 0, BS));		/* the map is not in memory, but the tree is */
+	assert_int_equal(fast_result, BS);
+	gfs2_glock_cb(ip->i_gl, LM_ST_UNLOCKED, false);
+	assert_true(gfs2_glock_wait_demoted(ip->i_gl, 10000000000ull));
+	assert_false(fast(true, 0, BS));	/* nothing is */
 	assert_int_equal(dio(true, 0, BS, 'g'), BS);
 	memset(buf, 'h', 2 * BS);
 	assert_true(fast(true, 0, 2 * BS));
@@ -449,6 +453,44 @@ static void test_demote_pending_is_counted(void **state)
 	assert_int_equal(outcome(DIO_DEMOTE), 1);
 	assert_int_equal(outcome(DIO_DIRECT), 1);
 	contents("wd");
+}
+
+/* More runs than the map may have: every write is direct all the same, and the map is not emptied again and again. */
+static void test_many_runs(void **state)
+{
+	enum { RUNS = 300, MAX = 128 };
+	char blocks[RUNS + 1] = "";
+	struct gfs2_holder gh;
+	struct extent e, cached;
+
+	for (unsigned i = 0; i < RUNS; i++)
+		blocks[i] = i % 2 ? '.' : 'x';
+	layout(blocks);
+	memset(buf, 'd', BS);
+	for (unsigned i = 1; i < RUNS; i += 2)
+		assert_int_equal(dio(true, i * BS, BS, 'd'), BS);
+	gfs2_glock_cb(ip->i_gl, LM_ST_UNLOCKED, false);
+	assert_true(gfs2_glock_wait_demoted(ip->i_gl, 10000000000ull));
+	ip->i_map.max = MAX;
+	assert_int_equal(dio(true, 0, BS, 'd'), BS);
+	assert_in_range(ip->i_map.nr, 1, MAX);
+	for (unsigned round = 0; round < 2; round++)
+		for (unsigned i = 0; i < RUNS; i++) {
+			uint64_t lblock = i * 77 % RUNS;
+			unsigned before = ip->i_map.nr;
+
+			assert_int_equal(gfs2_glock_nq_init(ip->i_gl, LM_ST_DEFERRED, 0, &gh), 0);
+			assert_true(gfs2_map_extent_cached(ip, lblock, 4, &cached));
+			assert_int_equal(gfs2_map_extent(ip, lblock, 4, &e), 0);
+			gfs2_glock_dq_uninit(&gh);
+			assert_int_equal(e.lblock, lblock);
+			assert_int_equal(e.len, 1);
+			assert_memory_equal(&e, &cached, sizeof(e));
+			assert_true(ip->i_map.nr >= before);
+			assert_true(fast(true, lblock * BS, BS));
+			assert_int_equal(fast_result, BS);
+		}
+	assert_int_equal(outcome(DIO_HOLE), RUNS / 2);
 }
 
 /* --- the rest of a write that met a hole (dio/rest.h) --- */
@@ -656,7 +698,7 @@ int main(void)
 		T(test_read_short_only_at_eof), T(test_behaviours), T(test_error_under_way),
 		T(test_dirty_data_first), T(test_fast_path),
 		T(test_end_names_its_request), T(test_outcomes_are_counted), T(test_demote_pending_is_counted),
-		T(test_rest_both_ways), T(test_rest_direct_uses_no_buffers), T(test_rest_error_leaves_the_hole),
+		T(test_many_runs), T(test_rest_both_ways), T(test_rest_direct_uses_no_buffers), T(test_rest_error_leaves_the_hole),
 		T(test_rest_grows_the_file), T(test_rest_together), T(test_rest_one_error_of_many),
 	};
 
