@@ -176,7 +176,7 @@ int gfs2_evict_unlinked(struct gfs2_inode *ip)
 	}
 	error = delete_all(ip);
 	ret = error ? error : 1;
-	gfs2_glock_dq_uninit(&iopen_gh);
+	gfs2_glock_dq_uninit_nocache(&iopen_gh);
 out:
 	if (ret <= 0) {
 		/* It goes on living somewhere: what was written here must not be lost. */

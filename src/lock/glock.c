@@ -466,7 +466,8 @@ static bool dq_waiting(struct gfs2_glock *gl, struct gfs2_holder *gh)
 	return gl->gl_phase == GLP_WAIT && gl->gl_cancel_sent && !sent;
 }
 
-static void dequeue_and_unlock(struct gfs2_holder *gh, uint64_t t_ns)
+/* @how: what of the steps that become possible is done here, and not by a worker. */
+static void dequeue_and_unlock(struct gfs2_holder *gh, uint64_t t_ns, enum glock_run how)
 {
 	struct gfs2_glock *gl = gh->gh_gl;
 	const struct lm_lockops *lm = gl->gl_table->t_lm;
@@ -485,7 +486,7 @@ static void dequeue_and_unlock(struct gfs2_holder *gh, uint64_t t_ns)
 		note_time(gl, gh, GLT_HOLD, t_ns);
 		set_iflags(gh, 0);
 		if (!dq_granted(gl, gh))
-			glock_run(gl, GLR_NO_STEP);
+			glock_run(gl, how);
 	}
 	if (cancel)
 		gfs2_glock_hold(gl);
@@ -508,7 +509,7 @@ void gfs2_glock_dq(struct gfs2_holder *gh)
 	}
 	/* gh_granted is still to come: see gfs2_glock_cancel(). */
 	gfs2_assert_debug(!gh->gh_granted || !(atomic_load(&gh->gh_iflags) & (HIF_WAIT | HIF_FINISH)));
-	dequeue_and_unlock(gh, t_ns);
+	dequeue_and_unlock(gh, t_ns, GLR_NO_STEP);
 }
 
 bool gfs2_glock_cancel(struct gfs2_holder *gh)
@@ -522,16 +523,21 @@ bool gfs2_glock_cancel(struct gfs2_holder *gh)
 		rmutex_unlock(&gl->gl_lock);
 		return false;
 	}
-	dequeue_and_unlock(gh, gfs2_event_time());
+	dequeue_and_unlock(gh, gfs2_event_time(), GLR_NO_STEP);
 	return true;
 }
 
 void gfs2_glock_dq_uninit_nocache(struct gfs2_holder *gh)
 {
+	uint64_t t_ns = gfs2_event_time();
+
+	rmutex_assert_none();
+	gfs2_assert_debug(!trans_active || !trans_active());
+	GFS2_BUG_ON(!gfs2_holder_queued(gh));
 	rmutex_lock(&gh->gh_gl->gl_lock);
 	gh->gh_flags |= GL_NOCACHE;
-	rmutex_unlock(&gh->gh_gl->gl_lock);
-	gfs2_glock_dq_uninit(gh);
+	dequeue_and_unlock(gh, t_ns, GLR_ALL_STEPS);
+	gfs2_holder_uninit(gh);
 }
 
 void gfs2_glock_dq_uninit(struct gfs2_holder *gh)

@@ -315,7 +315,10 @@ bool gfs2_glock_cancel(struct gfs2_holder *gh);
 		_e;                                                                                \
 	})
 void gfs2_glock_dq_uninit(struct gfs2_holder *gh);
-/* The same, as if the holder had GL_NOCACHE. */
+/*
+ * The same for a granted holder, as if it had GL_NOCACHE.  The demotion is made (with other nodes: asked for) by the caller, who may block
+ * as in gfs2_glock_nq(): a worker would have to be woken for each inode that goes.
+ */
 void gfs2_glock_dq_uninit_nocache(struct gfs2_holder *gh);
 static inline bool gfs2_holder_queued(const struct gfs2_holder *gh)
 {

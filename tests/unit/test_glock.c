@@ -415,6 +415,32 @@ static void test_nocache(void **state)
 	gfs2_glock_put(gl);
 }
 
+/* Whoever lets go of it for good makes the transition himself: a table without workers has nobody else. */
+static void test_nocache_at_once(void **state)
+{
+	struct gfs2_glock_table *t;
+	struct gfs2_glock *gl;
+	struct gfs2_holder a, b;
+
+	assert_int_equal(gfs2_glock_table_create(&lm_manual, NULL, 0, NULL, &t), 0);
+	gl = gfs2_glock_get(t, 1, &plain_ops);
+	atomic_store(&lm.automatic, true);
+	queue(gl, SH, 0, &a);
+	while (gfs2_glock_work_run_one(t))
+		;
+	queue(gl, SH, 0, &b);
+	notes("sync");
+	gfs2_glock_dq_uninit_nocache(&a);
+	/* b still uses it, and the wish is not forgotten. */
+	assert_int_equal(state_of(gl), SH);
+	gfs2_glock_dq_uninit_nocache(&b);
+	assert_int_equal(state_of(gl), UN);
+	assert_int_equal(gfs2_glock_work_due(t), UINT64_MAX);
+	notes("sync inval:all");
+	gfs2_glock_put(gl);
+	gfs2_glock_table_destroy(t);
+}
+
 /* --- try requests --- */
 
 static int try_nq(struct gfs2_glock *gl, enum lm_state s, unsigned flags)
@@ -1617,6 +1643,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_node_scope, setup_nolock, teardown),
 		MANUAL(test_caches),
 		MANUAL(test_nocache),
+		MANUAL(test_nocache_at_once),
 		MANUAL(test_try),
 		MANUAL(test_try_sync),
 		MANUAL(test_try_queue),
