@@ -54,7 +54,7 @@ def environment(run, setup):
                      HOST_OPTIONS=f"{run}/local.config", RESULT_BASE=f"{run}/results/tests",
                      GFS2_XFSTESTS_LOGS=f"{run}/results/daemon", GFS2_XFSTESTS_SBIN=f"{run}/real-sbin",
                      GFS2_XFSTESTS_LIB=f"{run}/lib",
-                     LD_PRELOAD=f"{run}/fiemap.so", GFS2_XFSTESTS_GLOCKCTL="/sbin/glockctl", DM_DISABLE_UDEV="1",
+                     LD_PRELOAD=f"{run}/fiemap.so", DM_DISABLE_UDEV="1",
                      # Tests that look at /proc/locks then do it in the outer /proc, which is below ours.
                      FSTESTS_ISOL="privatens")
     with open(f"{run}/local.config", "w") as text:

@@ -34,7 +34,7 @@ tests/xfstests/differences, with reasons.  The exit status is 0 when everything 
 something else that the kernel passes failed or was not run, or a difference has gone; 2 when the
 tests could not be run, 130 or 143 when interrupted.
 
-  GFS2_FUSE, GLOCKCTL   the programs (default: built)
+  GFS2_FUSE   the daemon (default: built)
 """
 import ctypes
 import fnmatch
@@ -240,7 +240,6 @@ class Session:
         for name in ("bin", "sbin"):
             shutil.copytree(f"{HERE}/{name}", f"{self.run}/{name}")
         shutil.copy(self.daemon, f"{self.run}/sbin/gfs2-fuse")
-        shutil.copy(glockctl_program(self.daemon), f"{self.run}/sbin/glockctl")
         run(["gcc", "-O2", "-Wall", "-Werror", "-shared", "-fPIC", "-o", f"{self.run}/fiemap.so", f"{HERE}/fiemap.c"])
         shutil.copy(f"{HERE}/inside.py", self.run)
         for name in ("daemon", "tests"):
@@ -350,7 +349,7 @@ def run_in_node(options, checkout, daemon, tests):
             node.run("modprobe -a loop dm_mod dm_flakey dm_snapshot dm_thin_pool")
             command = [os.path.join(ROOT, "tools", "xfstests"), "--devices", "/dev/ubda,/dev/ubdb", "--repeat", options.repeat,
                        "--limit", options.limit, "-o", options.mount, "--results", options.results, checkout.path, *tests]
-            with node.spawn(command, env={"GFS2_FUSE": daemon, "GLOCKCTL": glockctl_program(daemon)}) as process:
+            with node.spawn(command, env={"GFS2_FUSE": daemon}) as process:
                 process.on_output = lambda _, data: (sys.stdout.buffer.write(data), sys.stdout.flush())
                 status = process.wait().rc
             # The volumes are of no use any more, and a test that hangs must not keep us.
@@ -364,14 +363,6 @@ def run_in_node(options, checkout, daemon, tests):
 
 
 # ---------------------------------------------------------------- the program
-
-def glockctl_program(daemon):
-    """The one that was built with the daemon."""
-    path = os.environ.get("GLOCKCTL") or f"{os.path.dirname(daemon)}/../tools/glockctl"
-    if not os.path.exists(path):
-        raise Cannot(f"there is no {path}: GLOCKCTL can say where glockctl is")
-    return path
-
 
 def daemon_program(where):
     if os.environ.get("GFS2_FUSE"):
