@@ -55,6 +55,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.a
 HERE = os.path.dirname(os.path.abspath(__file__))
 EXPECTED = os.path.join(ROOT, "tests", "xfstests")
 FREE_SECONDS = 60
+START_SECONDS = 600      # until check comes to the first test
 
 
 class Cannot(Exception):
@@ -267,7 +268,7 @@ class Session:
                     log.flush()
                     yield from parser.feed(data.decode(errors="replace"))
                 # A test that floods the output is no better than one that says nothing.
-                if parser.seconds() > self.options.limit:
+                if parser.seconds() > (self.options.limit if parser.name else max(self.options.limit, START_SECONDS)):
                     yield parser.gave_up(self.options.limit)
                     return
         status = self.process.wait()
