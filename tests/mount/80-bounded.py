@@ -4,6 +4,7 @@
 # timeout: 240
 import ctypes
 import os
+import resource
 import sys
 import tarfile
 
@@ -281,6 +282,63 @@ def case_not_cached_by_the_kernel():
         os.close(fd)
         run(["chattr", "-a", path])
     volume.fsck()
+
+
+def forgotten_at_once(many, delay_us):
+    """(threads before, at most) while many FORGETs wait; None if what they wait for came too early."""
+    volume = Volume(size="256M", mkfs=("-r", "512"))
+    with volume.mount() as mount:
+        before = free(mount)
+        os.mkdir(mount / "d")
+        for number in range(many):
+            os.mknod(mount / f"d/f{number}")
+    # Zeros are written under the lock of the resource group, of which there is one.
+    mount = volume.mount(f"fault=op=write:cls=data:delay_us={delay_us}:count=1")
+
+    def threads():
+        with open(f"/proc/{mount.daemon.pid}/status") as status:
+            return int(re.search(r"^Threads:\s+(\d+)", status.read(), re.M)[1])
+
+    # Of these the daemon is not told, so there are no RELEASEs among the FORGETs.
+    fds = [os.open(mount / f"d/f{number}", os.O_PATH) for number in range(many)]
+    for number in range(many):
+        os.unlink(mount / f"d/f{number}")
+    os.rmdir(mount / "d")
+    idle = most = threads()
+    busy = subprocess.Popen(["fallocate", "-l", "8M", mount / "busy"])
+
+    def done():
+        nonlocal most
+        most = max(most, threads())
+        return busy.poll() is not None
+
+    wait_for(lambda: done() or stats(mount)["io_injected"], "the zeros to be written")
+    for fd in fds:
+        os.close(fd)
+    in_time = not done()
+    wait_for(done, "the file to be allocated")
+    equal(busy.returncode, 0, "exit status of fallocate")
+    os.unlink(mount / "busy")
+    wait_for(lambda: free(mount) == before, f"all blocks to come back ({before})")
+    mount.umount()
+    volume.fsck()
+    return (idle, most) if in_time else None
+
+
+def case_many_forgotten_at_once():
+    """The kernel bounds the number of requests, but not that of FORGETs; here each deletes a file, for which it has to wait."""
+    need_fuse()
+    many = 4000
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(max(soft, many + 100), hard), hard))
+    found = None
+    for delay_us in (1000000, 5000000, 25000000):
+        found = found or forgotten_at_once(many, delay_us)
+    check(found, "the files were not closed within 25 s")
+    idle, most = found
+    log(f"{idle} threads, {most} at most")
+    # 32 for FORGETs, and some of io_uring's own; there would be 120 and more, since the kernel sends some dozens in a request.
+    check(most <= idle + 60, f"{most} threads, {idle} before")
 
 
 def case_large_volume():

@@ -20,7 +20,7 @@ spec.loader.exec_module(random80)
 
 SCALE = 1.0 if FULL else 0.15
 # block sizes, rounds, steps of each worker
-RANDOM = ((512, 4096), 1, 150) if not FULL else ((512, 1024, 2048, 4096), 3, 800)
+RANDOM = ((random.Random(SEED).choice((512, 4096)),), 1, 150) if not FULL else ((512, 1024, 2048, 4096), 3, 800)
 
 
 def no_rdev(manifest):

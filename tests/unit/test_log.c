@@ -467,9 +467,43 @@ static void shared_buffer(void **state)
 	end();
 }
 
+/* However slow the device is, and however large the journal: what must stay in memory is bounded. */
+static void memory_is_bounded(void **state)
+{
+	enum { BLOCKS = 3000, PINS = LOG_MIN_MEMORY / 4, AIL = LOG_MIN_MEMORY / 8 * 3 };
+	struct gfs2_log_stats st;
+	struct io_fault slow;
+	unsigned pinned = 0, ail = 0;
+	char *img;
+
+	begin(512, 16384, BLOCKS);
+	gfs2_log_set_memory(f.log, 0);
+	assert_int_equal(io_fault_parse("op=write,delay_us=2000", &slow), 0);
+	assert_true(io_fault_add(f.e, &slow) >= 0);
+	for (unsigned i = 0; i < BLOCKS; i++) {
+		trans_meta(&f, &gl, f.home + i, i);
+		gfs2_log_get_stats(f.log, &st);
+		pinned = max_t(unsigned, pinned, st.pinned);
+		ail = max_t(unsigned, ail, st.ail);
+	}
+	io_fault_clear(f.e);
+	/* The flush that makes it too many, and the next one, which had begun. */
+	if (pinned > 2 * PINS || ail > AIL / 2 * 3 + 4 * PINS)
+		fail_msg("%u pinned, %u not in place", pinned, ail);
+	/* And it was about something. */
+	assert_true(pinned > PINS && ail > AIL);
+	assert_int_equal(gfs2_ail_flush(f.log), 0);
+	img = fix_read_all(&f);
+	for (unsigned i = 0; i < BLOCKS; i++)
+		assert_int_equal(img_word(&f, img, f.home + i), tag_word(i));
+	free(img);
+	end();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(memory_is_bounded),
 		cmocka_unit_test(layout),
 		cmocka_unit_test(wrap_around),
 		cmocka_unit_test(revokes),
