@@ -122,6 +122,7 @@ static void dio_prepare(struct gfs2_dio *dio)
 	dio->sent = 0;
 	dio->nr = 0;
 	dio->wait = false;
+	dio->in_place = false;
 	atomic_init(&dio->ref, 1);
 	atomic_init(&dio->drained, false);
 	atomic_init(&dio->error, 0);
@@ -249,6 +250,7 @@ static void dio_send(struct gfs2_dio *dio)
 	for (unsigned i = 0; i < dio->nr; i++) {
 		struct io_req *run = &dio->runs[i];
 
+		run->in_place = dio->in_place;
 		run->done = dio_run_done;
 		run->priv = dio;
 		/* COUNT; relaxed: the submitter's own reference keeps the count above zero */
@@ -444,20 +446,57 @@ bool gfs2_dio_fast_read_cached(struct gfs2_dio *dio)
 
 /* --- workers: reads --- */
 
+/* May the answer be sent from where the store has the data?  After the walk: all of it is in dio->runs. */
+static bool dio_can_send(const struct gfs2_dio *dio)
+{
+	return dio->send && dio->nr && io_can_in_place(dio->ip->i_sbd->sd_io);
+}
+
+/* The runs are done, and the lock is held. */
+static int dio_send_in_place(struct gfs2_dio *dio)
+{
+	const struct io_engine *e = dio->ip->i_sbd->sd_io;
+	struct iovec iov[DIO_MAX_VECTOR];
+	uint32_t at = 0;
+	unsigned nr = 0;
+	int error;
+
+	for (unsigned i = 0; i <= dio->nr; i++) {
+		const struct io_req *run = &dio->runs[i];
+		uint32_t start = dio->want;
+
+		if (i < dio->nr)
+			start = (uint32_t)((char *)run->iov1.iov_base - dio->buf);
+		if (start > at)
+			iov[nr++] = (struct iovec){ dio->buf + at, start - at };
+		if (i == dio->nr)
+			break;
+		/* The last one may have been rounded up to the device's sector. */
+		at = min_t(uint32_t, start + run->iov1.iov_len, dio->want);
+		iov[nr++] = (struct iovec){ (void *)(uintptr_t)io_in_place(e, run->pos), at - start };
+	}
+	dio->was_sent = true;
+	error = dio->send(dio, iov, nr);
+	/* -EFAULT: the store was cut short, and the kernel made an error of the answer. */
+	return error == -EFAULT ? -EIO : error;
+}
+
 /* Send everything that is mapped, in as many rounds as it takes; *@walk says why it ended. */
 static int dio_send_all(struct gfs2_dio *dio, enum dio_walk *walk)
 {
 	struct gfs2_sbd *sdp = dio->ip->i_sbd;
 	int error = 0, drained;
 	uint64_t since;
-	bool drain;
+	bool drain, first;
 
 	inode_dio_begin(dio->ip);
 	do {
 		dio_rearm(dio);
 		since = now_ns();
+		first = !dio->sent;
 		*walk = dio_walk(dio, true, &error);
 		since = phase_end(sdp, DIO_T_MAP, since);
+		dio->in_place = first && *walk == WALK_ALL && dio_can_send(dio);
 		dio_send(dio);
 		/* short_dio=async: what was started completes by itself and is the answer; that is no drain. */
 		drain = *walk == WALK_HOLE && (dio->behaviour != SHORT_DIO_ASYNC || !dio->sent);
@@ -479,6 +518,8 @@ static int dio_send_all(struct gfs2_dio *dio, enum dio_walk *walk)
 		if (!error)
 			error = drained;
 	} while (!error && *walk == WALK_FULL);
+	if (!error && dio->in_place)
+		error = dio_send_in_place(dio);
 	inode_dio_end(dio->ip);
 	return error;
 }
@@ -699,6 +740,7 @@ int64_t gfs2_dio_run(struct gfs2_dio *dio)
 	int64_t ret;
 
 	dio->done_ns = 0;
+	dio->was_sent = false;
 	if (gfs2_withdrawn(dio->ip->i_sbd))
 		return -EIO;
 	if (!dio->len)

@@ -12,6 +12,7 @@
  *  1. The answer is the full length or an error (short_dio=async aside); reads are short only at EOF.
  *  2. The DF holder is kept until the last run has completed: who gets the glock in another state
  *     finds no direct I/O of this node in flight.
+ *     That includes bytes that are sent from where the store has them (dio->send): the holder is kept until they are out.
  *  3. What was written into allocated space is on the device at return, what fell back is durable.
  *
  * Both entries, gfs2_dio_fast() on a receive thread and gfs2_dio_run() on a worker, send through
@@ -30,6 +31,7 @@
 #include "fs/file.h"
 
 #define DIO_MAX_RUNS 16 /* in flight per request; a walk with more goes on when these are done */
+#define DIO_MAX_VECTOR (2 * DIO_MAX_RUNS + 1) /* runs and holes */
 
 struct gfs2_dio {
 	/* set by the caller */
@@ -44,6 +46,13 @@ struct gfs2_dio {
 	uint64_t done_ns;	/* out: when the result was there, for gfs2_dio_replied(); 0: not to be told */
 	uint64_t pos;
 	uint32_t len;
+	/*
+	 * gfs2_dio_run(), reads, may be NULL: answer with these bytes, which lie in the store itself (io_in_place()) or, where the file
+	 * has holes, in @buf.  Called instead of reading into @buf where the store can do that, for requests that need no second
+	 * round; the lock is held.  0 or -errno.  The caller has a reference to the inode: after the answer nobody else need have one.
+	 */
+	int (*send)(struct gfs2_dio *dio, const struct iovec *iov, unsigned nr);
+	bool was_sent;		/* out: send() has been called, the request is answered */
 	/* Fast path only: the request is complete; @ret bytes or -errno.  Runs on the ring's thread. */
 	void (*done)(struct gfs2_dio *dio, int64_t ret);
 	void *priv;
@@ -53,6 +62,7 @@ struct gfs2_dio {
 	enum short_dio behaviour; /* gfs2_dio_run() */
 	atomic_uint ref;
 	bool wait;
+	bool in_place;		/* the runs copy nothing; send() will */
 	atomic_bool drained;	/* release: results before it; acquire: by the drainer */
 	atomic_int error;	/* first one wins (cmpxchg, relaxed: ordered by ref) */
 	uint32_t want;		/* bytes to transfer: len, cut at EOF for reads */

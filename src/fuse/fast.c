@@ -68,7 +68,7 @@ static bool fast_write(struct rx_buf *b, struct io_ring *ring)
 	if (b->size != RX_HEADROOM + w->size || !(w->flags & O_DIRECT) ||
 	    !write_past_cache(w->write_flags) || !w->size)
 		return false;
-	if (gfs2_dio_check_align(ip->i_sbd, w->offset, w->size))
+	if (gfs2_dio_check_align(ip->i_sbd, w->offset, w->size) || w->size > io_quick_max(ip->i_sbd->sd_io))
 		return false;
 	/* Where the end is only the inode's lock tells. */
 	if (w->flags & O_APPEND && ip->i_sbd->sd_lm->lm_has_peers)
@@ -99,7 +99,7 @@ static bool fast_read(struct rx_buf *b, struct io_ring *ring)
 		return false;
 	if (b->size < sizeof(*in) + sizeof(*r) || r->size > RX_MAX_WRITE || !r->size)
 		return false;
-	if (gfs2_dio_check_align(ip->i_sbd, r->offset, r->size))
+	if (gfs2_dio_check_align(ip->i_sbd, r->offset, r->size) || r->size > io_quick_max(ip->i_sbd->sd_io))
 		return false;
 	fast_dio_init(b, ring, ip, r->offset, r->size);
 	rx_buf_used(b, r->size);

@@ -40,6 +40,7 @@ struct pool {
 
 static _Thread_local struct io_ring *thread_ring;
 static _Thread_local char *thread_buffer;
+static _Thread_local bool rescuer;
 static atomic_uint nr_buffers;	/* of all threads; relaxed: decides only what is kept */
 
 struct io_ring *pool_ring(struct gfs2_sbd *sdp)
@@ -47,6 +48,11 @@ struct io_ring *pool_ring(struct gfs2_sbd *sdp)
 	if (!thread_ring && io_ring_create(sdp->sd_io, 64, false, &thread_ring))
 		return NULL;
 	return thread_ring;
+}
+
+bool pool_rescues(void)
+{
+	return rescuer;
 }
 
 char *pool_buffer(void)
@@ -213,6 +219,7 @@ static void *rescue_thread(void *arg)
 	struct work *w;
 
 	pthread_setname_np(pthread_self(), "gfs2-rescue");
+	rescuer = true;
 	rmutex_lock(&p->lock);
 	while (!p->stopping) {
 		if (p->queued <= p->idle)

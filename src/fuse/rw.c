@@ -247,10 +247,21 @@ static void dio_init(struct gfs2_dio *dio, struct server *s, struct gfs2_inode *
 	dio->kill_suidgid = write && write_kills_suidgid();
 	dio->pos = pos;
 	dio->len = (uint32_t)size;
+	dio->send = NULL;
 }
 
-static int64_t read_direct(struct server *s, struct gfs2_inode *ip, char *buf, uint64_t pos,
-			   size_t size, int flags, uint64_t *done_ns)
+/* The answer to a read, from where the store has the data. */
+static int read_send(struct gfs2_dio *dio, const struct iovec *iov, unsigned nr)
+{
+	int error = fuse_reply_iov((fuse_req_t)dio->priv, iov, (int)nr);
+
+	/* The caller was interrupted and wants no answer. */
+	return error == -ENOENT ? 0 : error;
+}
+
+/* *@answered: the request is, whatever comes back. */
+static int64_t read_direct(fuse_req_t req, struct server *s, struct gfs2_inode *ip, char *buf, uint64_t pos,
+			   size_t size, int flags, uint64_t *done_ns, bool *answered)
 {
 	struct gfs2_dio dio;
 	int64_t ret = gfs2_dio_check_align(s->sdp, pos, (uint32_t)size);
@@ -260,8 +271,17 @@ static int64_t read_direct(struct server *s, struct gfs2_inode *ip, char *buf, u
 		return ret;
 	}
 	dio_init(&dio, s, ip, false, buf, pos, size, flags);
-	ret = dio.ring ? gfs2_dio_run(&dio) : -ENOMEM;
-	*done_ns = dio.ring ? dio.done_ns : 0;
+	if (!dio.ring)
+		return -ENOMEM;
+	/* The file may be closed as soon as the answer is out; then the last reference is ours, and letting it go may take long. */
+	if (!pool_rescues())
+		dio.send = read_send;
+	dio.priv = req;
+	gfs2_inode_hold(ip);
+	ret = gfs2_dio_run(&dio);
+	gfs2_inode_put(ip);
+	*done_ns = dio.done_ns;
+	*answered = dio.was_sent;
 	return ret;
 }
 
@@ -290,6 +310,7 @@ void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse
 	char *buf = pool_buffer();
 	uint64_t done_ns = 0;
 	uint32_t skip = 0;
+	bool answered = false;
 	int64_t ret;
 
 	if (size > RX_MAX_WRITE)
@@ -299,12 +320,12 @@ void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse
 	else if (off < 0)
 		ret = -EINVAL;
 	else if (fi->flags & O_DIRECT)
-		ret = read_direct(s, ip, buf, (uint64_t)off, size, fi->flags, &done_ns);
+		ret = read_direct(req, s, ip, buf, (uint64_t)off, size, fi->flags, &done_ns, &answered);
 	else
 		ret = read_buffered(fi_view(fi), buf, (uint64_t)off, size, &skip);
-	if (ret < 0)
+	if (!answered && ret < 0)
 		reply_err(req, ret);
-	else
+	else if (!answered)
 		fuse_reply_buf(req, buf + skip, (size_t)ret);
 	gfs2_dio_replied(s->sdp, done_ns);
 }

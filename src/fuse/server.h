@@ -192,5 +192,7 @@ struct io_ring *pool_ring(struct gfs2_sbd *sdp);
 char *pool_buffer(void);
 /* After a request whose handler may have used it: many threads would be many buffers. */
 void pool_buffer_done(void);
+/* Is the calling thread the rescuer, which must do nothing that may wait for other requests? */
+bool pool_rescues(void);
 
 #endif

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What io.c, ring.c and fault.c share; nobody else includes it.
+ * What io.c, ring.c, inmem.c and fault.c share; nobody else includes it.
  *
  * Locks
  *  - io_rings_lock (one for the process): every engine's list of rings and retired counters.  It is
@@ -23,6 +23,7 @@ struct io_engine {
 	int e_fd;
 	bool e_ro, e_direct;
 	bool e_memory;			/* the store is memory: see memory_transfer() in ring.c */
+	char *e_map;			/* and mapped: inmem.c; NULL: it is not */
 	uint32_t e_align;
 	uint64_t e_size;
 	uint64_t e_id;			/* never used twice: a thread's ring is found by it */
@@ -52,6 +53,7 @@ struct io_ring {
 	unsigned r_inflight;		/* io_reqs */
 	unsigned r_max_inflight;	/* what the completion queue has room for */
 	bool r_fixed_file, r_worker;
+	bool r_quick;			/* its thread must not be held up: a receive thread's */
 	struct list_head r_memory;	/* requests whose transfer is done, to be completed by io_ring_wait() */
 	struct cqe_copy *r_stash;	/* completions taken out of the queue to make room */
 	unsigned r_nr_stash, r_max_stash;
@@ -74,6 +76,14 @@ int ring_create(struct io_engine *e, unsigned entries, bool defer, bool worker,
 /* With io_rings_lock held: close the kernel's side, leave the engine's list. */
 void ring_close_locked(struct io_ring *r);
 void ring_free(struct io_ring *r);
+
+/* inmem.c: map the store if it is memory. */
+void inmem_open(struct io_engine *e);
+void inmem_close(struct io_engine *e);
+/* Bytes that were copied, all of them, or -1: it cannot be done this way. */
+int64_t inmem_transfer(struct io_engine *e, enum io_op op, const struct iovec *iov, unsigned nr, uint64_t pos);
+/* A read that copies nothing: bytes that are there. */
+int64_t inmem_in_place(const struct io_engine *e, uint64_t pos, uint64_t len);
 
 /* What the rules say about one request. */
 struct fault_hit {

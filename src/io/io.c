@@ -159,6 +159,7 @@ int io_engine_open(const char *path, bool ro, struct io_engine **out)
 		io_engine_close(e);
 		return error;
 	}
+	inmem_open(e);
 	/* The probe's read is nobody's business. */
 	memset(e->e_retired, 0, sizeof(e->e_retired));
 	*out = e;
@@ -192,6 +193,7 @@ void io_engine_close(struct io_engine *e)
 		ring_close_locked(r);
 	}
 	rmutex_unlock(&io_rings_lock);
+	inmem_close(e);
 	io_fault_clear(e);
 	rmutex_destroy(&e->e_lock);
 	if (e->e_fd >= 0) {

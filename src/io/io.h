@@ -46,6 +46,7 @@ struct io_req {
 	enum io_op op;
 	enum io_class cls;
 	bool fua;		/* write is durable at completion (RWF_DSYNC) */
+	bool in_place;		/* a read that moves nothing: see io_in_place() */
 	int buf_index;		/* registered buffer of the submitting ring that holds iov[0], or -1 */
 	uint64_t pos;		/* byte offset on the volume */
 	struct iovec *iov;	/* may point at iov1; io.c does not modify the caller's array */
@@ -90,6 +91,15 @@ bool io_engine_direct(const struct io_engine *e);
  */
 int io_engine_set_buffered(struct io_engine *e, const char *why);
 
+/*
+ * Stores that are memory and mapped.  An IO_READ with in_place is checked, delayed, failed and counted as any other, but copies
+ * nothing: when it is done, io_in_place() says where its bytes lie.  That is for system calls only (write, writev), which answer
+ * EFAULT if the store has been cut short meanwhile; who looks there himself may get a SIGBUS.  What is there is the volume
+ * itself: the lock that the read was made under must be held until the bytes have been used.
+ */
+bool io_can_in_place(const struct io_engine *e);
+const void *io_in_place(const struct io_engine *e, uint64_t pos);
+
 /* --- blocking use: any thread except a receive thread --- */
 /* Submit all, wait for all.  Returns the first error in array order, each req->res is set. */
 int io_run(struct io_engine *e, struct io_req *reqs, unsigned nr);
@@ -99,6 +109,8 @@ int io_write(struct io_engine *e, enum io_class cls, const void *buf, uint32_t l
 int io_flush(struct io_engine *e, enum io_class cls);
 
 /* --- a ring of one's own: receive threads --- */
+/* Requests up to this length do not hold up who submits them: a store that is memory has no device that does the copying. */
+uint32_t io_quick_max(const struct io_engine *e);
 /* To be called by the thread that will use the ring. */
 int io_ring_create(struct io_engine *e, unsigned entries, bool defer_taskrun, struct io_ring **out);
 /* By its own thread, or after that thread has ended; waits for the ring's io_reqs first. */

@@ -84,6 +84,7 @@ int ring_create(struct io_engine *e, unsigned entries, bool defer, bool worker,
 	r->r_engine_id = e->e_id;
 	r->r_thread = pthread_self();
 	r->r_worker = worker;
+	r->r_quick = defer;
 	list_init(&r->r_engine_list);
 	list_init(&r->r_memory);
 	/* A worker's I/O, maybe the log's, is not an error for want of memory; no ring at all is the mount's to report. */
@@ -393,11 +394,16 @@ static int prep_transfer(struct io_req *req, struct io_uring_sqe *sqe, int fd)
 
 /*
  * A store that is memory (tmpfs) cannot be asked without blocking, so io_uring hands every transfer to a kernel
- * thread of its own.  For a large one that is welcome: the copy runs beside us.  For a small one it is two task switches
- * for one memcpy, and there is no device to wait for: the ring's thread copies, and io_ring_wait() completes the request
- * as if it had come from the queue.
+ * thread of its own: two task switches for one memcpy, and there is no device to wait for.  So the ring's thread copies, and
+ * io_ring_wait() completes the request as if it had come from the queue.  Only a receive thread does that with
+ * small ones alone; the large ones are better left to a thread that may wait (io_quick_max()).
  */
-#define MEMORY_INLINE_MAX (32u << 10)
+#define MEMORY_INLINE_MAX (64u << 10)
+
+uint32_t io_quick_max(const struct io_engine *e)
+{
+	return e->e_memory ? MEMORY_INLINE_MAX : UINT32_MAX;
+}
 
 static void memory_transfer(struct io_req *req)
 {
@@ -408,11 +414,15 @@ static void memory_transfer(struct io_req *req)
 	unsigned nr;
 	ssize_t n;
 
-	if (req->phase == PH_FLUSH) {
+	if (req->in_place) {
+		n = inmem_in_place(e, pos, min_t(uint64_t, req->total - req->done_bytes, max));
+	} else if (req->phase == PH_FLUSH) {
 		n = fdatasync(e->e_fd);
 	} else if (req_vector(req, max, &iov, &nr)) {
 		n = -1;
 		errno = ENOMEM;
+	} else if ((n = inmem_transfer(e, req->op, iov, nr, pos)) >= 0) {
+		/* copied */
 	} else if (req->op == IO_READ) {
 		n = preadv(e->e_fd, iov, (int)nr, (off_t)pos);
 	} else {
@@ -431,7 +441,7 @@ static void req_issue(struct io_req *req)
 	int fd = r->r_fixed_file ? 0 : e->e_fd;
 
 	if (e->e_memory && (req->phase == PH_IO || req->phase == PH_FLUSH) &&
-	    req->total <= MEMORY_INLINE_MAX) {
+	    (!r->r_quick || req->total <= MEMORY_INLINE_MAX)) {
 		memory_transfer(req);
 		return;
 	}

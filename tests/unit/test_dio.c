@@ -22,6 +22,7 @@
 #define BS 4096u
 #define IMAGE_MIB 96
 
+static const char *directory;	/* of the image */
 static char image[200];
 static struct io_engine *engine;
 static struct gfs2_sbd *sdp;
@@ -43,11 +44,10 @@ static void check_clean(void)
 static int mount_volume(void **state)
 {
 	struct gfs2_args args = { .ar_dio_mtime_interval = 1, .ar_cache = 32u << 20, .ar_commit = 30 };
-	const char *dir = getenv("TMPDIR");
 	char cmd[512];
 	int fd;
 
-	snprintf(image, sizeof(image), "%s/gfs2-test-dio-XXXXXX", dir ? dir : "/tmp");
+	snprintf(image, sizeof(image), "%s/gfs2-test-dio-XXXXXX", directory);
 	fd = mkstemp(image);
 	if (fd < 0 || ftruncate(fd, IMAGE_MIB << 20))
 		return -1;
@@ -688,6 +688,107 @@ static void test_rest_one_error_of_many(void **state)
 	contents("AB.DEFGH");
 }
 
+/* --- answers from where the store has the data --- */
+
+static struct {
+	unsigned calls, nr;
+	size_t len;
+	bool held;
+	int error;
+} answer;
+
+static int take_answer(struct gfs2_dio *d, const struct iovec *iov, unsigned nr)
+{
+	answer.calls++;
+	answer.nr = nr;
+	answer.len = 0;
+	/* Nobody else may have what is being looked at: the lock is held, and the inode counts a request. */
+	answer.held = gfs2_holder_queued(&d->gh) && d->gh.gh_state == LM_ST_DEFERRED &&
+		      atomic_load(&ip->i_dio_count);
+	memset(back, '?', 64 * BS);
+	for (unsigned i = 0; i < nr; i++) {
+		memcpy(back + answer.len, iov[i].iov_base, iov[i].iov_len);
+		answer.len += iov[i].iov_len;
+	}
+	return answer.error;
+}
+
+/* -EBADMSG: it was not answered this way. */
+static int64_t dio_answer(uint64_t pos, uint32_t len)
+{
+	struct gfs2_dio d = { .ip = ip, .ring = ring, .buf = buf, .buf_index = -1, .pos = pos, .len = len,
+			      .send = take_answer };
+	int64_t ret;
+
+	memset(&answer.calls, 0, offsetof(__typeof__(answer), error));
+	memset(buf, '!', len);
+	ret = gfs2_dio_run(&d);
+	assert_int_equal(d.was_sent, answer.calls);
+	assert_int_equal(atomic_load(&ip->i_dio_count), 0);
+	return answer.calls || ret < 0 ? ret : -EBADMSG;
+}
+
+static void in_back(const char *want, size_t len)
+{
+	assert_int_equal(answer.len, len);
+	for (size_t i = 0; i < len; i++)
+		assert_int_equal(back[i], want[i / BS] == '.' ? 0 : want[i / BS]);
+}
+
+static void test_answer_in_place(void **state)
+{
+	if (!io_can_in_place(engine)) {
+		layout("xxxx");
+		assert_int_equal(dio_answer(0, 4 * BS), -EBADMSG);
+		return;
+	}
+	layout("x.xx..xx");
+	assert_int_equal(dio(true, 2 * BS, 2 * BS, 'e'), 2 * BS);
+	assert_int_equal(dio_answer(0, 8 * BS), 8 * BS);
+	in_back("d.ee..dd", 8 * BS);
+	assert_true(answer.held);
+	assert_true(answer.nr >= 5);
+	assert_int_equal(outcome(DIO_DIRECT), 2);
+	/* A hole at either end; sectors; nothing but a hole needs no store. */
+	assert_int_equal(dio_answer(BS, 4 * BS), 4 * BS);
+	in_back(".ee.", 4 * BS);
+	assert_int_equal(dio_answer(3 * BS + 512, 512), 512);
+	in_back("e", 512);
+	assert_int_equal(dio_answer(4 * BS, 2 * BS), -EBADMSG);
+	/* The end of the file, in the middle of a sector. */
+	assert_int_equal(gfs2_setattr_size(ip, 7 * BS + 100), 0);
+	assert_int_equal(dio_answer(6 * BS, 8 * BS), BS + 100);
+	in_back("dd", BS + 100);
+	assert_int_equal(dio_answer(8 * BS, BS), -EBADMSG);
+	/* It is nobody's business what happens to the answer, except when the store has gone. */
+	answer.error = -EFAULT;
+	assert_int_equal(dio_answer(0, BS), -EIO);
+	answer.error = 0;
+}
+
+/* An error of the device comes before the answer; more runs than one round are read into the buffer. */
+static void test_answer_needs_all(void **state)
+{
+	struct io_fault f = { .op = IO_READ, .cls = IO_DIO, .error = EIO, .skip = 1 };
+
+	layout("x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.x.");
+	assert_int_equal(dio_answer(0, 36 * BS), -EBADMSG);
+	assert_int_equal(buf[0], 'd');
+	assert_int_equal(buf[BS], 0);
+	assert_int_equal(buf[34 * BS], 'd');
+	assert_int_equal(io_fault_add(engine, &f), 0);
+	assert_int_equal(dio_answer(0, 4 * BS), -EIO);
+	assert_int_equal(answer.calls, 0);
+	io_fault_clear(engine);
+	f = (struct io_fault){ .op = IO_READ, .cls = IO_DIO, .short_bytes = 512 };
+	assert_int_equal(io_fault_add(engine, &f), 0);
+	if (io_can_in_place(engine)) {
+		assert_int_equal(dio_answer(0, 4 * BS), 4 * BS);
+		in_back("d.d.", 4 * BS);
+	}
+	io_fault_clear(engine);
+}
+
 #define T(f) cmocka_unit_test_setup_teardown(f, new_file, drop_file)
 
 int main(void)
@@ -700,7 +801,13 @@ int main(void)
 		T(test_end_names_its_request), T(test_outcomes_are_counted), T(test_demote_pending_is_counted),
 		T(test_many_runs), T(test_rest_both_ways), T(test_rest_direct_uses_no_buffers), T(test_rest_error_leaves_the_hole),
 		T(test_rest_grows_the_file), T(test_rest_together), T(test_rest_one_error_of_many),
+		T(test_answer_in_place), T(test_answer_needs_all),
 	};
+	int failed;
 
-	return cmocka_run_group_tests(tests, mount_volume, unmount_volume);
+	/* On a disk, and in memory, where the engine does its transfers another way. */
+	directory = getenv("TMPDIR") ? getenv("TMPDIR") : "/var/tmp";
+	failed = cmocka_run_group_tests_name("disk", tests, mount_volume, unmount_volume);
+	directory = "/dev/shm";
+	return failed + cmocka_run_group_tests_name("memory", tests, mount_volume, unmount_volume);
 }

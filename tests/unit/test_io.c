@@ -3,11 +3,17 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <cmocka.h>
 #include <sys/file.h>
+#include <linux/magic.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/vfs.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "io/io.h"
@@ -585,6 +591,230 @@ static void truncated_store(void **state)
 	assert_int_equal(truncate(path, SIZE), 0);
 }
 
+/* --- stores that are memory (inmem.c) --- */
+
+static int memory;	/* the store: a file on tmpfs without a name */
+
+static int memory_setup(void **state)
+{
+	char name[64];
+
+	memory = memfd_create("store", MFD_CLOEXEC);
+	if (memory < 0 || ftruncate(memory, SIZE))
+		return -1;
+	snprintf(name, sizeof(name), "/proc/self/fd/%d", memory);
+	return io_engine_open(name, false, &e);
+}
+
+static int memory_teardown(void **state)
+{
+	close(memory);
+	return teardown(state);
+}
+
+/* cmocka has handlers of its own for each test. */
+static void take_sigbus(void)
+{
+	struct io_engine *x;
+	char name[64];
+
+	snprintf(name, sizeof(name), "/proc/self/fd/%d", memory);
+	assert_int_equal(io_engine_open(name, false, &x), 0);
+	io_engine_close(x);
+}
+
+static void memory_transfers(void **state)
+{
+	char *in = mem + SIZE / 2;
+	struct io_stats st;
+
+	assert_true(io_can_in_place(e));
+	fill(mem, SIZE / 4, 21);
+	for (uint32_t len = BLK; len <= SIZE / 4; len *= 4) {
+		uint64_t pos = SIZE - len - BLK;
+
+		assert_int_equal(io_write(e, IO_DATA, mem, len, pos), 0);
+		assert_int_equal(pread(memory, in, len, (off_t)pos), len);
+		assert_memory_equal(in, mem, len);
+		/* Somebody else's change is seen, and the mapping is no copy. */
+		assert_int_equal(pwrite(memory, "else", 4, (off_t)pos), 4);
+		assert_int_equal(io_read(e, IO_DATA, in, len, pos), 0);
+		assert_memory_equal(in, "else", 4);
+		assert_memory_equal(in + 4, mem + 4, len - 4);
+	}
+	assert_int_equal(io_flush(e, IO_DATA), 0);
+	io_get_stats(e, &st);
+	assert_int_equal(st.errors, 0);
+}
+
+/* What does not lie on tmpfs is not mapped. */
+static void disk_is_not_mapped(void **state)
+{
+	struct statfs sfs;
+
+	if (fstatfs(image, &sfs) || sfs.f_type == TMPFS_MAGIC)
+		skip();
+	assert_false(io_can_in_place(e));
+	assert_int_equal(io_quick_max(e), UINT32_MAX);
+}
+
+static int read_in_place(uint64_t pos, uint32_t len)
+{
+	struct io_req req;
+
+	io_req_init(&req, IO_READ, IO_DIO, mem, len, pos);
+	req.in_place = true;
+	return io_run(e, &req, 1);
+}
+
+/* Checked, failed, cut, delayed and counted like any other read; nothing is copied. */
+static void memory_in_place(void **state)
+{
+	struct io_stats st, before;
+	struct timespec start, end;
+
+	fill(mem, SIZE / 2, 22);
+	assert_int_equal(io_write(e, IO_DATA, mem, SIZE / 2, SIZE / 2), 0);
+	memset(mem, 0, SIZE);
+	io_get_stats(e, &before);
+	assert_int_equal(read_in_place(SIZE / 2, SIZE / 2), 0);
+	io_get_stats(e, &st);
+	assert_int_equal(st.ops[IO_READ], before.ops[IO_READ] + 1);
+	assert_int_equal(st.bytes[IO_READ], before.bytes[IO_READ] + SIZE / 2);
+	assert_int_equal(mem[0], 0);
+	fill(mem, SIZE / 2, 22);
+	assert_memory_equal(io_in_place(e, SIZE / 2), mem, SIZE / 2);
+
+	assert_int_equal(read_in_place(SIZE - BLK, 2 * BLK), -EIO);
+	if (io_align(e) > 1)
+		assert_int_equal(read_in_place(1, BLK), -EINVAL);
+	add_fault("op=read,cls=dio,error=5,count=1");
+	assert_int_equal(read_in_place(0, SIZE / 2), -EIO);
+	io_fault_clear(e);
+	add_fault("op=read,cls=dio,short=4096,count=1");
+	assert_int_equal(read_in_place(0, SIZE / 2), 0);
+	io_fault_clear(e);
+	add_fault("op=read,cls=dio,short=4096,error=5,count=1");
+	assert_int_equal(read_in_place(0, SIZE / 2), -EIO);
+	io_fault_clear(e);
+	add_fault("op=read,cls=dio,delay_us=20000,count=1");
+	clock_gettime(CLOCK_MONOTONIC, &start);
+	assert_int_equal(read_in_place(0, BLK), 0);
+	clock_gettime(CLOCK_MONOTONIC, &end);
+	assert_true((end.tv_sec - start.tv_sec) * 1000000000ll + end.tv_nsec - start.tv_nsec >= 20000000);
+	io_get_stats(e, &before);
+	assert_int_equal(before.injected, st.injected + 4);
+}
+
+/* The image ends where it should not: an error, never a signal, and never zeros that nobody wrote. */
+static void memory_cut_short(void **state)
+{
+	fill(mem, SIZE / 2, 23);
+	assert_int_equal(io_write(e, IO_DATA, mem, SIZE / 2, 0), 0);
+	assert_int_equal(io_write(e, IO_DATA, mem, SIZE / 2, SIZE / 2), 0);
+	assert_int_equal(ftruncate(memory, SIZE / 4 + 512), 0);
+	/* The last page is there for its first 512 bytes; then there is nothing at all. */
+	assert_int_equal(io_read(e, IO_DATA, mem, BLK, SIZE / 4), -EIO);
+	assert_int_equal(io_read(e, IO_DATA, mem, BLK, SIZE / 2), -EIO);
+	assert_int_equal(io_read(e, IO_DATA, mem, SIZE / 2, 0), -EIO);
+	assert_int_equal(read_in_place(SIZE / 4, BLK), -EIO);
+	assert_int_equal(read_in_place(SIZE / 2, SIZE / 4), -EIO);
+	assert_int_equal(io_read(e, IO_DATA, mem, BLK, 0), 0);
+	/* What is written there is there. */
+	fill(mem, BLK, 24);
+	assert_int_equal(io_write(e, IO_DATA, mem, BLK, SIZE / 2), 0);
+	assert_int_equal(io_read(e, IO_DATA, mem + BLK, BLK, SIZE / 2), 0);
+	assert_memory_equal(mem, mem + BLK, BLK);
+	assert_int_equal(io_read(e, IO_DATA, mem, BLK, SIZE / 2 + BLK), -EIO);
+}
+
+struct cutter {
+	atomic_bool stop;
+	unsigned cuts;
+};
+
+static void *cut_again_and_again(void *arg)
+{
+	struct cutter *c = arg;
+
+	for (; !atomic_load(&c->stop); c->cuts++)
+		if (ftruncate(memory, BLK) || ftruncate(memory, SIZE))
+			abort();
+	return NULL;
+}
+
+static void *transfer_again_and_again(void *arg)
+{
+	char *own = aligned_alloc(BLK, SIZE / 4);
+	sigset_t all;
+	unsigned *errors = arg;
+
+	/* As the daemon's threads do. */
+	sigfillset(&all);
+	pthread_sigmask(SIG_BLOCK, &all, NULL);
+	memset(own, 1, SIZE / 4);
+	for (unsigned i = 0; i < 300; i++) {
+		int ret = i % 2 ? io_read(e, IO_DATA, own, SIZE / 4, SIZE / 2) :
+				  io_write(e, IO_DATA, own, SIZE / 4, SIZE / 2);
+
+		if (ret && ret != -EIO)
+			abort();
+		*errors += ret != 0;
+	}
+	free(own);
+	return NULL;
+}
+
+/* Cut in the middle of copies: nobody dies. */
+static void memory_cut_meanwhile(void **state)
+{
+	struct cutter cutter = { .stop = false };
+	pthread_t t, cut;
+	unsigned errors = 0;
+
+	take_sigbus();
+
+	assert_int_equal(pthread_create(&cut, NULL, cut_again_and_again, &cutter), 0);
+	assert_int_equal(pthread_create(&t, NULL, transfer_again_and_again, &errors), 0);
+	pthread_join(t, NULL);
+	atomic_store(&cutter.stop, true);
+	pthread_join(cut, NULL);
+	assert_true(cutter.cuts > 0);
+	assert_int_equal(ftruncate(memory, SIZE), 0);
+	assert_int_equal(io_write(e, IO_DATA, mem, BLK, 0), 0);
+}
+
+/* A fault that is not ours, and a signal that somebody sends, end the process as they always did. */
+static void other_faults_are_fatal(void **state)
+{
+	for (int sent = 0; sent < 2; sent++) {
+		pid_t pid = fork();
+		int status;
+
+		if (!pid) {
+			struct rlimit none = { 0, 0 };
+			char *beyond = mmap(NULL, SIZE, PROT_READ, MAP_SHARED, memory, 0);
+
+			signal(SIGBUS, SIG_DFL);
+			take_sigbus();
+			setrlimit(RLIMIT_CORE, &none);
+			if (sent)
+				raise(SIGBUS);
+			else if (!ftruncate(memory, 0))
+				(void)*(volatile char *)beyond;
+			_exit(0);
+		}
+		assert_int_equal(waitpid(pid, &status, 0), pid);
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+		assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGBUS);
+#else
+		/* The sanitizer reports it and ends the process. */
+		assert_false(WIFEXITED(status) && !WEXITSTATUS(status));
+#endif
+	}
+}
+
+#define M(fn) cmocka_unit_test_setup_teardown(fn, memory_setup, memory_teardown)
 #define T(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 
 int main(void)
@@ -596,6 +826,8 @@ int main(void)
 		T(refused),
 		T(many_vectors),
 		T(many_requests),
+		M(memory_transfers), T(disk_is_not_mapped), M(memory_in_place), M(memory_cut_short),
+		M(memory_cut_meanwhile), M(other_faults_are_fatal),
 		cmocka_unit_test(fault_texts),
 		T(fault_errors),
 		T(fault_short),

@@ -1,0 +1,239 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+# test: a volume in memory: large direct transfers answered from where the store has the data, with faults, and an image cut short under the mount
+# timeout: 120
+# variants: plain asan tsan
+"""
+On tmpfs the daemon maps the image, and large direct reads are answered out of the mapping.  The rules of direct I/O hold there as
+they do elsewhere: errors, delays and short transfers of the engine, the lock, what is counted.  An image that somebody truncates is
+an error for who reads what is gone, and nothing else.
+"""
+import os
+import re
+import sys
+import threading
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+from testlib import *    # noqa: E402
+
+MIB = 1 << 20
+BS = 4096
+
+
+def need_memory():
+    need_fuse()
+    kind = run(["stat", "-f", "-c", "%T", workdir()]).stdout.strip()
+    if kind not in ("tmpfs", "ramfs"):
+        skip(f"the test directory is on {kind}")
+
+
+def direct_read(path, offset, length):
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECT)
+    try:
+        with Aligned(length) as buffer:
+            got = os.preadv(fd, [buffer], offset)
+            return bytes(buffer[:got])
+    finally:
+        os.close(fd)
+
+
+def direct_write(path, offset, data):
+    fd = os.open(path, os.O_WRONLY | os.O_DIRECT)
+    try:
+        with Aligned(data) as buffer:
+            return os.pwritev(fd, [buffer], offset)
+    finally:
+        os.close(fd)
+
+
+def stats(mount):
+    return mount.glockctl("get", "stats", json_lines=True)[0]["stats"]
+
+
+def where(mount, path, offset):
+    """The byte of the image that has the file's byte at @offset; what follows in the file follows in the image, too."""
+    runs = []
+    for line in mount.glockctl("map", path).stdout.splitlines():
+        found = re.fullmatch(r"disk\s+(\d+)\+(\d+) -> (\d+)", line)
+        if found:
+            runs.append([int(word) * BS for word in found.groups()])
+    equal(runs, sorted(runs, key=lambda run: run[2]), "runs, in the order of the image")
+    return next(disk + offset - start for start, length, disk in runs if start <= offset < start + length)
+
+
+def case_layouts():
+    """What is read is what is there: holes, many runs, the end of the file in the middle of a sector; large and small."""
+    need_memory()
+    volume = Volume(size="128M", junk=True)
+    with volume.mount() as mount:
+        path = mount / "f"
+        want = bytearray(2 * MIB + 1234)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT)
+        os.ftruncate(fd, len(want))
+        # Runs of different lengths with holes between; in the second MiB more of them than one round takes.
+        at, number = 0, 0
+        while at < len(want):
+            length = min(BS * (number % 40 + 3) if at < MIB else BS, len(want) - at)
+            if number % 3:
+                want[at:at + length] = pattern(length, number)
+                os.pwrite(fd, want[at:at + length], at)
+            at, number = at + length, number + 1
+        os.fsync(fd)
+        os.close(fd)
+        before = stats(mount)
+        for offset, length in [(0, MIB), (MIB, MIB), (0, 2 * MIB + BS), (512, MIB), (2 * MIB, MIB), (BS, 512),
+                               (2 * MIB + 1024, 512), (4 * MIB, MIB), (3 * BS, 128 * 1024), (MIB - 512, 1024)]:
+            check(direct_read(path, offset, length) == want[offset:offset + length], f"{length} bytes at {offset}")
+        check(stats(mount)["dio_direct"] > before["dio_direct"], "direct reads are counted")
+        for offset, length in [(0, MIB), (512, 128 * 1024), (MIB, 70 * 1024)]:
+            data = pattern(length, offset + 7)
+            equal(direct_write(path, offset, data), length, "bytes written")
+            want[offset:offset + length] = data
+            check(direct_read(path, 0, MIB) == want[:MIB], f"after a write of {length} at {offset}")
+        check(read_file(path) == want, "the page cache's view")
+    volume.fsck()
+
+
+def case_faults():
+    """The engine's rules hit large transfers as all others, and nothing stays in flight."""
+    need_memory()
+    volume = Volume(size="64M")
+    with volume.mount() as mount:
+        path = mount / "f"
+        data = pattern(2 * MIB, 1)
+        write_file(path, data, sync=True)
+        for size in (BS, MIB):
+            for op in ("read", "write"):
+                def go():
+                    if op == "read":
+                        check(direct_read(path, 0, size) == data[:size], f"content, {op} {size}")
+                    else:
+                        equal(direct_write(path, 0, data[:size]), size, f"result, {op} {size}")
+                go()
+                injected = stats(mount)["io_injected"]
+                for rule, fails in (("error=5,count=1", True), ("short=512,error=5,count=1", True),
+                                    ("short=512,count=1", False), ("delay_us=30000,count=1", False)):
+                    mount.glockctl("set", "fault", f"op={op},cls=dio," + rule)
+                    started = time.monotonic()
+                    if fails:
+                        expect_errno(errno.EIO, go)
+                    else:
+                        go()
+                    if "delay" in rule:
+                        check(time.monotonic() - started >= 0.03, f"{rule} delays, {op} {size}")
+                    mount.glockctl("set", "fault", "none")
+                    equal(mount.glockctl("dio", path, json_lines=True)[0]["in_flight"], 0, "direct requests in flight")
+                    mount.glockctl("demote", path, "UN")
+                    go()
+                equal(stats(mount)["io_injected"], injected + 4, f"faults injected, {op} {size}")
+        check(read_file(path) == data, "content at the end")
+    volume.fsck()
+
+
+def case_closed_at_once():
+    """Who has the answer closes the file and removes it, while the thread that sent it still has the lock."""
+    need_memory()
+    volume = Volume(size="64M")
+    with volume.mount() as mount:
+        data = pattern(MIB, 2)
+
+        def one(number):
+            for turn in range(15):
+                path = mount / f"f{number}-{turn}"
+                write_file(path, data)
+                check(direct_read(path, 0, MIB) == data, "content")
+                os.unlink(path)
+                with open("/proc/sys/vm/drop_caches", "w") as drop:
+                    drop.write("2")
+        threads = [threading.Thread(target=one, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        equal(os.listdir(mount), [], "files left")
+    volume.fsck()
+
+
+def case_image_cut_short():
+    """EIO for what is gone; the daemon lives, the rest can be read, and all of it again when the image is whole again."""
+    need_memory()
+    volume = Volume(size="64M")
+    with volume.mount("commit=300") as mount:
+        path = mount / "f"
+        data = pattern(8 * MIB, 3)
+        write_file(path, data, sync=True)
+        check(direct_read(path, 0, MIB) == data[:MIB], "content")
+        image = read_file(volume.path)
+        middle = where(mount, path, 4 * MIB)
+        for cut in (middle, middle + 512):
+            os.truncate(volume.path, cut)
+            for size in (BS, 128 * 1024, MIB):
+                check(direct_read(path, 0, size) == data[:size], f"{size} bytes before the end")
+                expect_errno(errno.EIO, direct_read, path, 6 * MIB, size)
+                # In the page that the end lies in there are zeros behind it, which nobody wrote.
+                expect_errno(errno.EIO, direct_read, path, 4 * MIB, size)
+            fd = os.open(path, os.O_RDONLY)
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            expect_errno(errno.EIO, os.pread, fd, BS, 7 * MIB)
+            os.close(fd)
+            equal(mount.glockctl("dio", path, json_lines=True)[0]["in_flight"], 0, "direct requests in flight")
+            with open(volume.path, "r+b") as out:
+                out.seek(cut)
+                out.write(image[cut:])
+            check(direct_read(path, 0, 8 * MIB) == data, "content of the whole image")
+        # What is written beyond the end is there.
+        os.truncate(volume.path, middle)
+        equal(direct_write(path, 5 * MIB, data[:MIB]), MIB, "bytes written")
+        check(direct_read(path, 5 * MIB, MIB) == data[:MIB], "what was written beyond the end")
+        with open(volume.path, "r+b") as out:
+            out.seek(middle)
+            out.write(image[middle:])
+        equal(direct_write(path, 0, data), len(data), "bytes written")
+    volume.fsck()
+
+
+def case_cut_again_and_again():
+    """Truncation in the middle of transfers ends nobody."""
+    need_memory()
+    volume = Volume(size="64M")
+    with volume.mount("commit=300") as mount:
+        path = mount / "f"
+        data = pattern(8 * MIB, 4)
+        write_file(path, data, sync=True)
+        image = read_file(volume.path)
+        middle = where(mount, path, 4 * MIB)
+        stop = threading.Event()
+        seen = {"good": 0, "bad": 0}
+
+        def use(write, offset, size):
+            while not stop.is_set():
+                try:
+                    if write:
+                        direct_write(path, offset, data[offset:offset + size])
+                    else:
+                        direct_read(path, offset, size)
+                    seen["good"] += 1
+                except OSError as fault:
+                    check(fault.errno == errno.EIO, f"error {fault}")
+                    seen["bad"] += 1
+        threads = [threading.Thread(target=use, args=arguments)
+                   for arguments in ((False, 5 * MIB, MIB), (False, 6 * MIB, BS), (True, 7 * MIB // 2, MIB))]
+        for thread in threads:
+            thread.start()
+        for _ in range(60):
+            os.truncate(volume.path, middle)
+            wait_for(lambda bad=seen["bad"]: seen["bad"] > bad, "a request that meets the end")
+            os.truncate(volume.path, len(image))
+        stop.set()
+        for thread in threads:
+            thread.join()
+        check(seen["good"] and seen["bad"], f"{seen}: there were requests of both kinds")
+        with open(volume.path, "r+b") as out:
+            out.seek(middle)
+            out.write(image[middle:])
+        check(direct_read(path, 0, len(data)) == data, "content of the whole image")
+    volume.fsck()
+
+
+if __name__ == "__main__":
+    main()
