@@ -14,13 +14,13 @@ const char *const dio_mtime_names[2] = { "deferred", "strict" };
 static const char *const dio_rest_names[2] = { "direct", "buffered" };
 static const char *const local_death_names[2] = { "node", "process" };
 
-enum opt_kind { K_FLAG, K_IGNORE, K_FUSE, K_STRING, K_UINT, K_SIZE, K_ENUM };
+enum opt_kind { K_FLAG, K_SET, K_IGNORE, K_FUSE, K_STRING, K_UINT, K_SIZE, K_ENUM };
 
 struct opt {
 	const char *name;
 	enum opt_kind kind;
 	size_t offset;		/* in struct options */
-	int value;		/* K_FLAG: what to store */
+	int value;		/* K_FLAG (bool), K_SET (unsigned): what to store */
 	const char *const *names;
 	unsigned nr, min, max;
 	const char *help;
@@ -52,6 +52,10 @@ static const struct opt table[] = {
 	  .help = "POSIX ACLs count (default)" },
 	{ .name = "noacl", .kind = K_FLAG, .offset = AT(args.ar_noacl), .value = 1,
 	  .help = "they are neither shown nor looked at" },
+	{ .name = "rgrplvb", .kind = K_SET, .offset = AT(args.ar_rgrplvb), .value = RGRPLVB_ON,
+	  .help = "a full resource group is known from its lock's value block (default from format 1802 on)" },
+	{ .name = "norgrplvb", .kind = K_SET, .offset = AT(args.ar_rgrplvb), .value = RGRPLVB_OFF,
+	  .help = "every resource group is read" },
 	{ .name = "cache", .kind = K_SIZE, .offset = AT(args.ar_cache), .help = "memory of the daemon, e.g. 256M" },
 	{ .name = "commit", .kind = K_UINT, .offset = AT(args.ar_commit), .min = 1, .max = 3600,
 	  .help = "seconds between log commits (30)" },
@@ -219,6 +223,9 @@ static int set_option(struct options *opts, const struct opt *o, const char *val
 	switch (o->kind) {
 	case K_FLAG:
 		*(bool *)((char *)opts + o->offset) = o->value;
+		return 0;
+	case K_SET:
+		*(unsigned *)((char *)opts + o->offset) = (unsigned)o->value;
 		return 0;
 	case K_IGNORE:
 		return 0;

@@ -41,6 +41,17 @@ const struct gfs2_glock_operations gfs2_iopen_glops = {
 	.go_callback = iopen_go_callback,
 };
 
+/* flock(2), with the kernel's nodes; fcntl(2) locks, among ours (src/fuse/plock.c). */
+const struct gfs2_glock_operations gfs2_flock_glops = {
+	.go_type = LM_TYPE_FLOCK,
+	.go_flags = GLOF_LRU | GLOF_NONDISK,
+};
+
+const struct gfs2_glock_operations gfs2_plock_glops = {
+	.go_type = LM_TYPE_PLOCK,
+	.go_flags = GLOF_LRU | GLOF_NONDISK,
+};
+
 /* MOUNT, LIVE, RENAME: the protocol between nodes. */
 const struct gfs2_glock_operations gfs2_nondisk_glops = {
 	.go_type = LM_TYPE_NONDISK,

@@ -17,7 +17,6 @@
 
 #define JOURNAL_MIN_BYTES (8ull << 20)
 #define JOURNAL_MAX_BYTES (1ull << 30)
-#define STATFS_PATIENCE 25	/* recoveries given up because somebody has the master statfs file */
 
 /* --- system files --- */
 
@@ -274,13 +273,14 @@ static void drop_everything_cached(struct gfs2_sbd *sdp)
 	gl_list_free(&l);
 }
 
-/*
- * The living hold that lock for moments.  Where dead nodes keep theirs until we are done, who has it for longer is the dead one.
- */
-static bool statfs_is_the_dead_ones(struct gfs2_sbd *sdp, int error)
+/* Where dead nodes keep their locks until we are done, the master statfs file's may be one of them. */
+static bool statfs_is_the_dead_ones(struct gfs2_sbd *sdp, unsigned jid, int error)
 {
-	return error == GLR_TRYFAILED && sdp->sd_lm->lm_dead_keep_locks &&
-	       ++sdp->sd_statfs_refused > STATFS_PATIENCE;
+	if (error != GLR_TRYFAILED || !sdp->sd_lm->lm_dead_holds ||
+	    !sdp->sd_lm->lm_dead_holds(sdp->sd_statfs_inode->i_gl, jid))
+		return false;
+	fs_info("jid=%u: the dead node itself has the lock of the block counts", jid);
+	return true;
 }
 
 /*
@@ -300,9 +300,8 @@ static int replay_of_dead(struct gfs2_sbd *sdp, const struct gfs2_jdesc *known)
 	/* Its share of the block counts is added on the device; a living node may be adding its own. (The kernel does without.) */
 	err = gfs2_glock_nq_init(sdp->sd_statfs_inode->i_gl, LM_ST_EXCLUSIVE,
 				 LM_FLAG_NOEXP | LM_FLAG_TRY | GL_NOCACHE | GL_SKIP, &statfs_gh);
-	if (err && !statfs_is_the_dead_ones(sdp, err))
+	if (err && !statfs_is_the_dead_ones(sdp, jd.jd_jid, err))
 		return err;
-	sdp->sd_statfs_refused = 0;
 	err = gfs2_glock_nq_init(ip->i_gl, LM_ST_SHARED, LM_FLAG_NOEXP | GL_NOCACHE, &gh);
 	if (!err) {
 		err = map_journal(sdp, ip, &jd);
@@ -353,6 +352,14 @@ int gfs2_recover_jid(void *private, unsigned jid)
 	}
 	gfs2_glock_put(gl);
 	return err ? LM_RD_GAVEUP : LM_RD_SUCCESS;
+}
+
+/* Not known yet: then no other node's journal is this one's business yet either. */
+unsigned gfs2_nr_journals(void *private)
+{
+	struct gfs2_sbd *sdp = private;
+
+	return atomic_load_explicit(&sdp->sd_journals_known, memory_order_acquire) ? sdp->sd_nr_journals : 0;
 }
 
 int recover_journals(struct gfs2_sbd *sdp, struct gfs2_log_header_host *head)

@@ -103,6 +103,7 @@ static void lock_space_lost(void *private, const char *why)
 
 static const struct lm_recovery_ops recovery_ops = {
 	.lm_recover_journal = gfs2_recover_jid,
+	.lm_nr_journals = gfs2_nr_journals,
 	.lm_lost = lock_space_lost,
 };
 
@@ -205,6 +206,9 @@ static int open_files(struct gfs2_sbd *sdp)
 {
 	int err = open_root(sdp);
 
+	/* As the kernel's gfs2: by default from the format on that came with it.  Alone, no other node has anything to say. */
+	sdp->sd_rgrplvb = sdp->sd_lm->lm_has_peers && sdp->sd_args.ar_rgrplvb != RGRPLVB_OFF &&
+			  (sdp->sd_args.ar_rgrplvb == RGRPLVB_ON || sdp->sd_fs_format > 1801);
 	if (!err)
 		err = sys_lookup(sdp, sdp->sd_master, "rindex", &sdp->sd_rindex);
 	if (!err) {
@@ -504,6 +508,9 @@ static int replay_dead(struct io_engine *e, const char *table, struct dlm_dead *
 	err = gfs2_read_sb(e, sdp);
 	if (!err)
 		err = open_for_recovery(sdp, table);
+	/* The dead one's block counts are added to everybody's. */
+	if (!err)
+		err = dlm_dead_lock_inode(dead, sdp->sd_statfs_addr);
 	for (unsigned j = 0; !err && j < sdp->sd_nr_journals; j++)
 		if (dlm_dead_owns_journal(dead, j))
 			err = recover_one(sdp, &sdp->sd_jdescs[j], &head);

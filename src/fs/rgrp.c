@@ -270,27 +270,69 @@ void rgrp_pin_header(struct gfs2_rgrpd *rgd)
 	gfs2_trans_add_meta(rgd->rd_sbd->sd_log, rgd->rd_gl, rgd->rd_bits[0].bi_bh);
 }
 
-/* The value block that other nodes may look at instead of the header (reference 3.7). */
-static void lvb_out(struct gfs2_rgrpd *rgd, uint32_t unlinked)
+/*
+ * The value block that other nodes may look at instead of the header (reference 3.7).  The flags are those of the header's image, which a
+ * kernel node with rgrplvb compares bit for bit.
+ */
+static void lvb_out(struct gfs2_rgrpd *rgd)
 {
+	const struct gfs2_rgrp *rg = (const void *)rgd->rd_bits[0].bi_bh->b_data;
 	struct gfs2_rgrp_lvb lvb = {
 		.rl_magic = cpu_to_be32(GFS2_MAGIC),
-		.rl_flags = cpu_to_be32(rgd->rd_flags),
+		.rl_flags = rg->rg_flags,
 		.rl_free = cpu_to_be32(rgd->rd_free),
 		.rl_dinodes = cpu_to_be32(rgd->rd_dinodes),
 		.rl_igeneration = cpu_to_be64(rgd->rd_igeneration),
-		.rl_unlinked = cpu_to_be32(unlinked),
+		.rl_unlinked = cpu_to_be32(rgd->rd_unlinked),
 	};
 
 	memcpy(rgd->rd_gl->gl_lvb, &lvb, sizeof(lvb));
 }
 
-uint32_t rgrp_lvb_unlinked(const struct gfs2_rgrpd *rgd)
+static bool lvb_is_there(const struct gfs2_rgrpd *rgd)
 {
 	struct gfs2_rgrp_lvb lvb;
 
 	memcpy(&lvb, rgd->rd_gl->gl_lvb, sizeof(lvb));
-	return be32_to_cpu(lvb.rl_unlinked);
+	return lvb.rl_magic == cpu_to_be32(GFS2_MAGIC);
+}
+
+/* Does the value block say what the header says?  (kernel: gfs2_rgrp_lvb_valid) */
+static bool lvb_fits(const struct gfs2_rgrpd *rgd)
+{
+	const struct gfs2_rgrp *rg = (const void *)rgd->rd_bits[0].bi_bh->b_data;
+	struct gfs2_rgrp_lvb lvb;
+
+	memcpy(&lvb, rgd->rd_gl->gl_lvb, sizeof(lvb));
+	return lvb.rl_magic == cpu_to_be32(GFS2_MAGIC) && lvb.rl_flags == rg->rg_flags &&
+	       lvb.rl_free == rg->rg_free && lvb.rl_dinodes == rg->rg_dinodes &&
+	       lvb.rl_igeneration == rg->rg_igeneration;
+}
+
+int rgrp_look_at_lvb(struct gfs2_rgrpd *rgd)
+{
+	struct gfs2_rgrp_lvb lvb;
+	struct gfs2_holder gh;
+	int err;
+
+	if (!rgd->rd_sbd->sd_rgrplvb || atomic_load_explicit(&rgd->rd_valid, memory_order_relaxed) ||
+	    atomic_load_explicit(&rgd->rd_hint_free, memory_order_relaxed) != HINT_UNKNOWN)
+		return 0;
+	/* Not against the order of addresses: the list begins with the highest one. */
+	if (held_rgrps && held_rgrps->rgd->rd_addr >= rgd->rd_addr)
+		return 0;
+	/* The state that is needed if there is room; without reading anything. */
+	err = gfs2_glock_nq_init(rgd->rd_gl, LM_ST_EXCLUSIVE, GL_SKIP, &gh);
+	if (err)
+		return err;
+	memcpy(&lvb, rgd->rd_gl->gl_lvb, sizeof(lvb));
+	if (lvb.rl_magic == cpu_to_be32(GFS2_MAGIC) &&
+	    !atomic_load_explicit(&rgd->rd_valid, memory_order_relaxed)) {
+		atomic_store_explicit(&rgd->rd_hint_lvb, true, memory_order_relaxed);
+		atomic_store_explicit(&rgd->rd_hint_free, be32_to_cpu(lvb.rl_free), memory_order_relaxed);
+	}
+	gfs2_glock_dq_uninit(&gh);
+	return 0;
 }
 
 void rgrp_out(struct gfs2_rgrpd *rgd, int unlinked)
@@ -313,7 +355,8 @@ void rgrp_out(struct gfs2_rgrpd *rgd, int unlinked)
 	memset(rg->rg_reserved, 0, sizeof(rg->rg_reserved));
 	rg->rg_crc = 0;
 	rg->rg_crc = cpu_to_be32(gfs2_crc32(0, rg, sizeof(*rg)));
-	lvb_out(rgd, rgrp_lvb_unlinked(rgd) + (uint32_t)unlinked);
+	rgd->rd_unlinked += (uint32_t)unlinked;
+	lvb_out(rgd);
 	atomic_store_explicit(&rgd->rd_hint_free, rgd->rd_free, memory_order_relaxed);
 }
 
@@ -344,14 +387,20 @@ void rgrp_release(struct gfs2_rgrpd *rgd)
 	release_bitmaps(rgd);
 	rgd->rd_nr_resv = 0;
 	/* Alone, nobody changes what we do not look at. */
-	if (rgd->rd_sbd->sd_lm->lm_has_peers)
+	if (rgd->rd_sbd->sd_lm->lm_has_peers) {
 		atomic_store_explicit(&rgd->rd_hint_free, HINT_UNKNOWN, memory_order_relaxed);
+		atomic_store_explicit(&rgd->rd_hint_lvb, false, memory_order_relaxed);
+	}
 }
 
 int rgrp_go_sync(struct gfs2_glock *gl)
 {
 	struct gfs2_sbd *sdp = glock_sbd(gl);
+	struct gfs2_rgrpd *rgd = gl2rgd(gl);
 
+	/* What the next holder will be told; nothing, if it was not valid when a read lock became a write lock. */
+	gfs2_assert_debug(!rgd || !atomic_load_explicit(&rgd->rd_valid, memory_order_relaxed) ||
+			  !lvb_is_there(rgd) || lvb_fits(rgd));
 	if (!sdp->sd_log || gfs2_withdrawn(sdp))
 		return 0;
 	return gfs2_ail_empty_gl(sdp->sd_log, gl, sdp->sd_lm->lm_has_peers);
@@ -429,7 +478,11 @@ static int header_in(struct gfs2_rgrpd *rgd)
 				    "rg_dinodes differs from the dinodes in the bitmap");
 	rgd->rd_free_clone = rgd->rd_free;
 	rgd->rd_longest = NO_BLOCK;
-	lvb_out(rgd, all.unlinked);
+	/* A value block may be older than the header if its writer has died: then the header is right.  (The kernel withdraws.) */
+	if (rgd->rd_sbd->sd_rgrplvb && lvb_is_there(rgd) && !lvb_fits(rgd))
+		fs_warn("resource group %" PRIu64 ": the value block is not what the header says", rgd->rd_addr);
+	rgd->rd_unlinked = all.unlinked;
+	lvb_out(rgd);
 	if (all.unlinked) {
 		/* relaxed: who misses it looks again a moment later */
 		atomic_store_explicit(&rgd->rd_unlinked_seen, true, memory_order_relaxed);
@@ -453,6 +506,7 @@ int rgrp_go_instantiate(struct gfs2_glock *gl)
 		return err;
 	}
 	atomic_store_explicit(&rgd->rd_hint_free, rgd->rd_free, memory_order_relaxed);
+	atomic_store_explicit(&rgd->rd_hint_lvb, false, memory_order_relaxed);
 	atomic_store_explicit(&rgd->rd_valid, true, memory_order_relaxed);
 	return 0;
 }
@@ -555,7 +609,7 @@ static int collect_unlinked(struct gfs2_rgrpd *rgd, uint64_t **list, unsigned *n
 	*nr = 0;
 	if (err)
 		return err;
-	unlinked = rgrp_lvb_unlinked(rgd);
+	unlinked = rgd->rd_unlinked;
 	if (unlinked)
 		*list = xmalloc(unlinked * sizeof(**list));
 	for (uint32_t i = 0; i < rgd->rd_data && *nr < unlinked; i++)

@@ -246,6 +246,8 @@ struct reserve {
 	unsigned start;		/* index of the first rgrp to try */
 	enum reserve_pass pass;
 	bool pending;		/* an rgrp would do if its frees were durable */
+	bool unread;		/* an rgrp was passed by for what its value block says */
+	bool read_all;		/* none is */
 };
 
 static uint32_t wanted(const struct reserve *rs)
@@ -270,7 +272,7 @@ static unsigned start_rgrp(struct gfs2_sbd *sdp, struct gfs2_inode *ip, struct g
 }
 
 /* From hints only: is @rgd worth a lock? */
-static bool rgrp_promising(struct gfs2_sbd *sdp, const struct reserve *rs, struct gfs2_rgrpd *rgd)
+static bool rgrp_promising(struct gfs2_sbd *sdp, struct reserve *rs, struct gfs2_rgrpd *rgd)
 {
 	uint32_t hint = atomic_load_explicit(&rgd->rd_hint_free, memory_order_relaxed);
 
@@ -283,7 +285,13 @@ static bool rgrp_promising(struct gfs2_sbd *sdp, const struct reserve *rs, struc
 		if (rs->ap->spread && hint != HINT_UNKNOWN && hint < rgd->rd_data / 4)
 			return false;
 	}
-	return hint == HINT_UNKNOWN || hint >= wanted(rs);
+	if (hint == HINT_UNKNOWN || hint >= wanted(rs))
+		return true;
+	/* The last word is the header's. */
+	if (!atomic_load_explicit(&rgd->rd_hint_lvb, memory_order_relaxed))
+		return false;
+	rs->unread = true;
+	return rs->read_all;
 }
 
 /* The locked @rgd: does it do?  How many blocks can be had? */
@@ -320,6 +328,11 @@ static int try_rgrps(struct gfs2_sbd *sdp, struct reserve *rs)
 
 		if (!rgrp_promising(sdp, rs, rgd))
 			continue;
+		err = rs->read_all ? 0 : rgrp_look_at_lvb(rgd);
+		if (err)
+			return err;
+		if (!rgrp_promising(sdp, rs, rgd))
+			continue;
 		err = rgrp_lock(rgd);
 		if (err)
 			return err;
@@ -352,13 +365,17 @@ int gfs2_inplace_reserve(struct gfs2_inode *ip, struct gfs2_alloc *ap)
 	for (;;) {
 		uint64_t gone = gfs2_inodes_gone(sdp);
 
-		rs.pending = false;
+		rs.pending = rs.unread = false;
 		for (rs.pass = PASS_GOOD; rs.pass < PASS_NR; rs.pass++) {
 			if (rs.pass == PASS_MINIMUM && !ap->min_target)
 				break;
 			err = try_rgrps(sdp, &rs);
 			if (err != -ENOSPC)
 				return err;
+		}
+		if (rs.unread && !rs.read_all) {
+			rs.read_all = true;
+			continue;
 		}
 		if (!rs.pending) {
 			/* Those who free would wait for our rgrps. */

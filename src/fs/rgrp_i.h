@@ -58,6 +58,7 @@ struct gfs2_rgrpd {
 	/* instantiated */
 	atomic_bool rd_valid;		/* bitmaps are here; relaxed: rd_gl orders it, else a hint */
 	uint32_t rd_flags, rd_free, rd_dinodes;
+	uint32_t rd_unlinked;		/* of those; counted when it was read, for the value block */
 	uint64_t rd_igeneration;
 	uint32_t rd_free_clone;		/* may be allocated now */
 	uint32_t rd_last_alloc;		/* where to go on when there is no goal here */
@@ -75,6 +76,7 @@ struct gfs2_rgrpd {
 	 * rgrp_lock() gives up a lock to keep the lock order.  Relaxed: rd_gl orders it. */
 	atomic_uint rd_claimed;
 	atomic_uint rd_hint_free;	/* rd_free when last seen, or HINT_UNKNOWN */
+	atomic_bool rd_hint_lvb;	/* rd_hint_free is what another node's value block said */
 	atomic_bool rd_used;		/* since gfs2_rgrps_shrink() came by */
 	atomic_bool rd_unlinked_seen;	/* had unlinked dinodes when it was read: gfs2_reclaim_seen() */
 };
@@ -92,6 +94,11 @@ struct gfs2_rgrps {
  * were claimed there meanwhile. */
 int rgrp_lock(struct gfs2_rgrpd *rgd);
 void rgrp_unlock(struct gfs2_rgrpd *rgd);
+/*
+ * With rgrplvb, before rgrp_lock(): if nothing is known of @rgd, let the value block of its lock say how much is free (rd_hint_free), so that
+ * a full one need not be read.  Takes the lock for a moment; does nothing where that would be against the order of locks.
+ */
+int rgrp_look_at_lvb(struct gfs2_rgrpd *rgd);
 bool rgrp_is_mine(const struct gfs2_rgrpd *rgd);
 bool rgrp_any_is_mine(void);
 /* Locked: this operation will allocate @n blocks / has no claim on @n of them any more. */
@@ -138,7 +145,6 @@ void rgrp_pin_header(struct gfs2_rgrpd *rgd);
 /* Header image, checksum, value block and hint <- in-core counters; @unlinked: change of the number
  * of unlinked dinodes, which only the value block has. */
 void rgrp_out(struct gfs2_rgrpd *rgd, int unlinked);
-uint32_t rgrp_lvb_unlinked(const struct gfs2_rgrpd *rgd);
 /* Nothing of @rgd is cached any more. */
 void rgrp_release(struct gfs2_rgrpd *rgd);
 

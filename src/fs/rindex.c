@@ -120,6 +120,7 @@ static void rgrp_setup(struct gfs2_sbd *sdp, struct gfs2_rgrpd *rgd, unsigned in
 	rgd->rd_index = index;
 	rgd->rd_longest = NO_BLOCK;
 	atomic_init(&rgd->rd_hint_free, HINT_UNKNOWN);
+	atomic_init(&rgd->rd_hint_lvb, false);
 	atomic_init(&rgd->rd_claimed, 0);
 	rgd->rd_gl = gfs2_glock_get(sdp->sd_glocks, rgd->rd_addr, &gfs2_rgrp_glops);
 	glock_set_object(rgd->rd_gl, rgd);

@@ -24,6 +24,7 @@ struct gfs2_statfs;
 struct gfs2_maint;
 
 enum short_dio { SHORT_DIO_DRAIN, SHORT_DIO_ASYNC, SHORT_DIO_FAIL, SHORT_DIO_PRECHECK, SHORT_DIO_BLOCKDEV };
+enum rgrplvb { RGRPLVB_AUTO, RGRPLVB_ON, RGRPLVB_OFF };
 enum local_death { LOCAL_DEATH_NODE, LOCAL_DEATH_PROCESS };
 enum dio_mtime { DIO_MTIME_DEFERRED, DIO_MTIME_STRICT };
 enum dio_rest { DIO_REST_DIRECT, DIO_REST_BUFFERED };
@@ -62,6 +63,7 @@ struct gfs2_args {
 	bool ar_dio_strict;		/* dio=strict */
 	bool ar_noacl;			/* POSIX ACLs are neither shown nor looked at */
 	enum local_death ar_local_death;
+	unsigned ar_rgrplvb;		/* enum rgrplvb */
 	uint64_t ar_cache;		/* bytes */
 	unsigned ar_commit;		/* seconds */
 };
@@ -101,7 +103,6 @@ struct gfs2_sbd {
 	struct gfs2_jdesc *sd_jdescs;
 	/* The two above and sd_statfs_inode are there; release when set, acquire by who recovers dead nodes' journals. */
 	atomic_bool sd_journals_known;
-	unsigned sd_statfs_refused;	/* the recovering thread's: times that it did not get the master statfs file's lock */
 	struct gfs2_inode *sd_root, *sd_master, *sd_rindex, *sd_statfs_inode, *sd_sc_inode;
 	uint64_t sd_statfs_addr;	/* dinode of the master statfs file */
 	/* Held from mount to unmount; sd_mount_gh only while mounting. */
@@ -110,6 +111,7 @@ struct gfs2_sbd {
 	struct gfs2_glock *sd_rename_gl;
 	struct gfs2_maint *sd_maint;
 	bool sd_first;			/* no other node has the volume mounted */
+	bool sd_rgrplvb;		/* what value blocks say of resource groups is looked at */
 	bool sd_replayed;		/* mounting replayed a journal: there has been a crash */
 	bool sd_ro;
 	/* On the way out: nobody waits for other nodes if that is not needed.  relaxed: only saves time */
@@ -193,7 +195,7 @@ void gfs2_statfs_exit(struct gfs2_sbd *sdp);
 void gfs2_statfs_local(void *sdp, int64_t vals[3]);	/* log hook */
 
 /* --- glops.c: what each glock type protects --- */
-extern const struct gfs2_glock_operations gfs2_inode_glops, gfs2_rgrp_glops, gfs2_iopen_glops,
+extern const struct gfs2_glock_operations gfs2_inode_glops, gfs2_rgrp_glops, gfs2_iopen_glops, gfs2_flock_glops, gfs2_plock_glops,
 	gfs2_nondisk_glops, gfs2_meta_glops, gfs2_journal_glops, gfs2_freeze_glops;
 struct gfs2_sbd *glock_sbd(const struct gfs2_glock *gl);
 

@@ -366,6 +366,42 @@ static void handle_unlock(struct broker *b, struct member *m, const struct lb_ms
 		fail(m, msg->handle, error);
 }
 
+struct keepers {
+	const uint8_t *name;
+	const struct broker *b;
+	const struct dead *first;	/* of those in b->dead that hold that lock */
+};
+
+static void find_keeper(const struct dlm_lock_info *info, void *arg)
+{
+	struct keepers *k = arg;
+	const struct dead *d;
+
+	if (info->granted <= DLM_LOCK_NL || info->len != LB_NAME || memcmp(info->name, k->name, LB_NAME))
+		return;
+	list_for_each_entry(d, &k->b->dead, list) {
+		if (d == k->first)
+			return;
+		if (d->node == info->owner.node) {
+			k->first = d;
+			return;
+		}
+	}
+}
+
+/*
+ * A recovery needs a lock that the dead node itself may hold, which it does until the recovery is over: then it may go on without.  Of
+ * several dead ones only the first, since their recoveries must not go on at the same time either.
+ */
+static void handle_who(struct broker *b, struct member *m, const struct lb_msg *msg)
+{
+	struct keepers k = { .name = msg->name, .b = b };
+
+	dlm_rules_for_each(b->rules, find_keeper, &k);
+	send_msg(m, &(struct lb_msg){ .op = LB_WHO_IS, .jid = msg->jid,
+				      .status = k.first && k.first->jid == msg->jid && k.first->asked == m->node });
+}
+
 /* False: the connection is to be closed. */
 static bool handle_msg(struct broker *b, struct member *m, const struct lb_msg *msg)
 {
@@ -393,6 +429,9 @@ static bool handle_msg(struct broker *b, struct member *m, const struct lb_msg *
 		return true;
 	case LB_UNLOCK:
 		handle_unlock(b, m, msg);
+		return true;
+	case LB_WHO:
+		handle_who(b, m, msg);
 		return true;
 	case LB_RECOVERED:
 		recovered(b, m, msg->jid, msg->status);

@@ -324,9 +324,13 @@ static int await_slot(struct lm_dlm *dc)
 		;
 	if (!dc->dc_mount)
 		error = -ENODATA;
-	rmutex_unlock(&dc->dc_lock);
-	if (error)
+	if (error && dc->dc_slots.nr && !dc->dc_slots.complete)
+		fs_err("the kernel log shows only %u of the %u slots of lock space '%s', and not this node's: which journal is "
+		       "its cannot be known (small nodeids in corosync.conf make room for more)", dc->dc_slots.nr,
+		       dc->dc_slots.total, dc->dc_name);
+	else if (error)
 		fs_err("the kernel log does not show this node's slot in lock space '%s'", dc->dc_name);
+	rmutex_unlock(&dc->dc_lock);
 	return error;
 }
 

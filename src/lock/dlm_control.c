@@ -37,18 +37,28 @@ static unsigned slot_of(const struct lm_dlm *dc, unsigned nodeid)
 	return 0;
 }
 
+/*
+ * With many nodes the log does not show all slots.  One whose slot this node has never seen may have had any journal that is not a known
+ * living node's: all those are looked at (see candidates()).
+ */
 static void member_gone(struct lm_dlm *dc, unsigned nodeid)
 {
-	unsigned slot = slot_of(dc, nodeid);
+	bool known = false;
 
-	/* One who has left has a clean journal, and looking at it does no harm. */
-	if (slot) {
-		dc->dc_submit[slot - 1] = dc->dc_block + 1;
-		return;
+	for (unsigned i = 0; i < dc->dc_slots.nr; i++) {
+		if (dc->dc_slots.at[i].nodeid != nodeid)
+			continue;
+		/* It may have come back since, with a slot that was not shown. */
+		known = !dc->dc_slots.at[i].gone || dc->dc_slots.complete;
+		dc->dc_slots.at[i].gone = true;
+		/* One who has left has a clean journal, and looking at it does no harm. */
+		dc->dc_submit[dc->dc_slots.at[i].slot - 1] = dc->dc_block + 1;
 	}
 	/* Before our own first slots: whoever was there then deals with it. */
-	if (dc->dc_slots.nr)
-		fs_err("node %u has gone, but its slot is not known", nodeid);
+	if (known || !dc->dc_slots.nr)
+		return;
+	fs_warn("node %u has gone, but its slot is not known: all journals that may be its will be looked at", nodeid);
+	dc->dc_submit_unknown = dc->dc_block + 1;
 }
 
 /*
@@ -59,8 +69,8 @@ static void new_slots(struct lm_dlm *dc, const struct dlm_slots *slots)
 {
 	struct dlm_slots old = dc->dc_slots;
 
-	if (!slots->complete)
-		fs_warn("the list of slots in the kernel log is cut off: %u are known", slots->nr);
+	if (!slots->complete && old.complete)
+		fs_info("the list of slots in the kernel log is cut off: %u of %u are shown", slots->nr, slots->total);
 	dc->dc_slots = *slots;
 	for (unsigned i = 0; i < old.nr && dc->dc_slots.nr < DLM_MAX_JID; i++) {
 		bool taken = false;
@@ -123,7 +133,11 @@ static void recover_bits(struct lm_dlm *dc, const struct control_lvb *c, uint32_
 		if (!control_bit(c, jid))
 			continue;
 		fs_info("recover generation %u jid %u", gen, jid);
-		result = gfs2_glock_table_recover_journal(dc->dc_table, jid);
+		/* Ours: set by one who does not know whose it is. */
+		if (jid == dc->dc_jid && !gfs2_glock_table_withdrawn(dc->dc_table))
+			result = LM_RD_SUCCESS;
+		else
+			result = gfs2_glock_table_recover_journal(dc->dc_table, jid);
 		again = result != LM_RD_SUCCESS;
 		fs_info("recover jid %u result %s", jid, again ? "busy" : "success");
 		rmutex_lock(&dc->dc_lock);
@@ -135,14 +149,32 @@ static void recover_bits(struct lm_dlm *dc, const struct control_lvb *c, uint32_
 	}
 }
 
-/* dc_lock held, CONTROL held EX.  True: the value block has changed. */
-static bool merge(struct lm_dlm *dc, struct control_lvb *c)
+/*
+ * One has died whose slot is not known.  A journal that was not its, and nobody's, is clean; a living node that this one does not know
+ * the slot of takes its own journal's bit away itself (recover_bits()).
+ */
+static void candidates(const struct lm_dlm *dc, struct control_lvb *c, unsigned nr_journals)
+{
+	for (unsigned jid = 0; jid < nr_journals && jid < DLM_MAX_JID; jid++) {
+		bool living = jid == dc->dc_jid;
+
+		for (unsigned i = 0; i < dc->dc_slots.nr; i++)
+			living |= dc->dc_slots.at[i].slot == jid + 1 && !dc->dc_slots.at[i].gone;
+		if (!living)
+			c->bits[jid / 8] |= (uint8_t)(1u << jid % 8);
+	}
+}
+
+bool dlm_control_merge(struct lm_dlm *dc, struct control_lvb *c, unsigned nr_journals)
 {
 	uint32_t start = dc->dc_start;
 	bool changed = false;
 
 	/* A newer one: news of our own will come soon. */
 	if (c->generation > start)
+		return false;
+	/* Who publishes a generation speaks for all: not before it can say everything.  Another node may be quicker. */
+	if (dc->dc_submit_unknown && c->generation < start && !nr_journals)
 		return false;
 	for (unsigned i = 0; i < DLM_MAX_JID; i++) {
 		if (dc->dc_recovered[i] && control_bit(c, i)) {
@@ -160,6 +192,11 @@ static bool merge(struct lm_dlm *dc, struct control_lvb *c)
 		/* Whoever has published this generation knew of it, too. */
 		if (c->generation < start)
 			c->bits[i / 8] |= (uint8_t)(1u << i % 8);
+	}
+	if (dc->dc_submit_unknown && dc->dc_submit_unknown - 1 < start) {
+		dc->dc_submit_unknown = 0;
+		if (c->generation < start)
+			candidates(dc, c, nr_journals);
 	}
 	if (c->generation < start || c->owner != CONTROL_US) {
 		c->generation = start;
@@ -183,6 +220,7 @@ static void control_round(struct lm_dlm *dc)
 	struct control_lvb c;
 	uint32_t start, block;
 	bool write = false, current, thaw = false;
+	unsigned nr_journals = gfs2_glock_table_nr_journals(dc->dc_table);
 
 	rmutex_lock(&dc->dc_lock);
 	start = dc->dc_start;
@@ -198,7 +236,7 @@ static void control_round(struct lm_dlm *dc)
 	rmutex_lock(&dc->dc_lock);
 	current = start == dc->dc_start && block == dc->dc_block;
 	if (current)
-		write = merge(dc, &c);
+		write = dlm_control_merge(dc, &c, nr_journals);
 	rmutex_unlock(&dc->dc_lock);
 	if (write)
 		control_lvb_encode(dc->dc_control.lvb, &c);
@@ -206,7 +244,7 @@ static void control_round(struct lm_dlm *dc)
 	dlm_sync_lock(&dc->dc_control, LM_ST_UNLOCKED, write ? LKF_VALBLK : 0);
 	if (!current)
 		return;
-	if (c.generation > start) {
+	if (c.generation != start) {
 		rmutex_lock(&dc->dc_lock);
 		dc->dc_retry_ns = now_ns() + NEWS_NS;
 		rmutex_unlock(&dc->dc_lock);
@@ -314,6 +352,7 @@ static const char *not_yet(struct lm_dlm *dc, const struct control_lvb *c)
 		dc->dc_blocked = false;
 		dc->dc_mount_done = true;
 		memset(dc->dc_submit, 0, sizeof(dc->dc_submit));
+		dc->dc_submit_unknown = 0;
 		memset(dc->dc_recovered, 0, sizeof(dc->dc_recovered));
 	}
 	rmutex_unlock(&dc->dc_lock);
@@ -400,6 +439,7 @@ void dlm_control_first_done(struct lm_dlm *dc)
 	dc->dc_first = false;
 	dc->dc_finishing = true;
 	memset(dc->dc_submit, 0, sizeof(dc->dc_submit));
+	dc->dc_submit_unknown = 0;
 	memset(dc->dc_recovered, 0, sizeof(dc->dc_recovered));
 	c.generation = dc->dc_start;
 	rmutex_unlock(&dc->dc_lock);

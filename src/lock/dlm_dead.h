@@ -7,6 +7,7 @@
 #define GFS2FUSE_LOCK_DLM_DEAD_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 struct dlm_dead;
 
@@ -14,6 +15,11 @@ struct dlm_dead;
 int dlm_dead_open(const char *table, struct dlm_dead **out);
 /* Did it own the journal?  True once for each. */
 bool dlm_dead_owns_journal(struct dlm_dead *d, unsigned jid);
+/*
+ * Take the lock of an inode that living nodes change, too (the master statfs file), in EX; the dead daemon may have it.  -ETIMEDOUT: a
+ * living node does not give it.
+ */
+int dlm_dead_lock_inode(struct dlm_dead *d, uint64_t number);
 /* Leave the lock space, with all its locks, and free.  @replayed false: the other nodes will replay the journals. */
 int dlm_dead_leave(struct dlm_dead *d, bool replayed);
 

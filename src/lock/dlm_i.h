@@ -35,11 +35,15 @@ enum dlm_news_type {
 	DLM_NEWS_DONE,		/* recovery is over, this is the new generation */
 };
 
+/* The kernel makes the list of slots in 127 bytes, the NUL among them, and keeps what fits of the pair that does not. */
+#define DLM_SLOTS_TEXT 126
+
 struct dlm_slots {
-	unsigned nr;
+	unsigned nr, total;	/* known here; that there are */
 	bool complete;		/* the line had room for all of them */
 	struct {
 		unsigned slot, nodeid;
+		bool gone;	/* has been removed since */
 	} at[DLM_MAX_JID];
 };
 
@@ -126,6 +130,7 @@ struct lm_dlm {
 	struct dlm_slots dc_slots;
 	unsigned dc_jid;
 	uint32_t dc_submit[DLM_MAX_JID]; /* journals of dead nodes: generation before the death, plus one; 0: none */
+	uint32_t dc_submit_unknown; /* the same, if one has died whose slot is not known */
 	bool dc_recovered[DLM_MAX_JID];
 	uint64_t dc_retry_ns;	/* when the control thread looks again, 0: when something happens */
 
@@ -154,6 +159,8 @@ void dlm_thaw(struct lm_dlm *dc);
 int dlm_reader_start(struct lm_dlm *dc);
 void dlm_reader_stop(struct lm_dlm *dc);
 void dlm_reader_kick(struct lm_dlm *dc);
+/* Without a reader: the status of the next completion for that parameter; -ETIMEDOUT. */
+int dlm_await_answer(int fd, void *astparam, uint64_t patience_ns);
 /* Addresses that tell completions from blocking callbacks; never called. */
 void dlm_ast_address(void *arg);
 void dlm_bast_address(void *arg);
@@ -161,6 +168,11 @@ void dlm_bast_address(void *arg);
 /* --- dlm_control.c --- */
 /* What the log said; dc_lock held, on the reader. */
 void dlm_control_news(struct lm_dlm *dc, const struct dlm_news *news);
+/*
+ * Under CONTROL in EX, dc_lock held: what is new since the block's generation goes into its bits, what was replayed out of them.
+ * True: the block has changed.  @nr_journals: of the volume.
+ */
+bool dlm_control_merge(struct lm_dlm *dc, struct control_lvb *c, unsigned nr_journals);
 int dlm_control_mount(struct lm_dlm *dc, bool *first);
 void dlm_control_first_done(struct lm_dlm *dc);
 int dlm_control_start(struct lm_dlm *dc);

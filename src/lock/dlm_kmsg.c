@@ -47,12 +47,19 @@ static const char *kernel_text(const char *record)
 	return s ? s + 1 : NULL;
 }
 
+/*
+ * Where not all fit the last pair may be cut, too: "17:1" of "17:12".  Believed, it would be another node's slot, and a journal would not be
+ * replayed.
+ */
 static void parse_slots(const char *s, struct dlm_slots *slots)
 {
 	unsigned long total, slot, nodeid;
+	bool full;
 
 	if (!number(&s, &total))
 		return;
+	slots->total = (unsigned)total;
+	full = strcspn(s, "\n") >= DLM_SLOTS_TEXT;
 	while (slots->nr < DLM_MAX_JID && *s == ' ') {
 		s++;
 		if (!number(&s, &slot) || *s++ != ':' || !number(&s, &nodeid))
@@ -62,6 +69,8 @@ static void parse_slots(const char *s, struct dlm_slots *slots)
 		slots->at[slots->nr].slot = (unsigned)slot;
 		slots->at[slots->nr++].nodeid = (unsigned)nodeid;
 	}
+	if (full && slots->nr && (!*s || *s == '\n'))
+		slots->nr--;
 	slots->complete = slots->nr == total;
 }
 

@@ -14,6 +14,9 @@
 
 #include "util/util.h"
 
+/* For a lock that living nodes hold for moments. */
+#define PATIENCE_NS (20ull * 1000000000)
+
 struct dlm_dead {
 	char name[65];
 	dlm_lshandle_t ls;
@@ -56,6 +59,30 @@ bool dlm_dead_owns_journal(struct dlm_dead *d, unsigned jid)
 	dlm_resource_name(name, LM_TYPE_JOURNAL, jid);
 	return !dlm_ls_lock(d->ls, DLMM_EX, &lksb, LKF_ORPHAN | LKF_PERSISTENT, name, DLM_NAME_LEN, 0,
 			    dlm_ast_address, NULL, dlm_bast_address, NULL);
+}
+
+/* 0 and the lock's id, if the dead daemon has it in that mode. */
+static int adopt(struct dlm_dead *d, const char *name, int mode, struct dlm_lksb *lksb)
+{
+	return dlm_ls_lock(d->ls, (uint32_t)mode, lksb, LKF_ORPHAN | LKF_PERSISTENT, name, DLM_NAME_LEN, 0,
+			   dlm_ast_address, d, dlm_bast_address, NULL);
+}
+
+int dlm_dead_lock_inode(struct dlm_dead *d, uint64_t number)
+{
+	struct dlm_lksb lksb = { 0 };
+	uint32_t flags = LKF_PERSISTENT;
+	char name[DLM_NAME_LEN + 1];
+
+	dlm_resource_name(name, LM_TYPE_INODE, number);
+	if (!adopt(d, name, DLMM_EX, &lksb))
+		return 0;
+	if (!adopt(d, name, DLMM_PR, &lksb))
+		flags |= LKF_CONVERT;
+	if (dlm_ls_lock(d->ls, DLMM_EX, &lksb, flags, name, DLM_NAME_LEN, 0, dlm_ast_address, d, dlm_bast_address,
+			NULL))
+		return -errno;
+	return dlm_await_answer(dlm_ls_get_fd(d->ls), d, PATIENCE_NS);
 }
 
 int dlm_dead_leave(struct dlm_dead *d, bool replayed)

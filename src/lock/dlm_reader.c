@@ -207,6 +207,29 @@ static bool read_answer(struct lm_dlm *dc)
 	return true;
 }
 
+int dlm_await_answer(int fd, void *astparam, uint64_t patience_ns)
+{
+	uint64_t deadline = now_ns() + patience_ns;
+
+	for (;;) {
+		struct pollfd p = { .fd = fd, .events = POLLIN };
+		uint64_t now = now_ns();
+		struct answer a = { 0 };
+		ssize_t n;
+
+		if (now >= deadline)
+			return -ETIMEDOUT;
+		if (poll(&p, 1, (int)((deadline - now) / 1000000) + 1) <= 0)
+			continue;
+		n = read(fd, &a, sizeof(a));
+		if (n < 0 && errno != EINTR && errno != EAGAIN)
+			return -errno;
+		if (n >= (ssize_t)sizeof(a.res) && a.res.user_astparam == astparam &&
+		    a.res.user_astaddr == (void *)dlm_ast_address)
+			return a.res.lksb.sb_status;
+	}
+}
+
 /* Glocks that were given up at unmount without a word to the DLM: late callbacks for them end here. */
 static void free_dead(struct lm_dlm *dc)
 {

@@ -206,6 +206,8 @@ struct gfs2_glock {
 struct lm_recovery_ops {
 	/* Replay journal @jid unless a living node owns it.  May take glocks (with LM_FLAG_NOEXP). Returns LM_RD_*. */
 	int (*lm_recover_journal)(void *private, unsigned jid);
+	/* Of the volume, as this node knows it. */
+	unsigned (*lm_nr_journals)(void *private);
 	/* The node has lost its place in the cluster (lock space, broker): withdraw.  Any thread; does not sleep. */
 	void (*lm_lost)(void *private, const char *why);
 };
@@ -229,7 +231,12 @@ struct lm_lockops {
 	void (*lm_cancel)(struct gfs2_glock *gl);
 	/* The glock goes away; calls gfs2_glock_free(gl) when the module has forgotten it (maybe later). */
 	void (*lm_put_lock)(struct gfs2_glock *gl);
-	bool lm_dead_keep_locks; /* what a dead node held stays its until its journal was replayed */
+	/*
+	 * From inside lm_recover_journal(@jid), after a try request for @gl was refused: is it the dead node itself that has it, which it will
+	 * until this recovery is over?  Then nobody else gets it meanwhile, and the recovery may go on as if it had it.  NULL: the dead hold
+	 * nothing.
+	 */
+	bool (*lm_dead_holds)(struct gfs2_glock *gl, unsigned jid);
 	bool lm_has_peers;	/* other nodes can ask: minimum hold time and value blocks matter */
 };
 extern const struct lm_lockops lm_nolock, lm_local, lm_dlm;
@@ -355,6 +362,7 @@ void *gfs2_glock_table_lm_private(const struct gfs2_glock_table *t);
 int gfs2_glock_table_volume(const struct gfs2_glock_table *t, bool *keep_locks);
 /* LM_RD_GAVEUP if nobody registered. */
 int gfs2_glock_table_recover_journal(struct gfs2_glock_table *t, unsigned jid);
+unsigned gfs2_glock_table_nr_journals(struct gfs2_glock_table *t); /* 0 if nobody registered */
 void gfs2_glock_table_lost(struct gfs2_glock_table *t, const char *why);
 /* gfs2_glock_table_destroy() is under way: what is at rest may be forgotten without a word to the cluster. */
 bool gfs2_glock_table_dying(const struct gfs2_glock_table *t);

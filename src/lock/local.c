@@ -35,6 +35,7 @@
 #define FENCE_BASE (1ull << 62)
 #define FENCE_PATIENCE_NS (10ull * 1000000000)
 #define MAX_JOURNALS 65536u
+#define WHO_ASKED (-1)
 
 enum busy { BUSY_NO, BUSY_LOCK, BUSY_UNLOCK };
 
@@ -54,13 +55,14 @@ struct local {
 	int fd, volume;
 	uint32_t jid;
 	struct rmutex lock;
-	struct rcond cond;	/* something for the recovery thread */
+	struct rcond cond;	/* something for the recovery thread; lost */
 	struct local_lock **locks;	/* by handle */
 	uint32_t nr_locks, room;
 	uint32_t *free_handles, nr_free;
 	bool lost, leaving, stop_recovery;
 	bool reader_runs, recovery_runs;
 	uint32_t *wanted, nr_wanted;	/* journals to recover */
+	int who;		/* LB_WHO_IS: the answer; WHO_ASKED: it has not come */
 	pthread_t reader, recovery;
 	char path[128];
 };
@@ -333,6 +335,14 @@ static void got_recover(struct local *ll, uint32_t jid)
 	rmutex_unlock(&ll->lock);
 }
 
+static void got_who(struct local *ll, const struct lb_msg *m)
+{
+	rmutex_lock(&ll->lock);
+	ll->who = m->status;
+	rcond_broadcast(&ll->cond);
+	rmutex_unlock(&ll->lock);
+}
+
 /* The connection is gone: whatever waits for an answer gets one. */
 static void answer_all(struct local *ll)
 {
@@ -369,6 +379,7 @@ static void connection_ended(struct local *ll)
 	rmutex_lock(&ll->lock);
 	lost = !ll->leaving;
 	ll->lost = true;
+	rcond_broadcast(&ll->cond);
 	rmutex_unlock(&ll->lock);
 	if (lost)
 		gfs2_glock_table_lost(ll->table, "the lock broker of lock_local is gone");
@@ -395,6 +406,9 @@ static void *reader(void *arg)
 		case LB_BAST:
 			got_bast(ll, &m);
 			break;
+		case LB_WHO_IS:
+			got_who(ll, &m);
+			break;
 		case LB_RECOVER:
 			got_recover(ll, m.jid);
 			break;
@@ -407,6 +421,24 @@ static void *reader(void *arg)
 }
 
 /* --- recovery --- */
+
+/* Only the recovery's thread asks. */
+static bool local_dead_holds(struct gfs2_glock *gl, unsigned jid)
+{
+	struct local *ll = local_of(gl);
+	struct lb_msg m = { .op = LB_WHO, .jid = jid };
+	bool yes;
+
+	lb_name(m.name, gl->gl_type, gl->gl_number);
+	rmutex_lock(&ll->lock);
+	ll->who = WHO_ASKED;
+	send_msg(ll, &m);
+	while (ll->who == WHO_ASKED && !ll->lost)
+		rcond_wait(&ll->cond, &ll->lock);
+	yes = !ll->lost && ll->who;
+	rmutex_unlock(&ll->lock);
+	return yes;
+}
 
 static void recover_one(struct local *ll, uint32_t jid)
 {
@@ -587,6 +619,6 @@ const struct lm_lockops lm_local = {
 	.lm_lock = local_lock,
 	.lm_cancel = local_cancel,
 	.lm_put_lock = local_put_lock,
-	.lm_dead_keep_locks = true,
+	.lm_dead_holds = local_dead_holds,
 	.lm_has_peers = true,
 };

@@ -12,7 +12,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define LB_VERSION 1
+#define LB_VERSION 2
 #define LB_NAME 24
 #define LB_LVB 32
 
@@ -24,11 +24,13 @@ enum lb_op {
 	LB_CANCEL,	/* handle */
 	LB_UNLOCK,	/* handle */
 	LB_RECOVERED,	/* jid, status: LM_RD_* */
+	LB_WHO,		/* name, jid: does the dead node of that journal keep us from that lock? */
 	LB_LEAVE,	/* unmounted cleanly: the broker closes the connection */
 	/* broker -> mount */
 	LB_WELCOME,	/* version, node, jid; flags: LB_FIRST */
 	LB_AST,		/* handle, status, flags (DLM_SBF_*), mode; lvb if lvb_read */
 	LB_BAST,	/* handle, mode */
+	LB_WHO_IS,	/* jid, status: 1: yes, and no other dead one is to be waited for before */
 	LB_RECOVER,	/* jid: replay it, nobody else gets what its node held before */
 };
 

@@ -267,6 +267,54 @@ static void test_death(void **state)
 }
 
 /* Who was asked dies, too; the last one recovers both. */
+static bool held_by_the_dead(int fd, uint32_t jid)
+{
+	struct lb_msg m = { .op = LB_WHO, .jid = jid };
+
+	lb_name(m.name, LM_TYPE_INODE, 7);
+	say(fd, &m);
+	m = expect(fd, LB_WHO_IS);
+	assert_int_equal(m.jid, jid);
+	return m.status;
+}
+
+/* A recovery needs a lock: is it the dead one's, or a living one's, or is another dead one's recovery to come first? */
+static void test_who_holds(void **state)
+{
+	int fd[4];
+
+	for (unsigned i = 0; i < 4; i++) {
+		fd[i] = join(0);
+		welcome(fd[i], i, !i);
+		if (!i)
+			say(fd[i], &(struct lb_msg){ .op = LB_FIRST_DONE });
+	}
+	/* Two that die hold it shared, and so does one that lives. */
+	for (unsigned i = 1; i < 4; i++) {
+		ask(fd[i], 0, LM_TYPE_INODE, 7, DLM_LOCK_PR, 0);
+		answer(fd[i], 0, 0);
+	}
+	assert_false(held_by_the_dead(fd[0], 1)); /* alive */
+	close(fd[1]);
+	assert_int_equal(expect(fd[0], LB_RECOVER).jid, 1);
+	close(fd[2]);
+	assert_int_equal(expect(fd[0], LB_RECOVER).jid, 2);
+	assert_false(held_by_the_dead(fd[3], 1)); /* was not asked to recover it */
+	assert_false(held_by_the_dead(fd[0], 2)); /* the other one's turn */
+	assert_true(held_by_the_dead(fd[0], 1));
+	say(fd[0], &(struct lb_msg){ .op = LB_RECOVERED, .jid = 1, .status = LM_RD_SUCCESS });
+	assert_true(held_by_the_dead(fd[0], 2));
+	say(fd[0], &(struct lb_msg){ .op = LB_RECOVERED, .jid = 2, .status = LM_RD_SUCCESS });
+	/* Now only a living one has it. */
+	assert_false(held_by_the_dead(fd[0], 2));
+	ask(fd[0], 0, LM_TYPE_INODE, 7, DLM_LOCK_EX, DLM_LKF_NOQUEUE);
+	answer(fd[0], 0, -EAGAIN);
+	ask(fd[0], 0, LM_TYPE_INODE, 7, DLM_LOCK_PR, DLM_LKF_NOQUEUE);
+	answer(fd[0], 0, 0);
+	leave(fd[3]);
+	leave(fd[0]);
+}
+
 static void test_deaths(void **state)
 {
 	unsigned jids = 0;
@@ -343,7 +391,7 @@ int main(void)
 #define TEST(t) cmocka_unit_test_setup_teardown(t, start, ended)
 	const struct CMUnitTest tests[] = {
 		TEST(test_first_and_others), TEST(test_first_dies), TEST(test_locks), TEST(test_death),
-		TEST(test_deaths), TEST(test_keep_locks), TEST(test_stranger),
+		TEST(test_deaths), TEST(test_who_holds), TEST(test_keep_locks), TEST(test_stranger),
 	};
 
 	/* A failure leaves connections open, and the broker waits for them. */

@@ -46,6 +46,42 @@ static void test_log_lines(void **state)
 	assert_false(n.slots.complete);
 }
 
+/* The kernel's log_slots(): 127 bytes, of which the last pair may be a part. */
+static void slots_line(char *out, size_t size, unsigned nr, unsigned first_node)
+{
+	char text[127] = "";
+	int len = 0;
+
+	for (unsigned i = 1; i <= nr && len < (int)sizeof(text) - 1; i++)
+		len += snprintf(text + len, sizeof(text) - (size_t)len, " %u:%u", i, first_node + i);
+	snprintf(out, size, "generation 9 slots %u%s", nr, text);
+}
+
+static void test_cut_lines(void **state)
+{
+	char line[200], record[256];
+
+	/* Every number of nodes, and of digits: what is shown is right, and what is cut is not believed. */
+	for (unsigned first = 0; first < 2000000000; first = first * 7 + 1) {
+		for (unsigned nr = 1; nr < 60; nr++) {
+			struct dlm_news n;
+
+			slots_line(line, sizeof(line), nr, first);
+			snprintf(record, sizeof(record), "6,1,1,-;dlm: vol: %s\n", line);
+			n = parse(record);
+			assert_int_equal(n.type, DLM_NEWS_SLOTS);
+			assert_int_equal(n.slots.total, nr);
+			assert_true(n.slots.nr <= nr);
+			assert_true(n.slots.nr >= 7 || n.slots.nr == nr);
+			assert_int_equal(n.slots.complete, n.slots.nr == nr);
+			for (unsigned i = 0; i < n.slots.nr; i++) {
+				assert_int_equal(n.slots.at[i].slot, i + 1);
+				assert_int_equal(n.slots.at[i].nodeid, first + i + 1);
+			}
+		}
+	}
+}
+
 static void test_other_lines(void **state)
 {
 	static const char *const lines[] = {
@@ -171,6 +207,77 @@ static void test_join_and_death(void **state)
 	member_free(dc);
 }
 
+static unsigned bits(const struct control_lvb *c)
+{
+	return c->bits[0] | (unsigned)c->bits[1] << 8 | (unsigned)c->bits[2] << 16 | (unsigned)c->bits[3] << 24;
+}
+
+/* One dies whose slot was never shown: no journal but the known living ones' is taken for clean. */
+static void test_death_of_an_unknown(void **state)
+{
+	struct control_lvb c = { .owner = CONTROL_US, .generation = 9 };
+	struct lm_dlm *dc = member();
+	char line[200];
+
+	tell(dc, "dlm_recover 1");
+	slots_line(line, sizeof(line), 30, 0);
+	tell(dc, line);
+	tell(dc, "dlm_recover 1 generation 9 done: 1 ms");
+	assert_int_equal(dc->dc_jid, 2);
+	assert_true(dc->dc_slots.nr < 30);
+	dc->dc_mount_done = true;
+	tell(dc, "dlm_recover 2");
+	tell(dc, "remove member 4");
+	tell(dc, "remove member 30");
+	assert_int_equal(dc->dc_submit[3], 10);
+	tell(dc, "dlm_recover 2 generation 10 done: 1 ms");
+	/* The journals are not known yet: nothing is published. */
+	assert_false(dlm_control_merge(dc, &c, 0));
+	assert_int_equal(c.generation, 9);
+	assert_true(dlm_control_merge(dc, &c, 32));
+	assert_int_equal(c.generation, 10);
+	assert_int_equal(bits(&c), (~0u << dc->dc_slots.nr) | 1u << 3);
+	/* Once only; and not when another node has spoken for all. */
+	memset(c.bits, 0, sizeof(c.bits));
+	assert_false(dlm_control_merge(dc, &c, 32));
+	tell(dc, "dlm_recover 3");
+	tell(dc, "remove member 29");
+	tell(dc, "dlm_recover 3 generation 11 done: 1 ms");
+	c.generation = 11;
+	assert_false(dlm_control_merge(dc, &c, 32));
+	assert_int_equal(bits(&c), 0);
+	member_free(dc);
+}
+
+/* It dies, comes back with a slot that is not shown, and dies again. */
+static void test_death_after_a_return(void **state)
+{
+	struct control_lvb c = { .owner = CONTROL_US, .generation = 10 };
+	struct lm_dlm *dc = member();
+	char line[200];
+
+	tell(dc, "dlm_recover 1");
+	tell(dc, "generation 9 slots 3 1:1 2:3 3:7");
+	tell(dc, "dlm_recover 1 generation 9 done: 1 ms");
+	dc->dc_mount_done = true;
+	tell(dc, "dlm_recover 2");
+	tell(dc, "remove member 7");
+	tell(dc, "generation 10 slots 2 1:1 2:3");
+	tell(dc, "dlm_recover 2 generation 10 done: 1 ms");
+	assert_int_equal(dc->dc_submit_unknown, 0);
+	memset(dc->dc_submit, 0, sizeof(dc->dc_submit));
+	tell(dc, "dlm_recover 3");
+	slots_line(line, sizeof(line), 30, 100);
+	tell(dc, line);
+	tell(dc, "dlm_recover 3 generation 11 done: 1 ms");
+	tell(dc, "dlm_recover 4");
+	tell(dc, "remove member 7");
+	tell(dc, "dlm_recover 4 generation 12 done: 1 ms");
+	assert_true(dlm_control_merge(dc, &c, 31));
+	assert_int_equal(bits(&c) >> dc->dc_slots.nr, ~(~0u << (31 - dc->dc_slots.nr)));
+	member_free(dc);
+}
+
 static void test_first_mounter_is_not_blocked(void **state)
 {
 	struct lm_dlm *dc = member();
@@ -190,10 +297,13 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_log_lines),
+		cmocka_unit_test(test_cut_lines),
 		cmocka_unit_test(test_other_lines),
 		cmocka_unit_test(test_control_block),
 		cmocka_unit_test(test_names),
 		cmocka_unit_test(test_join_and_death),
+		cmocka_unit_test(test_death_of_an_unknown),
+		cmocka_unit_test(test_death_after_a_return),
 		cmocka_unit_test(test_first_mounter_is_not_blocked),
 	};
 
