@@ -45,6 +45,19 @@ ssize_t readers_writev(int fd, struct iovec *iov, int count, void *userdata)
 	return writev(reply_fd >= 0 ? reply_fd : fd, iov, count);
 }
 
+int readers_where(void)
+{
+	return reply_fd;
+}
+
+int readers_answer_at(int where)
+{
+	int before = reply_fd;
+
+	reply_fd = where;
+	return before;
+}
+
 void readers_reply(struct rx_buf *b, const void *reply, uint32_t len)
 {
 	/* -ENOENT: the caller was interrupted and is gone; else the mount is, as the next read will tell. */

@@ -70,6 +70,12 @@ void readers_stop(struct server *s);
 /* When the pool has gone. */
 void readers_destroy(struct server *s);
 
+/*
+ * For a request that another thread will answer, later: where it was read (a descriptor, or -1), by the thread that has it; and to answer
+ * there, around the answer.  Returns what was set before.
+ */
+int readers_where(void);
+int readers_answer_at(int where);
 /* What libfuse sends from this thread. */
 ssize_t readers_writev(int fd, struct iovec *iov, int count, void *userdata);
 /* The answer to the request in @b, which a reader has; from its own ring. */

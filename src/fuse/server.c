@@ -16,6 +16,7 @@
 #include <sys/signalfd.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include "fuse/locks.h"
 #include "fuse/ops.h"
 #include "fuse/readers.h"
 #include "util/util.h"
@@ -49,6 +50,9 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
 	/* Names and attributes are not believed for any time in a cluster; and another node may free an inode before we have read it. */
 	if (s->sdp->sd_lm->lm_has_peers)
 		conn->want &= ~(unsigned)(FUSE_CAP_READDIRPLUS | FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_EXPORT_SUPPORT);
+	/* Alone, the kernel's own locks are all that is needed. */
+	if (!s->locks)
+		conn->want &= ~(unsigned)(FUSE_CAP_FLOCK_LOCKS | FUSE_CAP_POSIX_LOCKS);
 	/* Offsets in directories are 64 bit for us; the kernel hands them through. */
 }
 
@@ -115,6 +119,8 @@ int server_mount(struct gfs2_sbd *sdp, const struct server_config *cfg, struct s
 	s->wake_fd = -1;
 	pthread_mutex_init(&s->files_lock, NULL);
 	list_init(&s->files);
+	if (sdp->sd_lm->lm_has_peers)
+		s->locks = locks_create(sdp);
 	/* What other nodes can change is asked for each time. */
 	s->timeout = sdp->sd_lm->lm_has_peers ? 0 : NOLOCK_TIMEOUT;
 	s->mountpoint = strdup(cfg->mountpoint);
@@ -242,6 +248,8 @@ int server_run(struct server *s)
 		/* Processes that still have files open keep the detached mount; they get ENOTCONN when we leave. */
 		s->detached = !umount2(s->mountpoint, MNT_DETACH);
 	}
+	/* First: a thread that reads requests may be the one that waits. */
+	locks_stop(s->locks);
 	stop_rx(s);
 	pool_drain_destroy(s->pool);
 	s->pool = NULL;
@@ -269,6 +277,8 @@ void server_destroy(struct server *s)
 		return;
 	stop_rx(s);
 	pool_drain_destroy(s->pool);
+	/* Whoever still waits for a lock is answered where the request was read. */
+	locks_destroy(s->locks);
 	readers_destroy(s);
 	for (unsigned i = 0; s->rx && i < s->nr_rx; i++)
 		rx_destroy(s->rx[i]);
@@ -322,4 +332,7 @@ const struct fuse_lowlevel_ops gfs2_fuse_ops = {
 	.listxattr = op_listxattr,
 	.setxattr = op_setxattr,
 	.removexattr = op_removexattr,
+	.flock = op_flock,
+	.getlk = op_getlk,
+	.setlk = op_setlk,
 };

@@ -131,6 +131,7 @@ struct server {
 	atomic_bool stopping;	/* release by server_run, acquire by the receive threads */
 	unsigned kernel_minor;
 	uint32_t init_flags;	/* FUSE_* that were agreed on beside libfuse's: proto.c */
+	struct file_locks *locks; /* NULL: the kernel keeps its own (alone) */
 	double timeout;		/* entries and attributes, seconds */
 };
 
