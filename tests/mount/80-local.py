@@ -447,6 +447,66 @@ def case_death_of_all():
     volume.fsck()
 
 
+def passed_by(m):
+    """Resource groups whose lock this node has, and which it has not read."""
+    return re.findall(r"^G:  s:EX n:3/([0-9a-f]+) f:\w*n", m.glockctl("dump").stdout, re.M)
+
+
+def case_rgrplvb():
+    """What one node has filled the other one passes by without reading it, if the value blocks may tell; and finds the last block."""
+    for option, wanted in (("rgrplvb", True), ("norgrplvb", False)):
+        volume = shared_volume(2, size="512M", mkfs=("-r", "32"))
+        a, b = mount(volume), mount(volume, option)
+        os.mkdir(a / "d")
+        number = 0
+        # Whole groups, as far as that goes: nothing of them is left for files of that size.
+        while os.statvfs(a).f_bfree * 4096 > 80 << 20:
+            number += 1
+            with open(a / f"d/fill{number}", "wb") as out:
+                os.posix_fallocate(out.fileno(), 0, 15 << 20)
+        os.sync()
+        write_file(b / "d/new", b"n" * (9 << 20), sync=True)
+        seen = passed_by(b)
+        log(f"{option}: {len(seen)} groups passed by")
+        equal(bool(seen), wanted, f"groups passed by with {option}: {seen}")
+        # Both until nothing is left: who believes a value block too much has ENOSPC too soon.
+        for turn, m in enumerate((b, a, b, a)):
+            try:
+                with open(m / f"d/last{turn}", "wb", buffering=0) as out:
+                    while True:
+                        out.write(b"l" * (1 << 20 if turn < 2 else 4096))
+            except OSError as error:
+                equal(error.errno, errno.ENOSPC, "when the volume is full")
+        for m in (a, b):
+            m.umount()
+        with mount(volume) as again:
+            check(os.statvfs(again).f_bfree < 16, f"ENOSPC with {os.statvfs(again).f_bfree} blocks free")
+            same(read_file(again / "d/new"), b"n" * (9 << 20), "what was written between full groups")
+        volume.fsck()
+
+
+def case_counts_of_the_dead():
+    """It dies with the lock of the master statfs file, which its recovery needs: the broker tells whose it is."""
+    volume = shared_volume(2, size="128M")
+    b = mount(volume)
+    for turn in range(20):
+        a = mount(volume)
+        write_file(a / f"f{turn}", b"x" * 50000, sync=True)
+        # On the way out the counts are moved under that lock, and it is kept until the log is written.
+        a.glockctl("set", "fault", "op=write,cls=log,delay_us=500000")
+        run(["umount", a.dir])
+        time.sleep(random.random() * 0.4)
+        a.kill()
+        equal(read_file(b / f"f{turn}"), b"x" * 50000, "after the recovery")
+        if "has the lock of the block counts" in b.messages():
+            break
+    check("has the lock of the block counts" in b.messages(), "it never died with the lock")
+    log(f"after {turn + 1} deaths")
+    b.umount()
+    mount(volume).umount()
+    volume.fsck()
+
+
 def case_locks_stay():
     """local_death=process: nobody gets the dead daemon's locks before somebody mounts again."""
     volume = shared_volume(3, size="128M")

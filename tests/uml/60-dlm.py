@@ -110,6 +110,29 @@ def names(c):
     c.node(1).run("rm -r " + directory, check=True)
 
 
+LOCKER = """import fcntl, os, sys
+fd = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+(fcntl.flock if sys.argv[2] == "flock" else fcntl.lockf)(fd, fcntl.LOCK_EX)
+print("mine", flush=True)
+sys.stdin.read()"""
+
+
+def file_locks(c):
+    """flock and fcntl: one node waits for the other's process, and gets the lock when that has died."""
+    one, two = c.node(1), c.node(2)
+    path = MNT + "/locked"
+    for kind in ("flock", "fcntl"):
+        argv = [LOAD[0], "-c", LOCKER, path, kind]
+        holder = one.spawn(argv)
+        holder.read_until("mine\n", STEP)
+        waiter = two.spawn(argv)
+        still_waiting(waiter, "node 2, while node 1 has the %s lock" % kind)
+        holder.signal(9)
+        waiter.read_until("mine\n", STEP)
+        waiter.signal(9)
+    one.run("rm " + path, check=True)
+
+
 # --- deaths ---
 
 def acknowledged(process):
@@ -325,7 +348,7 @@ def turns_with_the_kernel(c):
     two.run("rm -r %s/turn %s/k" % (MNT, MNT), check=True)
 
 
-STEPS = [each_sees_the_other, direct_writers, names, node_killed, daemon_killed, supervisor_killed_too, withdrawn,
+STEPS = [each_sees_the_other, direct_writers, names, file_locks, node_killed, daemon_killed, supervisor_killed_too, withdrawn,
          mount_cycles, messages, turns_with_the_kernel]
 
 

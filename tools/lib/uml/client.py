@@ -604,6 +604,10 @@ class Cluster:
             raise ClusterError(text)
         self.monitor = monitor
 
+    def partition(self, *nodes):
+        """From now on these nodes see each other, and the others each other. None: all see all again."""
+        self.request({'op': 'partition', 'nodes': list(nodes)})
+
     # ------------------------------------------------------------ down
 
     def down(self, force=False, keep_logs=False):

@@ -515,10 +515,15 @@ class Monitor:
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.unshare(CLONE_NEWNET) != 0:
             raise Refused('no new network namespace: ' + os.strerror(ctypes.get_errno()))
-        commands = ['link set lo up', 'link add br0 type bridge', 'link set br0 up']
+        commands = ['link set lo up', 'link add br0 type bridge', 'link set br0 up',
+                    'link add br1 type bridge', 'link set br1 up']      # br1: do_partition()
         for n in range(1, self.config['nodes'] + 1):
             commands += ['tuntap add tap%d mode tap' % n, 'link set tap%d master br0' % n,
                          'link set tap%d up' % n]
+        self.ip(commands)
+
+    @staticmethod
+    def ip(commands):
         for command in commands:
             result = subprocess.run(['ip'] + command.split(), capture_output=True, text=True)
             if result.returncode != 0:
@@ -604,6 +609,13 @@ class Monitor:
         node = self.node(request, alive=True)
         node.kill()
         self.wait(client, [node.number], ('killed',))
+
+    def do_partition(self, client, request):
+        if self.config['nodes'] < 2:
+            raise Refused('one node has no network')
+        apart = [self.node({'node': number}).number for number in request['nodes']]
+        self.ip('link set tap%d master br%d' % (n, n in apart) for n in self.nodes)
+        client.done()
 
     def do_start(self, client, request):
         node = self.node(request, alive=False)

@@ -1,0 +1,125 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+# test: three gfs2-fuse nodes on the real DLM: two die at once and with them the quorum, the network splits and heals
+# timeout: 1500
+# full: only
+"""There is no fencing here: what fences a node that was cut off is this test, with `kill`."""
+import contextlib
+import os
+import sys
+import time
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from umltest import *    # noqa: E402
+from testlib import *    # noqa: E402
+
+TABLE = "g2:vol"
+MNT = "/mnt/gfs2"
+LOAD = ["/usr/bin/python3", "-B", os.path.join(ROOT, "tests", "uml", "dlmload.py")]
+ROUNDS = 3
+STEP = 200    # seconds; a bound for one step on a loaded machine, not what it takes
+
+
+def fuse_mount(node):
+    return node.mount("/dev/ubda", "fuse", MNT, check=True)
+
+
+def quorate(node):
+    return "Quorate:          Yes" in node.run("corosync-quorumtool -s").out
+
+
+def work(node, directory):
+    process = node.spawn(LOAD + ["acked", directory])
+    process.read_until("\n8\n", STEP)
+    return process
+
+
+def acknowledged(process):
+    with contextlib.suppress(uml.ClusterError):
+        while process.pump(0):
+            pass
+    return process.out.decode().split("\n")[:-1]
+
+
+def verify(node, directory, process):
+    wanted = acknowledged(process)
+    result = node.run(LOAD + ["verify", directory] + wanted, timeout=STEP)
+    equal((result.rc, result.err), (0, ""), "files of the dead one, seen from node %d" % node.number)
+    return len(wanted)
+
+
+def still_waiting(process, what):
+    """It is no question of how long: what it waits for cannot come."""
+    end = time.monotonic() + 3
+    while time.monotonic() < end and process.pump(0.2):
+        pass
+    equal((process.rc, bytes(process.out)), (None, b""), what)
+
+
+def two_die(c, turn):
+    """The third one has no quorum: it waits, with all it has; when one is back, both journals are replayed."""
+    one, dead = c.node(1), [c.node(2), c.node(3)]
+    directories = ["%s/two%d.%d" % (MNT, turn, n.number) for n in dead]
+    loads = [work(n, d) for n, d in zip(dead, directories)]
+    for n in dead:
+        n.kill()
+    wait_for(lambda: not quorate(one), "the loss of the quorum", STEP, pause=0.2)
+    reader = one.spawn("ls " + directories[0])
+    still_waiting(reader, "node 1, without a quorum")
+    dead[0].start(mount=False)
+    result = reader.wait(STEP)
+    equal(result.rc, 0, "node 1 reads when there is a quorum again")
+    counts = [verify(one, d, p) for d, p in zip(directories, loads)]
+    fuse_mount(dead[0])
+    dead[1].start(mount=False)
+    fuse_mount(dead[1])
+    for n, d, p in zip(dead, directories, loads):
+        verify(n, d, p)
+    one.run("rm -r " + " ".join(directories), check=True)
+    log("two died: %s acknowledged" % counts)
+
+
+def split(c, turn):
+    """Node 3 is cut off.  The others go on with what it had; it gets no lock, and is not let in again until it has been fenced."""
+    one, two, three = (c.node(n) for n in (1, 2, 3))
+    directory, path = "%s/split%d" % (MNT, turn), "%s/mine%d" % (MNT, turn)
+    process = work(three, directory)
+    process.signal(9)
+    process.wait(STEP)
+    three.run("echo mine >%s; sync %s %s" % (path, path, MNT), check=True)
+    c.partition(3)
+    wait_for(lambda: not quorate(three), "node 3 to see that it is alone", STEP, pause=0.2)
+    # New to it, so that it needs a lock.
+    writer = three.spawn("echo x >%s/from-three%d; echo done" % (MNT, turn))
+    equal(one.run("cat " + path, timeout=STEP, check=True).out, "mine\n", "what node 3 held")
+    verify(two, directory, process)
+    two.run("echo theirs >%s; sync %s" % (path, path), timeout=STEP, check=True)
+    still_waiting(writer, "node 3, alone")
+    c.partition()
+    still_waiting(writer, "node 3, which has been declared dead")
+    equal(one.run("cat " + path, timeout=STEP, check=True).out, "theirs\n", "node 1 while node 3 is seen again")
+    three.kill()
+    three.start(mount=False)
+    fuse_mount(three)
+    equal(three.run("cat %s; ls %s/from-three%d 2>/dev/null" % (path, MNT, turn)).out, "theirs\n", "node 3 is back")
+    three.run("rm -r %s %s" % (directory, path), check=True)
+    log("split and healed")
+
+
+def case_three_nodes():
+    image = volume(size="3G", journals=3, proto="lock_dlm", table=TABLE)
+    with uml.Cluster() as c:
+        c.up(3, images=[image.path])
+        for turn in range(ROUNDS):
+            two_die(c, turn)
+            split(c, turn)
+        for n in (1, 2, 3):
+            c.node(n).umount(MNT)
+        c.node(1).mount("/dev/ubda", "fuse", MNT, "lockproto=lock_nolock", check=True)
+        c.node(1).umount(MNT)
+        image.fsck()
+        equal(c.down(), [], "problems at down")
+
+
+need_uml(3)
+main()
