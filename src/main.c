@@ -18,7 +18,9 @@
 #include <sys/file.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include "claim.h"
@@ -151,6 +153,27 @@ static bool told_to_stop(void)
 	       (sigismember(&set, SIGTERM) || sigismember(&set, SIGINT) || sigismember(&set, SIGHUP));
 }
 
+/* To whoever started us as a service of type "notify" (sd_notify(3)). */
+static void notify_service_manager(void)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	const char *path = getenv("NOTIFY_SOCKET");
+	size_t len = path ? strlen(path) : 0;
+	int fd;
+
+	if (!len || len >= sizeof(addr.sun_path) || !strchr("/@", path[0]))
+		return;
+	memcpy(addr.sun_path, path, len);
+	if (path[0] == '@')
+		addr.sun_path[0] = 0;
+	fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	if (fd < 0 || sendto(fd, "READY=1", 7, MSG_NOSIGNAL, (struct sockaddr *)&addr,
+			     (socklen_t)(offsetof(struct sockaddr_un, sun_path) + len)) != 7)
+		fs_warn("the service manager cannot be told that the mount is usable: %s", strerror(errno));
+	if (fd >= 0)
+		close(fd);
+}
+
 /* The mount is usable.  -EINTR if nobody wants it any more. */
 static int report_ready(int fd)
 {
@@ -159,8 +182,10 @@ static int report_ready(int fd)
 
 	if (told_to_stop())
 		return -EINTR;
-	if (fd < 0)
+	if (fd < 0) {
+		notify_service_manager();
 		return 0;
+	}
 	if (write(fd, &code, 1) != 1) {
 		fs_warn("who wanted the mount has been killed: unmounting");
 		error = -EINTR;
