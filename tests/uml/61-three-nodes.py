@@ -36,16 +36,14 @@ def work(node, directory):
 
 def acknowledged(process):
     with contextlib.suppress(uml.ClusterError):
-        while process.pump(0):
+        while process.rc is None and process.pump(0):
             pass
     return process.out.decode().split("\n")[:-1]
 
 
-def verify(node, directory, process):
-    wanted = acknowledged(process)
+def verify(node, directory, wanted):
     result = node.run(LOAD + ["verify", directory] + wanted, timeout=STEP)
     equal((result.rc, result.err), (0, ""), "files of the dead one, seen from node %d" % node.number)
-    return len(wanted)
 
 
 def still_waiting(process, what):
@@ -69,14 +67,16 @@ def two_die(c, turn):
     dead[0].start(mount=False)
     result = reader.wait(STEP)
     equal(result.rc, 0, "node 1 reads when there is a quorum again")
-    counts = [verify(one, d, p) for d, p in zip(directories, loads)]
+    wanted = [acknowledged(process) for process in loads]
+    for d, w in zip(directories, wanted):
+        verify(one, d, w)
     fuse_mount(dead[0])
     dead[1].start(mount=False)
     fuse_mount(dead[1])
-    for n, d, p in zip(dead, directories, loads):
-        verify(n, d, p)
+    for n, d, w in zip(dead, directories, wanted):
+        verify(n, d, w)
     one.run("rm -r " + " ".join(directories), check=True)
-    log("two died: %s acknowledged" % counts)
+    log("two died: %s acknowledged" % [len(w) for w in wanted])
 
 
 def split(c, turn):
@@ -86,13 +86,14 @@ def split(c, turn):
     process = work(three, directory)
     process.signal(9)
     process.wait(STEP)
+    wanted = acknowledged(process)
     three.run("echo mine >%s; sync %s %s" % (path, path, MNT), check=True)
     c.partition(3)
     wait_for(lambda: not quorate(three), "node 3 to see that it is alone", STEP, pause=0.2)
     # New to it, so that it needs a lock.
     writer = three.spawn("echo x >%s/from-three%d; echo done" % (MNT, turn))
     equal(one.run("cat " + path, timeout=STEP, check=True).out, "mine\n", "what node 3 held")
-    verify(two, directory, process)
+    verify(two, directory, wanted)
     two.run("echo theirs >%s; sync %s" % (path, path), timeout=STEP, check=True)
     still_waiting(writer, "node 3, alone")
     c.partition()

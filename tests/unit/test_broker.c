@@ -267,11 +267,11 @@ static void test_death(void **state)
 }
 
 /* Who was asked dies, too; the last one recovers both. */
-static bool held_by_the_dead(int fd, uint32_t jid)
+static bool held_by_the_dead(int fd, uint32_t jid, uint64_t number)
 {
 	struct lb_msg m = { .op = LB_WHO, .jid = jid };
 
-	lb_name(m.name, LM_TYPE_INODE, 7);
+	lb_name(m.name, LM_TYPE_INODE, number);
 	say(fd, &m);
 	m = expect(fd, LB_WHO_IS);
 	assert_int_equal(m.jid, jid);
@@ -294,19 +294,22 @@ static void test_who_holds(void **state)
 		ask(fd[i], 0, LM_TYPE_INODE, 7, DLM_LOCK_PR, 0);
 		answer(fd[i], 0, 0);
 	}
-	assert_false(held_by_the_dead(fd[0], 1)); /* alive */
+	assert_false(held_by_the_dead(fd[0], 1, 7)); /* alive */
+	ask(fd[1], 1, LM_TYPE_INODE, 8, DLM_LOCK_NL, 0);
+	answer(fd[1], 1, 0);
 	close(fd[1]);
 	assert_int_equal(expect(fd[0], LB_RECOVER).jid, 1);
 	close(fd[2]);
 	assert_int_equal(expect(fd[0], LB_RECOVER).jid, 2);
-	assert_false(held_by_the_dead(fd[3], 1)); /* was not asked to recover it */
-	assert_false(held_by_the_dead(fd[0], 2)); /* the other one's turn */
-	assert_true(held_by_the_dead(fd[0], 1));
+	assert_false(held_by_the_dead(fd[3], 1, 7)); /* was not asked to recover it */
+	assert_false(held_by_the_dead(fd[0], 2, 7)); /* the other one's turn */
+	assert_false(held_by_the_dead(fd[0], 1, 8)); /* known, but not held */
+	assert_true(held_by_the_dead(fd[0], 1, 7));
 	say(fd[0], &(struct lb_msg){ .op = LB_RECOVERED, .jid = 1, .status = LM_RD_SUCCESS });
-	assert_true(held_by_the_dead(fd[0], 2));
+	assert_true(held_by_the_dead(fd[0], 2, 7));
 	say(fd[0], &(struct lb_msg){ .op = LB_RECOVERED, .jid = 2, .status = LM_RD_SUCCESS });
 	/* Now only a living one has it. */
-	assert_false(held_by_the_dead(fd[0], 2));
+	assert_false(held_by_the_dead(fd[0], 2, 7));
 	ask(fd[0], 0, LM_TYPE_INODE, 7, DLM_LOCK_EX, DLM_LKF_NOQUEUE);
 	answer(fd[0], 0, -EAGAIN);
 	ask(fd[0], 0, LM_TYPE_INODE, 7, DLM_LOCK_PR, DLM_LKF_NOQUEUE);

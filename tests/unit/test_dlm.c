@@ -249,6 +249,44 @@ static void test_death_of_an_unknown(void **state)
 	member_free(dc);
 }
 
+/* 23 nodes fit; 23 dies, another one takes its slot and is not shown, and 23 comes back with the next one: what is remembered of it is old. */
+static void test_old_slots(void **state)
+{
+	char line[200];
+
+	for (unsigned who = 0; who < 2; who++) {
+		struct control_lvb c = { .owner = CONTROL_US, .generation = 11 };
+		struct lm_dlm *dc = member();
+
+		tell(dc, "dlm_recover 1");
+		slots_line(line, sizeof(line), 23, 0);
+		tell(dc, line);
+		tell(dc, "dlm_recover 1 generation 9 done: 1 ms");
+		assert_true(dc->dc_slots.complete);
+		dc->dc_mount_done = true;
+		tell(dc, "dlm_recover 2");
+		tell(dc, "remove member 23");
+		slots_line(line, sizeof(line), 22, 0);
+		tell(dc, line);
+		tell(dc, "dlm_recover 2 generation 10 done: 1 ms");
+		memset(dc->dc_submit, 0, sizeof(dc->dc_submit));
+		tell(dc, "dlm_recover 3");
+		slots_line(line, sizeof(line), 22, 0);
+		memcpy(strstr(line, "slots 22"), "slots 24", 8);
+		strcat(line, " 23:90000000");
+		tell(dc, line);
+		tell(dc, "dlm_recover 3 generation 11 done: 1 ms");
+		assert_int_equal(dc->dc_slots.nr, 23); /* 22, and the old 23 */
+		assert_false(dc->dc_slots.complete);
+		tell(dc, "dlm_recover 4");
+		tell(dc, who ? "remove member 23" : "remove member 900000000");
+		tell(dc, "dlm_recover 4 generation 12 done: 1 ms");
+		assert_true(dlm_control_merge(dc, &c, 24));
+		assert_int_equal(bits(&c), 3u << 22);
+		member_free(dc);
+	}
+}
+
 /* It dies, comes back with a slot that is not shown, and dies again. */
 static void test_death_after_a_return(void **state)
 {
@@ -303,6 +341,7 @@ int main(void)
 		cmocka_unit_test(test_names),
 		cmocka_unit_test(test_join_and_death),
 		cmocka_unit_test(test_death_of_an_unknown),
+		cmocka_unit_test(test_old_slots),
 		cmocka_unit_test(test_death_after_a_return),
 		cmocka_unit_test(test_first_mounter_is_not_blocked),
 	};
