@@ -104,9 +104,6 @@ def names(c):
         wanted |= {"%s%d.%d" % ("c" if i % 2 else "b", n, i) for i in range(count)}
         wanted |= {"d%d.%d" % (n, i) for i in range(count) if i % 3 == 0 and i % 6}
     equal(sorted(lists[0].split()), sorted(wanted), "the names")
-    both_unmounted(c)
-    for n in (1, 2):
-        fuse_mount(c.node(n))
     c.node(1).run("rm -r " + directory, check=True)
 
 
