@@ -41,7 +41,7 @@ enum {
 #define DEVICE_US "100"
 #define DEEP 8
 #define STALL_NS 100000000000ull	/* a machine may be busy */
-#define SEEDED_STALL_NS 1000000000ull
+#define SEEDED_STALL_NS 500000000ull
 
 static char fifo[64], image[64];
 static struct gfs2_sbd sb;
@@ -85,10 +85,12 @@ static void await(uint64_t unique)
 	struct timespec ts;
 
 	clock_gettime(CLOCK_REALTIME, &ts);
-	ts.tv_sec += (time_t)(stall_ns / 1000000000) + 1;
+	ts.tv_nsec += (long)(stall_ns % 1000000000);
+	ts.tv_sec += (time_t)(stall_ns / 1000000000) + ts.tv_nsec / 1000000000;
+	ts.tv_nsec %= 1000000000;
 	pthread_mutex_lock(&lock);
 	while (!done[unique % SLOTS]) {
-		if (pthread_cond_timedwait(&answered, &lock, &ts) && now_ns() > end) {
+		if (pthread_cond_timedwait(&answered, &lock, &ts) && now_ns() >= end) {
 			int unread = 0;
 
 			ioctl(to_server, FIONREAD, &unread);
