@@ -115,9 +115,13 @@ t001() {
 		echo data >$TEST_DIR/f && chmod 666 $TEST_DIR/f && su fsgqa -c "echo more >>$TEST_DIR/f" &&
 		head -c 8192 /dev/zero >$TEST_DIR/g && filefrag -v $TEST_DIR/g | grep -q "0: *0[.][.] *1: .*last" && [ -z "$(ls /tmp)" ] &&
 		[ -w $RESULT_BASE ] && umount $TEST_DIR && fsck -t gfs2 -n $TEST_DEV >/dev/null && mounts && grep -q more $TEST_DIR/f &&
-		mount -o remount,ro $TEST_DIR && ! touch $TEST_DIR/f 2>/dev/null && umount $TEST_DIR && mkfs -t gfs2 -O -q -p lock_nolock -j 1 $SCRATCH_DEV >/dev/null
+		mount -o remount,ro $TEST_DIR && ! touch $TEST_DIR/f 2>/dev/null && umount $TEST_DIR &&
+		mkfs -t gfs2 -O -q -p lock_nolock -j 1 $SCRATCH_DEV >/dev/null
 }
-t002() { tr '\0' '\377' </dev/zero | dd of=$TEST_DEV bs=64k seek=2 count=800 iflag=fullblock status=none; ! fsck -t gfs2 -n $TEST_DEV >/dev/null; }
+t002() {
+	tr '\0' '\377' </dev/zero | dd of=$TEST_DEV bs=64k seek=2 count=800 iflag=fullblock status=none
+	! fsck -t gfs2 -n $TEST_DEV >/dev/null
+}
 t007() { false; }
 t005() {
 	mounts && truncate -s 8M $TEST_DIR/image && losetup -f $TEST_DIR/image && (exec 5>$TEST_DIR/open; sleep 1000) &

@@ -74,6 +74,19 @@ def run(argv, **more):
     return done.stdout
 
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Uninterrupted:
+    """What is made and noted, or taken away, in here is so as a whole; a signal waits."""
+
+    def __enter__(self):
+        self.before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+    def __exit__(self, *_):
+        signal.pthread_sigmask(signal.SIG_SETMASK, self.before)
+
+
 # ---------------------------------------------------------------- the checkout
 
 class Checkout:
@@ -125,7 +138,11 @@ class Device:
         self.image = image
         with open(image, "wb") as file:
             file.truncate(size)
-        self.path = run(["losetup", "--find", "--show", "--sector-size", 512, image]).strip()
+        try:
+            self.path = run(["losetup", "--find", "--show", "--sector-size", 512, image]).strip()
+        except Cannot:
+            os.unlink(image)
+            raise
         self.fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         # It is in use, by us: so this only says that the last one to close it detaches it.
         run(["losetup", "--detach", self.path])
@@ -156,12 +173,6 @@ class Given:
 
     def close(self):
         pass
-
-
-def make_devices(options, prefix):
-    if options.devices:
-        return [Given(path) for path in options.devices]
-    return [Device(f"{options.images}/{prefix}.{name}", options.size) for name in ("test", "scratch")]
 
 
 def children(pid):
@@ -226,15 +237,24 @@ class Session:
         self.options, self.tests, self.where = options, tests, where
         self.process = None
         self.devices = []
-        # /run and not /tmp, which the tests get empty; the name is short because sockets are made below it.
-        self.run = tempfile.mkdtemp(prefix="xfs.", dir="/run")
+        self.run = None
         self.setup = {"checkout": checkout.path, "results": where, "lib": os.path.join(ROOT, "tests", "lib"),
                       "options": options.mount, "tests": tests}
         self.daemon = daemon
 
+    def make_devices(self):
+        for at, name in enumerate(("test", "scratch")):
+            with Uninterrupted():
+                self.devices.append(
+                    Given(self.options.devices[at]) if self.options.devices else
+                    Device(f"{self.options.images}/{os.path.basename(self.run)}.{name}", self.options.size))
+
     def start(self):
+        with Uninterrupted():
+            # /run and not /tmp, which the tests get empty; the name is short because sockets are made below it.
+            self.run = tempfile.mkdtemp(prefix="xfs.", dir="/run")
         os.chmod(self.run, 0o755)
-        self.devices = make_devices(self.options, os.path.basename(self.run))
+        self.make_devices()
         for name, device in zip(("test", "scratch"), self.devices):
             run(["mkfs.gfs2", "-O", "-q", "-p", "lock_nolock", "-j", 1, device.path])
             self.setup[name] = device.path
@@ -300,16 +320,23 @@ class Session:
         detach_below(self.run)
 
     def stop(self):
-        if self.process:
-            self.stop_tests()
-            self.abort_mounts()
-            # Its child, the first process of the namespace, dies with it, and all the others with that.
-            self.process.kill()
-            self.process.wait()
-            self.process.stdout.close()
-        for device in self.devices:
-            device.close()
-        shutil.rmtree(self.run, ignore_errors=True)
+        with Uninterrupted():
+            if self.process:
+                self.stop_tests()
+                self.abort_mounts()
+                # All the others die with the first process of the namespace, and its parent waits for that.
+                for pid in children(self.process.pid):
+                    kill(pid, signal.SIGKILL)
+                try:
+                    self.process.wait(FREE_SECONDS)
+                except subprocess.TimeoutExpired:
+                    self.process.kill()
+                    self.process.wait()
+                self.process.stdout.close()
+            for device in self.devices:
+                device.close()
+            if self.run:
+                shutil.rmtree(self.run, ignore_errors=True)
 
 
 def run_once(options, checkout, daemon, tests, book):
@@ -427,7 +454,8 @@ class Options:
 
 
 def interrupted(number, _frame):
-    signal.signal(number, signal.SIG_IGN)
+    for each in SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
     raise Interrupted(number)
 
 
@@ -449,7 +477,7 @@ def run_tests(options, checkout, tests, expected):
 
 
 def main():
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in SIGNALS:
         signal.signal(number, interrupted)
     try:
         options = Options(sys.argv[1:])
