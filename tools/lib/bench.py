@@ -23,6 +23,10 @@ Some rows have another shape of the same work as their peer: with 4 threads besi
 hole beside allocated space, a file of many runs beside one of one run.  The rows *_cpu are what the
 daemon's process uses (user and system, the kernel's threads for its I/O included) per request.
 
+Some rows have a limit to keep instead of a peer: how much memory the daemon has (resident, and above it the most it ever had, told on
+the way) after the kernel's sources were unpacked and walked over, and how much processor time the mount of a large volume takes.  They
+are measured each with a daemon and an image of its own; less is better.
+
 Within a round all are measured one after the other, so that what disturbs the machine disturbs
 all of them.  A peer that cannot do something has no value.
 
@@ -87,13 +91,20 @@ LOCAL = [
     ("buffered_seq_read", "MB/s"),          # not cached
     ("buffered_randread_4k", "IOPS"),       # not cached
     ("buffered_randread_4k_cached", "IOPS"),
-    ("unpack_sources", "files/s"),          # linux-source-6.1 with tar
+    ("unpack_sources", "files/s"),          # linux-source-6.1 with tar, durable at the end
+]
+# name, unit, the most it may be
+LIMITS = [
+    ("memory_after_walk", "MiB", 256),              # default options
+    ("memory_after_walk_cache_64m", "MiB", 64),     # -o cache=64M
+    ("mount_15tib_cpu", "s", 1),
 ]
 PEERS = {name: ("raw", "passthrough_ll") for name, *_ in DIRECT + OTHER}
 PEERS.update({name: ("passthrough_ll",) for name in PEERS if name.endswith("_cpu")})
 PEERS.update({name: ("raw",) for name, _ in FILL})
 PEERS.update({name: (peer,) for name, _, peer in SHAPES})
 PEERS.update({name: ("fuse2fs", "ntfs-3g") for name, _ in LOCAL})
+PEERS.update({name: ("limit",) for name, *_ in LIMITS})
 
 
 class Failure(Exception):
@@ -106,7 +117,8 @@ def run(argv, **more):
                           timeout=more.pop("timeout", STEP_SECONDS), check=False, **more)
     if done.returncode:
         text = (done.stderr or done.stdout).strip().splitlines()
-        raise Failure(f"{argv[0]}: " + (text[-1] if text else f"exit {done.returncode}"))
+        # The first line names the cause, the last one often only says that there was one.
+        raise Failure(f"{argv[0]}: " + (" … ".join(dict.fromkeys((text[0], text[-1]))) if text else f"exit {done.returncode}"))
     return done.stdout
 
 
@@ -404,15 +416,30 @@ def buffered_randread_4k_cached(target):
     return buffered_randread_4k(target, cached=True)
 
 
-def unpack_sources(target):
-    archive = os.path.join(os.path.dirname(target.dir), "sources.tar")
+def sources(work):
+    """The archive of the kernel's sources in the store, uncompressed: that is not what is measured."""
+    archive = os.path.join(work, "sources.tar")
     if not os.path.exists(SOURCES):
         raise Failure("the package linux-source-6.1 is not installed")
     if not os.path.exists(archive):
         with open(archive, "wb") as out:
             subprocess.run(["xz", "-dc", SOURCES], stdout=out, check=True)
-        target.sources = int(run(["sh", "-c", f"tar -tf {archive} | wc -l"]))
-    count = getattr(target, "sources", 0) or int(run(["sh", "-c", f"tar -tf {archive} | wc -l"]))
+    return archive
+
+
+def count_names(archive):
+    if archive not in count_names.known:
+        count_names.known[archive] = run(["tar", "-tf", archive]).count("\n")
+    return count_names.known[archive]
+
+
+count_names.known = {}
+
+
+def unpack_sources(target):
+    """Names a second: the archive unpacked, and asked to be durable."""
+    archive = sources(os.path.dirname(target.dir))
+    count = count_names(archive)
     where = os.path.join(target.dir, "sources")
     os.mkdir(where)
     started = time.perf_counter()
@@ -426,6 +453,48 @@ def unpack_sources(target):
     took = time.perf_counter() - started
     run(["rm", "-rf", where])
     return count / took
+
+
+# --- what has a limit ---
+
+
+def walk(top):
+    """Every directory listed, every name looked at; how many there were."""
+    count = 0
+    for where, directories, files in os.walk(top):
+        for name in directories + files:
+            os.lstat(os.path.join(where, name))
+            count += 1
+    return count
+
+
+def memory_after_walk(bench, work, *options):
+    """MiB: resident memory of a daemon over whose mount the sources were unpacked and walked."""
+    archive = sources(work)
+    ours = Ours(tempfile.mkdtemp(prefix="alone.", dir=work), bench.program, bench.glockctl, options=options, file_mib=0)
+    try:
+        run(["tar", "-C", ours.dir, "-xf", archive])
+        found, wanted = walk(ours.dir), count_names(archive)
+        if found != wanted:
+            raise Failure(f"{found} names were walked over instead of {wanted}")
+        resident, peak = ours.memory()
+        say(f"memory {' '.join(options) or 'by default'}: {resident:.1f} MiB, at most {peak:.1f} MiB")
+        return resident
+    finally:
+        ours.remove()
+
+
+def memory_after_walk_cache_64m(bench, work):
+    return memory_after_walk(bench, work, "cache=64M")
+
+
+def mount_15tib_cpu(bench, work):
+    """Seconds of processor time until the mount of a volume of 15 TiB can be used."""
+    ours = Ours(tempfile.mkdtemp(prefix="alone.", dir=work), bench.program, bench.glockctl, file_mib=0, apparent="15T")
+    try:
+        return sum(cpu_seconds(ours.daemon))
+    finally:
+        ours.remove()
 
 
 class Raw:
@@ -505,21 +574,27 @@ class Ours:
     """The daemon on an image in the store."""
     name = "gfs2-fuse"
 
-    def __init__(self, work, program, glockctl):
+    def __init__(self, work, program, glockctl, options=(), file_mib=FILE_MIB, apparent=None):
         self.work, self.program, self.glockctl = work, program, glockctl
         self.other = None
         self.image = image = os.path.join(work, "image")
         self.dir = os.path.join(work, "mnt")
-        os.mkdir(self.dir)
-        # The image's own blocks are allocated too, as a device's are.
-        run(["fallocate", "-l", f"{IMAGE_MIB}M", image], timeout=600)
-        run(["mkfs.gfs2", "-O", "-q", "-p", "lock_nolock", "-j", "1", image])
+        os.makedirs(self.dir)
+        # The image's own blocks are allocated too, as a device's are; unless it is larger than the store.
+        if apparent:
+            run(["truncate", "-s", apparent, image])
+        else:
+            run(["fallocate", "-l", f"{IMAGE_MIB}M", image], timeout=600)
+        run(["mkfs.gfs2", "-O", "-q", "-p", "lock_nolock", "-j", "1", image], timeout=600)
         self.log = os.path.join(work, "daemon.log")
         with open(self.log, "wb") as out:
-            self.daemon = subprocess.Popen([program, "-f", image, self.dir], stdout=out, stderr=out)
+            self.daemon = subprocess.Popen(
+                [program, "-f", *(word for option in options for word in ("-o", option)), image, self.dir],
+                stdout=out, stderr=out)
         ready(self.daemon, self.dir, self.log)
         try:
-            allocate(os.path.join(self.dir, "file"), FILE_MIB)
+            if file_mib:
+                allocate(os.path.join(self.dir, "file"), file_mib)
         except BaseException:
             self.close()
             raise
@@ -543,6 +618,12 @@ class Ours:
             self.other = Ours(work, self.program, self.glockctl)
         return self.other
 
+    def memory(self):
+        """MiB: what is resident now, and the most that ever was."""
+        with open(f"/proc/{self.daemon.pid}/status") as status:
+            fields = dict(line.split(":", 1) for line in status)
+        return tuple(int(fields[name].split()[0]) / 1024 for name in ("VmRSS", "VmHWM"))
+
     def counters(self):
         """Whatever the daemon counts, to say where the time goes; {} if it does not tell."""
         try:
@@ -556,6 +637,10 @@ class Ours:
         if self.other:
             self.other.close()
         end_mount(self.daemon, self.dir)
+
+    def remove(self):
+        self.close()
+        shutil.rmtree(self.work)
 
 
 def ready(daemon, directory, log=None):
@@ -598,12 +683,23 @@ def measure(target, name, unit, seconds):
         raise Failure(str(error)) from None
 
 
-def store_directory(store):
+def available_memory():
+    with open("/proc/meminfo") as meminfo:
+        return next(int(line.split()[1]) * 1024 for line in meminfo if line.startswith("MemAvailable:"))
+
+
+def store_directory(store, names):
+    """Where that is; with room for what the rows put there."""
+    alone = all(PEERS[name] == ("limit",) for name, _ in names)
+    need = 7 if alone else 16
     where = {"memory": "/dev/shm", "disk": "/var/tmp"}.get(store, store)
     if not os.path.isdir(where):
         raise Failure(f"--store {store}: not a directory")
-    if shutil.disk_usage(where).free < 16 * 1024 * MIB:
-        raise Failure(f"--store {store}: less than 16 GiB free in {where}")
+    if shutil.disk_usage(where).free < need * 1024 * MIB:
+        raise Failure(f"--store {store}: less than {need} GiB free in {where}")
+    # A tmpfs has its free space only as long as there is memory for it; others would be killed for what we write there.
+    if run(["stat", "-f", "-c", "%T", where]).strip() == "tmpfs" and available_memory() < need * 1024 * MIB:
+        raise Failure(f"--store {store}: less than {need} GiB of memory available")
     return where
 
 
@@ -614,9 +710,14 @@ class Bench:
         self.cpu = {}       # row name: [(user, system) share of one CPU while it ran]
 
     def store(self, store, names):
-        work = tempfile.mkdtemp(prefix="gfs2-fuse-bench.", dir=store_directory(store))
+        work = tempfile.mkdtemp(prefix="gfs2-fuse-bench.", dir=store_directory(store, names))
         targets = []
+        alone = [row for row in names if PEERS[row[0]] == ("limit",)]
+        names = [row for row in names if row not in alone]
         try:
+            self.limits(store, work, alone)
+            if not names:
+                return
             targets.append(Ours(work, self.program, self.glockctl))
             wanted = {peer for name, _ in names for peer in PEERS[name]}
             for kind in (Raw, Passthrough, Fuse2fs, Ntfs):
@@ -634,6 +735,21 @@ class Bench:
             for target in reversed(targets):
                 target.close()
             shutil.rmtree(work, ignore_errors=True)
+
+    def limits(self, store, work, names):
+        """What is measured with a daemon of its own, before the others' images take the store."""
+        limits = {name: limit for name, _, limit in LIMITS}
+        values = {(name, "limit"): [limits[name]] for name, _ in names}
+        for name, _ in names:
+            for number in range(self.options["rounds"]):
+                say(f"{store}: {name}, round {number + 1} of {self.options['rounds']}")
+                try:
+                    values.setdefault((name, "gfs2-fuse"), []).append(globals()[name](self, work))
+                except Failure as reason:
+                    say(f"{store}: {name}: {reason}")
+                    break
+        if names:
+            self.report(store, names, values)
 
     def rounds(self, store, targets, names):
         """{(name, target): [values]}; None once a target has shown that it cannot."""
@@ -715,7 +831,9 @@ def median(values):
 
 
 def shown(value, unit):
-    return "-" if value is None else f"{value:,.1f} {unit}" if unit == "us" else f"{value:,.0f} {unit}"
+    if value is None:
+        return "-"
+    return f"{value:,.{ {'us': 1, 'MiB': 1, 's': 2}.get(unit, 0)}f} {unit}"
 
 
 def say(text):
@@ -762,7 +880,8 @@ def arguments(words):
             sys.exit(f"{flag} wants a number above 0, not {value}")
         else:
             options[flag[2:]] = int(value)
-    rows = [(name, unit) for name, unit, *_ in DIRECT + FILL + SHAPES] + OTHER + LOCAL
+    rows = ([(name, unit) for name, unit, *_ in DIRECT + FILL + SHAPES] + OTHER + LOCAL +
+            [(name, unit) for name, unit, _ in LIMITS])
     for name in names:
         if not any(row.startswith(name) for row, _ in rows):
             sys.exit(f"no row is called {name}; there are: " + " ".join(row for row, _ in rows))
@@ -779,7 +898,7 @@ def main():
     scratch = tempfile.mkdtemp(prefix="gfs2-fuse-bench-build.", dir="/var/tmp")
     try:
         for store in options["stores"]:
-            store_directory(store)
+            store_directory(store, names)
         bench = Bench(options, *build(os.path.join(scratch, "build")))
         for store in options["stores"] or ["memory", "disk"]:
             bench.store(store, names)
