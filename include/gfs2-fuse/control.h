@@ -45,7 +45,7 @@
  *				Try requests are never stopped (they may be made inside a transaction).
  *   breaks [--json]		this connection's breakpoints
  *   delete BREAK|all		delete breakpoints; what they have stopped stays stopped
- *   stops [--json]		what is stopped
+ *   stops [--json] [all]	what is stopped; all: by any connection
  *   wait [--json] [SECONDS]	until something is stopped that was not told yet, and tell it; "error ETIMEDOUT" after SECONDS (60)
  *   continue [STOP|all]	let go (all)
  *   step [STOP]		stop at the next transition of that lock, or point of a direct write on it, then let go
@@ -54,7 +54,7 @@
  *   hold GLOCK EX|DF|SH [SECONDS]	play another node: ask for the lock in that state, and keep it; "error EBUSY" and a dump of the glock if
  *				this node still used it after SECONDS (10).  This node's requests that do not go with it wait, try requests fail.
  *   release GLOCK		what `hold` holds
- *   holds [--json]		what is held
+ *   holds [--json] [all]	what is held; all: by any connection
  *
  * JSON of a stop: stop, break (numbers), at ("transition", "dio hole", "dlm ast"...), glock, from, to, req, pid, comm, off, len (what is left of a
  * direct write), why; those that apply.  With `stops` also held and left, seconds.

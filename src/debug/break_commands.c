@@ -16,8 +16,7 @@
 /* A lock that is kept by hand. */
 struct ctl_hold {
 	struct list_head list;	/* ctl_conn.holds */
-	struct gfs2_glock *gl;
-	enum lm_state state;
+	struct gfs2_glock *gl;	/* gl_foreign is ours */
 };
 
 static void release_hold(struct ctl_hold *h)
@@ -355,9 +354,13 @@ static int cmd_stops(struct ctl_call *call)
 {
 	struct shower sh = { .out = call->out, .json = ctl_take_json(call) };
 
-	if (call->argc != 1)
-		return ctl_fail(call, CTL_USAGE, "stops [--json]");
-	if (call->conn->session)
+	bool all = call->argc == 2 && !strcmp(call->argv[1], "all");
+
+	if (call->argc != 1 && !all)
+		return ctl_fail(call, CTL_USAGE, "stops [--json] [all]");
+	if (all)
+		stop_for_each(NULL, NULL, show_stop, &sh);
+	else if (call->conn->session)
 		stop_for_each(call->conn->session, NULL, show_stop, &sh);
 	return 0;
 }
@@ -539,7 +542,6 @@ static int cmd_hold(struct ctl_call *call)
 		return ctl_fail(call, error, error == -EBUSY ? "%s is kept by hand already" : "%s", call->argv[1]);
 	}
 	h->gl = gl;
-	h->state = (enum lm_state)state;
 	list_add_tail(&h->list, &call->conn->holds);
 	if (!gfs2_glock_wait_demoted(gl, ns)) {
 		gfs2_dump_glock(call->out, gl);
@@ -570,16 +572,32 @@ static int cmd_release(struct ctl_call *call)
 	return 0;
 }
 
+static void show_hold(struct gfs2_glock *gl, void *arg)
+{
+	const struct shower *sh = arg;
+	enum lm_state state;
+
+	rmutex_lock(&gl->gl_lock);
+	state = gl->gl_foreign;
+	rmutex_unlock(&gl->gl_lock);
+	if (state != LM_ST_UNLOCKED)
+		fprintf(sh->out, sh->json ? "{\"glock\":\"%u/%llx\",\"state\":\"%s\"}\n" : "%u/%llx %s\n", gl->gl_type,
+			(unsigned long long)gl->gl_number, glock_state_name(state));
+}
+
 static int cmd_holds(struct ctl_call *call)
 {
-	bool json = ctl_take_json(call);
+	struct shower sh = { .out = call->out, .json = ctl_take_json(call) };
+	bool all = call->argc == 2 && !strcmp(call->argv[1], "all");
 	struct ctl_hold *h;
 
-	if (call->argc != 1)
-		return ctl_fail(call, CTL_USAGE, "holds [--json]");
-	list_for_each_entry(h, &call->conn->holds, list)
-		fprintf(call->out, json ? "{\"glock\":\"%u/%llx\",\"state\":\"%s\"}\n" : "%u/%llx %s\n", h->gl->gl_type,
-			(unsigned long long)h->gl->gl_number, glock_state_name(h->state));
+	if (call->argc != 1 && !all)
+		return ctl_fail(call, CTL_USAGE, "holds [--json] [all]");
+	if (all)
+		gfs2_glock_table_for_each(call->ctl->sdp->sd_glocks, show_hold, &sh);
+	else
+		list_for_each_entry(h, &call->conn->holds, list)
+			show_hold(h->gl, &sh);
 	return 0;
 }
 
@@ -589,7 +607,7 @@ const struct ctl_command ctl_break_commands[] = {
 	{ "break", cmd_break, break_synopsis },
 	{ "breaks", cmd_breaks, "breaks [--json]" },
 	{ "delete", cmd_delete, "delete BREAK|all" },
-	{ "stops", cmd_stops, "stops [--json]" },
+	{ "stops", cmd_stops, "stops [--json] [all]" },
 	{ "wait", cmd_wait, "wait [--json] [SECONDS]" },
 	{ "continue", cmd_continue, "continue [STOP|all]" },
 	{ "step", cmd_step, "step [STOP]" },
@@ -597,6 +615,6 @@ const struct ctl_command ctl_break_commands[] = {
 	{ "notify", cmd_notify, "notify on|off" },
 	{ "hold", cmd_hold, "hold GLOCK EX|DF|SH [SECONDS]" },
 	{ "release", cmd_release, "release GLOCK" },
-	{ "holds", cmd_holds, "holds [--json]" },
+	{ "holds", cmd_holds, "holds [--json] [all]" },
 	{ NULL },
 };

@@ -381,17 +381,22 @@ void stop_for_each(struct stop_session *s,
 		   void *arg)
 {
 	uint64_t now = now_ns();
+	struct stop_session *each;
 	struct stopped *x;
 	struct brk *b;
 
 	rmutex_lock(&st.lock);
-	if (brk)
-		list_for_each_entry(b, &s->breaks, list)
-			brk(b->id, &b->spec, b->hits, arg);
-	if (stopped)
-		list_for_each_entry(x, &s->stops, list)
-			stopped(x->id, x->brk_id, &x->site, now > x->since_ns ? now - x->since_ns : 0,
-				x->deadline_ns > now ? x->deadline_ns - now : 0, arg);
+	list_for_each_entry(each, &st.sessions, list) {
+		if (s && each != s)
+			continue;
+		if (brk)
+			list_for_each_entry(b, &each->breaks, list)
+				brk(b->id, &b->spec, b->hits, arg);
+		if (stopped)
+			list_for_each_entry(x, &each->stops, list)
+				stopped(x->id, x->brk_id, &x->site, now > x->since_ns ? now - x->since_ns : 0,
+					x->deadline_ns > now ? x->deadline_ns - now : 0, arg);
+	}
 	rmutex_unlock(&st.lock);
 }
 

@@ -102,7 +102,9 @@ int stop_delete(struct stop_session *s, unsigned id);
 int stop_continue(struct stop_session *s, unsigned id);
 /* Stop @id, 0: the only one.  -ENOENT, -EINVAL: there are several.  Copies where it is and its number. */
 int stop_get(struct stop_session *s, unsigned *id, struct stop_site *site);
-/* Tell @fn of each breakpoint and of each stop, in the order of their numbers; under the lock: @fn only prints. */
+/*
+ * Tell @fn of each breakpoint and of each stop, in the order of their numbers; under the lock: @fn only prints.  @s NULL: of all sessions.
+ */
 void stop_for_each(struct stop_session *s,
 		   void (*brk)(unsigned id, const struct stop_spec *spec, uint64_t hits, void *arg),
 		   void (*stopped)(unsigned id, unsigned brk_id, const struct stop_site *site, uint64_t since_ns,

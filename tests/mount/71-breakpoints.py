@@ -1,0 +1,359 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+# test: breakpoints on a mounted volume: a write stopped at each phase, a played node, a client that dies; the REPL on a real terminal
+# timeout: 180
+# variants: plain asan
+import fcntl
+import json
+import os
+import pty
+import random
+import re
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import termios
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+from testlib import *    # noqa: E402
+
+BLOCK = 4096
+
+
+class Session(Control):
+    """The control socket that glockctl finds by itself."""
+
+    def __init__(self, mount):
+        mounts = [json.loads(line) for line in run([glockctl_program(), "mounts", "--json"]).stdout.splitlines()]
+        pid = next(m["pid"] for m in mounts if m["mountpoint"] == os.path.realpath(mount.dir))
+        self.pid, where = pid, "/run/gfs2-fuse"
+        for name in os.listdir(where):
+            self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            self.path = os.path.join(where, name)
+            try:
+                self.socket.connect(self.path)
+            except OSError:
+                self.socket.close()
+                continue
+            self.lines = self.socket.makefile("r", encoding="utf-8")
+            if f'"pid":{pid},' in self.lines.readline():
+                return
+            self.close()
+        raise AssertionError("no socket of this mount")
+
+    def list(self, *words):
+        return self.json(words[0], "--json", *words[1:])
+
+
+def holed_file(mount, name="f"):
+    """64 KiB of data, then a hole up to 1 MiB, all of it on the device."""
+    write_file(mount / name, b"A" * 65536, sync=True)
+    os.truncate(mount / name, 1 << 20)
+    return os.stat(mount / name).st_ino
+
+
+def direct_write(path, offset, length):
+    """A process that makes one direct write and ends with 0 if all of it was written."""
+    code = ("import mmap, os, sys\n"
+            "buf = mmap.mmap(-1, %d); buf.write(b'B' * %d)\n"
+            "fd = os.open(%r, os.O_WRONLY | os.O_DIRECT)\n"
+            "sys.exit(0 if os.pwrite(fd, buf, %d) == %d else 1)\n" % (length, length, os.fspath(path), offset, length))
+    return subprocess.Popen([sys.executable, "-c", code])
+
+
+def on_mount(function):
+    def wrapped():
+        need_fuse()
+        volume = Volume(size="128M")
+        with volume.mount() as mount:
+            function(mount)
+            write_file(mount / "after", b"alive", sync=True)
+            equal(read_file(mount / "after"), b"alive", "the mount still works")
+        volume.fsck()
+    return wrapped
+
+
+def done(process):
+    wait_for(lambda: process.poll() is not None, "the end of the write")
+    equal(process.returncode, 0, "exit status of the write")
+
+
+@on_mount
+def case_a_write_in_slow_motion(mount):
+    """hole, drain, upgrade, the lock itself, buffered: each is reached, holds the write, and the file is right at the end."""
+    inode = holed_file(mount)
+    mount.glockctl("demote", f"inode:{inode}", "UN")
+    control = Session(mount)
+    control("break", "dio", "hole", f"inode:{inode}")
+    write = direct_write(mount / "f", 32768, 65536)
+    seen = []
+    control("wait", "60")
+    while True:
+        (stop,) = control.list("stops")
+        seen.append(stop["at"] if stop["at"] != "transition" else f"{stop['from']}->{stop['to']}")
+        check(write.poll() is None, f"the write has ended at {seen}")
+        equal(stop["glock"], f"2/{inode:x}", "the lock that is stopped")
+        if seen[-1] == "dio buffered":
+            break
+        control("step")
+        control("wait", "60")
+    equal(seen, ["dio hole", "dio drain", "dio upgrade", "DF->EX", "dio buffered"], "what was stopped")
+    # Other files go on meanwhile.
+    write_file(mount / "other", b"x" * 100000, sync=True)
+    control("continue")
+    done(write)
+    control.close()
+    equal(read_file(mount / "f")[:131072], b"A" * 32768 + b"B" * 65536 + b"\0" * 32768, "contents")
+
+
+@on_mount
+def case_conditions(mount):
+    """-c, -p, -1 and another file: only what was meant is stopped."""
+    inode, other = holed_file(mount), holed_file(mount, "other")
+    control = Session(mount)
+    control("break", "-c", "3", "-1", "dio", "hole", f"inode:{inode}")
+    control("break", "-p", "1", "any", "*->*")
+    for turn in range(2):
+        done(direct_write(mount / "f", (64 + 4 * turn) << 10, BLOCK))
+        done(direct_write(mount / "other", (64 + 4 * turn) << 10, BLOCK))
+    third = direct_write(mount / "f", 128 << 10, BLOCK)
+    control("wait", "60")
+    (stop,) = control.list("stops")
+    equal((stop["glock"], stop["pid"]), (f"2/{inode:x}", third.pid), "who is stopped")
+    equal([b["break"] for b in control.list("breaks")], [2], "breakpoints left")
+    control("continue")
+    done(third)
+    check(other != inode, "two files")
+    control.close()
+
+
+@on_mount
+def case_play_a_node(mount):
+    """hold: what goes with it goes on, what does not waits, and explain says for what."""
+    inode = holed_file(mount)
+    control = Session(mount)
+    control("hold", f"inode:{inode}", "SH")
+    equal(len(read_file(mount / "f")), 1 << 20, "what is read")      # SH beside SH
+    toucher = subprocess.Popen(["touch", mount / "f"])
+    wait_for(lambda: "f:W" in mount.glockctl("dump", f"inode:{inode}").stdout or
+             "f:AW" in mount.glockctl("dump", f"inode:{inode}").stdout, "a waiter")
+    text = mount.glockctl("explain", mount / "f").stdout
+    check(f"pid {toucher.pid} [touch] waits" in text and "kept in SH by hand" in text, f"explain says: {text}")
+    check(f"inode:{inode}" in mount.glockctl("locks", "--waiting").stdout, "locks --waiting does not show it")
+    check(toucher.poll() is None, "touch has not waited")
+    control("release", f"inode:{inode}")
+    done(toucher)
+    control.close()
+
+
+@on_mount
+def case_dead_client(mount):
+    """Who has set breakpoints and holds is killed: all of it is let go, and events say why."""
+    inode = holed_file(mount)
+    with Trace(mount) as trace:
+        breaker = subprocess.Popen([glockctl_program(), "-m", mount.dir, "break", "dio", "hole", f"inode:{inode}"],
+                                   stdout=subprocess.PIPE, text=True)
+        equal(breaker.stdout.readline(), "break 1\n", "its answer")
+        write = direct_write(mount / "f", 65536, BLOCK)
+        check("dio hole" in breaker.stdout.readline(), "the hit is not told")
+        holder = subprocess.Popen([glockctl_program(), "-m", mount.dir, "hold", mount.dir, "EX"],
+                                  stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        check("held EX" in holder.stdout.readline(), "hold does not hold")
+        check(write.poll() is None, "the write was not stopped")
+        for process in (breaker, holder):
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            process.stdout.close()
+        holder.stdin.close()
+        done(write)
+        os.listdir(mount.dir)
+    reasons = [e.get("reason") for e in trace.events if e["event"] == "break_go"]
+    equal(reasons, ["client gone"], "why it was let go")
+
+
+@on_mount
+def case_timeout(mount):
+    """A forgotten breakpoint lets go by itself, a sleeping write as well as a lock."""
+    inode = holed_file(mount)
+    control = Session(mount)
+    control("timeout", "0.2")
+    control("break", "dio", "hole", f"inode:{inode}")
+    control("break", f"inode:{inode}", "*->EX")
+    mount.glockctl("demote", f"inode:{inode}", "UN")
+    with Trace(mount) as trace:
+        done(direct_write(mount / "f", 65536, BLOCK))
+    equal([e.get("reason") for e in trace.events if e["event"] == "break_go"], ["timeout"] * 2, "why they were let go")
+    control.close()
+
+
+# --- the terminal ---
+
+class Terminal:
+    """glockctl on a pseudo terminal."""
+
+    def __init__(self, mount, home):
+        self.pid, self.fd = pty.fork()
+        if not self.pid:
+            os.environ.update(HOME=home, TERM="xterm", INPUTRC="/dev/null")
+            os.execv(glockctl_program(), ["glockctl", "-m", mount.dir])
+        self.text = ""
+        self.expect("glockctl> ")
+
+    def read(self, seconds):
+        if select.select([self.fd], [], [], seconds)[0]:
+            try:
+                data = os.read(self.fd, 65536).decode("utf-8", "replace")
+            except OSError:
+                data = ""
+            self.text += re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|\x07", "", data)
+            return bool(data)
+        return True
+
+    def expect(self, text):
+        """Wait for it; what came before is returned and forgotten."""
+        end = time.monotonic() + STEP_SECONDS
+        while text not in self.text:
+            check(self.read(1) and time.monotonic() < end, f"{text!r} does not come; there is {self.text!r}")
+        before, self.text = self.text.split(text, 1)
+        return before
+
+    def type(self, text):
+        os.write(self.fd, text.encode())
+
+    def line(self, text):
+        """Type it, and what it prints."""
+        self.type(text + "\r")
+        self.expect("\n")
+        return self.expect("glockctl> ").replace("\r", "")
+
+    def resize(self, rows, columns):
+        fcntl.ioctl(self.fd, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def quit(self):
+        self.type("quit\r")
+        wait_for(self._gone, "glockctl's end")
+        os.close(self.fd)
+
+    def _gone(self):
+        self.read(0)
+        return os.waitpid(self.pid, os.WNOHANG)[0] != 0
+
+
+@on_mount
+def case_repl(mount):
+    """Completion of commands, locks, paths and states; history over two sessions; Ctrl-C; resize; hits at the prompt."""
+    inode = holed_file(mount)
+    home = workdir()
+    t = Terminal(mount, home)
+    t.type("expl\t")
+    t.expect("explain ")
+    t.type("\x15")                               # the line away
+    check("nobody waits" in t.line("explain"), "explain")
+    t.type(f"demote ino\t{inode}\t")
+    t.expect(f"inode:{inode} ")
+    t.type("U\t\r")
+    t.expect("UN")
+    t.expect("glockctl> ")
+    t.type(f"where {mount.dir}/\t")              # the only file
+    t.expect(f"{mount.dir}/f")
+    t.type("\r")
+    t.expect(f"n:2/{inode:x}")
+    t.expect("glockctl> ")
+    t.type("break dio ho\t")
+    t.expect("break dio hole ")
+    t.type(f"inode:{inode}\r")
+    t.expect("break 1")
+    t.expect("glockctl> ")
+    # A hit while a line is edited: told above it, and the line is still there.
+    t.type("sto")
+    write = direct_write(mount / "f", 65536, BLOCK)
+    t.expect("stop 1 (break 1): dio hole of glock")
+    t.expect("glockctl> sto")
+    t.resize(10, 60)
+    t.type("ps\r")
+    t.expect("lets go in")
+    t.expect("glockctl> ")
+    check("dio_write_lock" in t.line("info"), "info shows no holder")
+    check("the write has ended: 4096" in t.line("finish"), "finish")
+    done(write)
+    # Ctrl-C drops a line and ends a trace, not the session.
+    t.type("nonsense\x03")
+    t.expect("^C")
+    t.expect("glockctl> ")
+    t.type("trace\r")
+    t.expect("\n")
+    # The trace begins some time after it was asked for.
+    while "gfs2_promote" not in t.text:
+        write_file(mount / "g", b"x", sync=True)
+        t.read(0.1)
+    t.type("\x03")
+    t.expect("glockctl> ")
+    equal((t.line("delete all"), t.line("breaks")), ("", ""), "what delete and breaks print")
+    check("unknown command" in t.line("frobnicate"), "an unknown command")
+    t.quit()
+    t = Terminal(mount, home)
+    t.type("\x1b[A\x1b[A")                       # quit, frobnicate
+    t.expect("frobnicate")
+    t.type("\x15")
+    t.quit()
+
+
+@on_mount
+def case_script(mount):
+    """Commands from a file: the first that fails ends it."""
+    inode = holed_file(mount)
+    script = f"# a comment\nbreak any *->EX\nbreaks\ndelete all\ndump inode:{inode}\nfrobnicate\nlocks\n"
+    ran = subprocess.run([glockctl_program(), "-m", mount.dir, "repl"], input=script, capture_output=True, text=True)
+    equal(ran.returncode, 2, "exit status")
+    check("transition *->EX" in ran.stdout and f"n:2/{inode:x}" in ran.stdout, f"output: {ran.stdout}")
+    check("waiters" not in ran.stdout, "it went on after a failure")
+
+
+def case_fuzz():
+    """Half a thousand random lines of the words that there are: an answer to each, and nothing is left behind."""
+    need_fuse()
+    seed = int(os.environ.get("GFS2_TEST_SEED", "1"))
+    rnd = random.Random(seed)
+    volume = Volume(size="128M")
+    words = ("break breaks delete stops wait continue step timeout notify hold release holds dump stats get set trace map dio demote any "
+             "dio dlm hole drain ast request *->* EX->UN DF->EX UN SH DF EX all on off -1 -c -p -t -n 0 1 2 -5 0.01 1e9 % %41 inode:1 2/16 "
+             "2/zz --json short_dio fail nan inf").split()
+    with volume.mount() as mount:
+        inode = holed_file(mount)
+        words.append(f"inode:{inode}")
+        connection = socket.socket(socket.AF_UNIX)
+        connection.settimeout(STEP_SECONDS)
+        connection.connect(Session(mount).path)
+        stream = connection.makefile("rw", encoding="utf-8", errors="replace")
+        stream.readline()
+        for _ in range(500):
+            line = [rnd.choice(words) for _ in range(rnd.randint(1, 6))]
+            if line[0] == "trace":
+                line[1:] = ["-t", "0.001"]
+            if line[0] in ("wait", "demote", "hold", "set"):
+                line = line[:4]
+                if line[0] == "wait":
+                    line = ["wait", "0.001"]
+                if line[0] in ("demote", "hold"):
+                    line = (line + ["x"] * 3)[:3] + ["0.01"]
+            stream.write(" ".join(line) + "\n")
+            stream.flush()
+            while True:
+                got = stream.readline()
+                check(got, f"closed after {line} (seed {seed})")
+                if got[0] not in " *":
+                    check(got.split()[0] in ("ok", "usage", "error"), f"{line}: {got}")
+                    break
+        stream.close()
+        connection.close()
+        os.stat(mount / "f")
+        write_file(mount / "f", b"x", sync=True)
+    volume.fsck()
+
+
+if __name__ == "__main__":
+    main()

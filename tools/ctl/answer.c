@@ -1,0 +1,252 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * What the daemon answers: shown as it is, in words, or as JSON.
+ */
+#include "glockctl.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* --- dump as JSON --- */
+
+struct dump_state {
+	bool open;		/* an object was begun */
+	unsigned holders;
+	char object[1024];	/* JSON members of the I: or R: line */
+};
+
+static void put_string(const char *s, size_t len)
+{
+	putchar('"');
+	for (; len--; s++) {
+		if (*s == '"' || *s == '\\')
+			putchar('\\');
+		putchar((unsigned char)*s < 0x20 ? '?' : *s);
+	}
+	putchar('"');
+}
+
+static void dump_close(struct dump_state *d)
+{
+	if (!d->open)
+		return;
+	printf("]%s}\n", d->object);
+	*d = (struct dump_state){ 0 };
+}
+
+static const char *long_name(char line, const char *key, size_t len)
+{
+	static const struct {
+		char line;
+		const char *key, *name;
+	} names[] = {
+		{ 'G', "s", "state" }, { 'G', "n", "glock" }, { 'G', "f", "flags" },
+		{ 'G', "t", "target" }, { 'G', "d", "demote" }, { 'G', "a", "ail" },
+		{ 'G', "v", "revokes" }, { 'G', "r", "refs" }, { 'G', "m", "hold" },
+		{ 'G', "p", "pages" }, { 'H', "s", "state" }, { 'H', "f", "flags" },
+		{ 'H', "e", "error" }, { 'H', "p", "pid" },
+	};
+	size_t i;
+
+	for (i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+		if (names[i].line == line && strlen(names[i].key) == len &&
+		    !memcmp(names[i].key, key, len))
+			return names[i].name;
+	return NULL;
+}
+
+/* "k:v k:v [command] where": members, the first without a comma if @first. */
+static void put_members(FILE *out, char line, const char *s, bool first)
+{
+	while (*s) {
+		size_t len = strcspn(s, " "), key = strcspn(s, ":");
+		const char *name;
+
+		if (*s == '[') {
+			len = strcspn(s, "]");
+			fprintf(out, ",\"command\":\"%.*s\"", (int)len - 1, s + 1);
+			len += s[len] == ']';
+		} else if (key < len) {
+			name = long_name(line, s, key);
+			fprintf(out, "%s\"%.*s\":\"%.*s\"", first ? "" : ",",
+				name ? (int)strlen(name) : (int)key, name ? name : s,
+				(int)(len - key - 1), s + key + 1);
+		} else if (len) {
+			fprintf(out, ",\"where\":\"%.*s\"", (int)len, s);
+		}
+		first = false;
+		s += len;
+		s += strspn(s, " ");
+	}
+}
+
+static void dump_json(struct dump_state *d, const char *line)
+{
+	const char *s = line + strspn(line, " ");
+	char kind = *s;
+
+	if (!*s || s[1] != ':')
+		return;
+	s += 2;
+	s += strspn(s, " ");
+	if (kind == 'G') {
+		dump_close(d);
+		d->open = true;
+		putchar('{');
+		put_members(stdout, kind, s, true);
+		printf(",\"holders\":[");
+	} else if (kind == 'H') {
+		printf("%s{", d->holders++ ? "," : "");
+		put_members(stdout, kind, s, true);
+		putchar('}');
+	} else if (!d->object[0]) {
+		FILE *f = fmemopen(d->object, sizeof(d->object), "w");
+
+		if (!f)
+			return;
+		fprintf(f, ",\"%s\":{", kind == 'I' ? "inode" : "rgrp");
+		put_members(f, kind, s, true);
+		fputc('}', f);
+		fclose(f);
+	}
+}
+
+/* "2/35f8 EX -> UN" */
+static void demote_json(const char *line)
+{
+	char glock[64], from[8], word[16], to[8];
+
+	if (sscanf(line, "%63s %7s %15s %7s", glock, from, word, to) != 4)
+		return;
+	printf("{\"glock\":");
+	put_string(glock, strlen(glock));
+	printf(",\"from\":\"%s\",\"to\":\"%s\"}\n", from, to);
+}
+
+/* What the last line of an answer means; -1: it is not the last. */
+static int answer_status(const char *line, bool quiet)
+{
+	const char *why = strchr(line, ' ');
+
+	why = why ? why + 1 : "";
+	if (!strcmp(line, "ok"))
+		return EXIT_DONE;
+	if (!strncmp(line, "usage ", 6)) {
+		if (!quiet)
+			complain("usage: %s", why);
+		return EXIT_USAGE;
+	}
+	if (!strncmp(line, "error ", 6)) {
+		const char *text = strchr(why, ' ');
+
+		if (!quiet)
+			complain("%s", text ? text + 1 : why);
+		return EXIT_REFUSED;
+	}
+	return -1;
+}
+
+void print_stop(FILE *out, const char *json)
+{
+	char at[32] = "?", glock[64] = "?", from[8], to[8], comm[64], why[64];
+	long long stop = 0, brk = 0, req, pid, off, len;
+	unsigned type;
+	unsigned long long number;
+
+	json_number(json, "stop", &stop);
+	json_number(json, "break", &brk);
+	json_get(json, "at", at, sizeof(at));
+	json_get(json, "glock", glock, sizeof(glock));
+	fprintf(out, "stop %lld (break %lld): %s of glock %s", stop, brk, at, glock);
+	if (sscanf(glock, "%u/%llx", &type, &number) == 2 && type == 2)
+		fprintf(out, " (inode:%llu)", number);
+	if (json_get(json, "from", from, sizeof(from)) && json_get(json, "to", to, sizeof(to)))
+		fprintf(out, " %s -> %s", from, to);
+	if (json_number(json, "off", &off) && json_number(json, "len", &len))
+		fprintf(out, " at %lld, %lld bytes left", off, len);
+	if (json_get(json, "why", why, sizeof(why)))
+		fprintf(out, ", %s", why);
+	if (json_number(json, "pid", &pid))
+		fprintf(out, " for pid %lld [%s]", pid, json_get(json, "comm", comm, sizeof(comm)) ? comm : "");
+	if (json_number(json, "req", &req))
+		fprintf(out, " request %lld", req);
+	fputc('\n', out);
+}
+
+bool print_notice(FILE *out, const char *line, bool json)
+{
+	if (line[0] != '*')
+		return false;
+	if (json)
+		fprintf(out, "%s\n", line + 2);
+	else
+		print_stop(out, line + 2);
+	return true;
+}
+
+int print_answer(struct conn *c, const char *cmd, bool json)
+{
+	struct dump_state d = { 0 };
+	int status = -1;
+	char *line;
+
+	while (status < 0 && (line = conn_line(c))) {
+		if (line[0] != ' ') {
+			if (!print_notice(stdout, line, json))
+				status = answer_status(line, false);
+		} else if (json && !strcmp(cmd, "dump")) {
+			dump_json(&d, line + 1);
+		} else if (json && !strcmp(cmd, "demote") && line[1] != ' ' && line[2] != ':') {
+			demote_json(line + 1);
+		} else {
+			puts(line + 1);
+		}
+	}
+	dump_close(&d);
+	if (status < 0) {
+		if (!interrupted())
+			complain("the daemon has closed the connection");
+		status = EXIT_REFUSED;
+	}
+	if (fflush(stdout)) {
+		complain("cannot write: %s", strerror(errno));
+		status = EXIT_REFUSED;
+	}
+	return status;
+}
+
+char *ask(struct conn *c, bool quiet, const char *cmd, ...)
+{
+	char *words[16], *word, *line, *text = NULL;
+	int n = 0, status;
+	size_t len;
+	va_list ap;
+	FILE *f;
+
+	va_start(ap, cmd);
+	while (n < 16 && (word = va_arg(ap, char *)))
+		words[n++] = word;
+	va_end(ap);
+	status = send_request(c, cmd, n, words, false);
+	if (status)
+		return NULL;
+	f = open_memstream(&text, &len);
+	if (!f)
+		die(EXIT_REFUSED, "out of memory");
+	status = -1;
+	while (status < 0 && (line = conn_line(c))) {
+		if (line[0] == ' ')
+			fprintf(f, "%s\n", line + 1);
+		else if (!print_notice(stdout, line, false))
+			status = answer_status(line, quiet);
+	}
+	fclose(f);
+	if (status < 0 && !quiet)
+		complain("the daemon has closed the connection");
+	if (!status)
+		return text;
+	free(text);
+	return NULL;
+}

@@ -1,0 +1,324 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * One connection to a daemon, and which one.
+ */
+#include "glockctl.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <sys/time.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+/* Until there is something to read (or the greeting's time is over: read() says so); false: interrupted. */
+static bool await_input(struct conn *c)
+{
+	struct pollfd p[2] = { { .fd = c->fd, .events = POLLIN }, { .fd = interrupt_fd(), .events = POLLIN } };
+
+	if (c->greeted)
+		while (!interrupted() && poll(p, 2, -1) < 0 && errno == EINTR)
+			;
+	return !interrupted();
+}
+
+char *conn_line(struct conn *c)
+{
+	char *nl;
+
+	c->len -= c->used;
+	memmove(c->buf, c->buf + c->used, c->len);
+	c->used = 0;
+	while (!(nl = memchr(c->buf, '\n', c->len))) {
+		ssize_t n;
+
+		if (c->len == GFS2_CTL_MAX_LINE)
+			return NULL;
+		if (!await_input(c))
+			return NULL;
+		n = read(c->fd, c->buf + c->len, GFS2_CTL_MAX_LINE - c->len);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return NULL;
+		c->len += (size_t)n;
+	}
+	*nl = 0;
+	c->used = (size_t)(nl + 1 - c->buf);
+	return c->buf;
+}
+
+bool conn_has_line(const struct conn *c)
+{
+	return memchr(c->buf + c->used, '\n', c->len - c->used);
+}
+
+bool json_get(const char *json, const char *key, char *out, size_t size)
+{
+	char pat[64];
+	const char *s;
+	size_t n = 0;
+
+	snprintf(pat, sizeof(pat), "\"%s\":\"", key);
+	s = strstr(json, pat);
+	if (!s)
+		return false;
+	for (s += strlen(pat); *s && *s != '"' && n + 1 < size; s++) {
+		unsigned code;
+
+		if (*s == '\\' && s[1] == 'u' && sscanf(s + 2, "%4x", &code) == 1) {
+			/*
+			 * only control characters and single bytes (U+DC80..U+DCFF) are written so
+			 */
+			out[n++] = (char)(code & 0xff);
+			s += 5;
+		} else {
+			s += *s == '\\' && s[1];
+			out[n++] = *s;
+		}
+	}
+	out[n] = 0;
+	return true;
+}
+
+bool json_number(const char *json, const char *key, long long *out)
+{
+	char pat[64];
+	const char *s;
+
+	snprintf(pat, sizeof(pat), "\"%s\":", key);
+	s = strstr(json, pat);
+	return s && sscanf(s + strlen(pat), "%lld", out) == 1;
+}
+
+/*
+ * How long a daemon may take for its greeting, which needs no lock and no device: those that are
+ * stopped or hang must not keep us from the others.
+ */
+#define GREETING_SECONDS 5
+
+static void conn_timeout(const struct conn *c, time_t seconds)
+{
+	struct timeval tv = { .tv_sec = seconds };
+
+	setsockopt(c->fd, SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof(tv));
+	setsockopt(c->fd, SOL_SOCKET, SO_SNDTIMEO, &tv, sizeof(tv));
+}
+
+/* Reads the greeting; 0 or -errno with the reason in c->why. */
+static int conn_greet(struct conn *c)
+{
+	char *line;
+	int version;
+
+	c->buf = malloc(GFS2_CTL_MAX_LINE + 1);
+	if (!c->buf) {
+		snprintf(c->why, sizeof(c->why), "out of memory");
+		return -ENOMEM;
+	}
+	errno = 0;
+	line = conn_line(c);
+	if (!line && errno == EAGAIN) {
+		snprintf(c->why, sizeof(c->why), "no answer for %d seconds", GREETING_SECONDS);
+		return -ETIMEDOUT;
+	}
+	if (line && !strncmp(line, "error ", 6)) {
+		snprintf(c->why, sizeof(c->why), "%s", line + 6);
+		return -EPROTO;
+	}
+	if (!line || sscanf(line, "gfs2-fuse-control %d", &version) != 1) {
+		snprintf(c->why, sizeof(c->why), "not the control socket of a gfs2-fuse");
+		return -EPROTO;
+	}
+	if (version != GFS2_CTL_VERSION) {
+		snprintf(c->why, sizeof(c->why), "speaks version %d of the protocol, this is for %d",
+			 version, GFS2_CTL_VERSION);
+		return -EPROTO;
+	}
+	snprintf(c->greeting, sizeof(c->greeting), "%s", strchr(line, '{') ? strchr(line, '{') : "{}");
+	json_get(line, "mountpoint", c->mountpoint, sizeof(c->mountpoint));
+	return 0;
+}
+
+int conn_open(const char *path, struct conn *c)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	int error = 0;
+
+	*c = (struct conn){ .fd = -1 };
+	if (strlen(path) >= sizeof(addr.sun_path)) {
+		error = -ENAMETOOLONG;
+	} else {
+		strcpy(addr.sun_path, path);
+		strcpy(c->path, path);
+		c->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+		if (c->fd >= 0)
+			conn_timeout(c, GREETING_SECONDS);
+		if (c->fd < 0 || connect(c->fd, (struct sockaddr *)&addr, sizeof(addr)))
+			error = -errno;
+	}
+	if (error)
+		snprintf(c->why, sizeof(c->why), "%s", strerror(-error));
+	else
+		error = conn_greet(c);
+	if (error) {
+		if (c->fd >= 0)
+			close(c->fd);
+		free(c->buf);
+		return error;
+	}
+	conn_timeout(c, 0);
+	c->greeted = true;
+	return 0;
+}
+
+void conn_close(struct conn *c)
+{
+	close(c->fd);
+	free(c->buf);
+}
+
+/* --- finding the mount --- */
+
+struct finder {
+	const char *dir;	/* -m, absolute; NULL: any */
+	bool by_dev;		/* the mount of a path */
+	dev_t dev;
+	void (*each)(struct conn *c, void *arg); /* NULL: find one */
+	void *arg;
+	struct conn found;
+	unsigned nr;
+	bool failed;		/* some socket could not be used; the last one: */
+	char error_path[PATH_MAX];
+	char why[PATH_MAX];
+};
+
+/* The device number comes without a request: a mount that hangs is not to stop the search. */
+static bool finder_wants(const struct finder *f, const struct conn *c)
+{
+	struct statx stx;
+
+	if (f->dir && strcmp(f->dir, c->mountpoint))
+		return false;
+	return !f->by_dev || (!statx(AT_FDCWD, c->mountpoint, AT_STATX_DONT_SYNC, 0, &stx) &&
+			      makedev(stx.stx_dev_major, stx.stx_dev_minor) == f->dev);
+}
+
+static void search_dir(struct finder *f, const char *dir)
+{
+	DIR *d = opendir(dir);
+	struct dirent *de;
+
+	while (d && (de = readdir(d))) {
+		size_t len = strlen(de->d_name);
+		char path[PATH_MAX];
+		struct conn c;
+		int error;
+
+		if (len < 6 || strcmp(de->d_name + len - 5, ".sock"))
+			continue;
+		if ((size_t)snprintf(path, sizeof(path), "%s/%s", dir, de->d_name) >= sizeof(path))
+			continue;
+		error = conn_open(path, &c);
+		if (error) {
+			/* ECONNREFUSED: left behind by a daemon that was killed */
+			if (error != -ECONNREFUSED && error != -ENOENT) {
+				f->failed = true;
+				strcpy(f->error_path, path);
+				strcpy(f->why, c.why);
+			}
+			continue;
+		}
+		if (f->each)
+			f->each(&c, f->arg);
+		if (f->each || !finder_wants(f, &c) || f->nr++) {
+			conn_close(&c);
+			continue;
+		}
+		f->found = c;
+	}
+	if (d)
+		closedir(d);
+}
+
+/* Look into the directories that daemons put their sockets in. */
+static void search(struct finder *f)
+{
+	const char *run = getenv("XDG_RUNTIME_DIR");
+	char buf[PATH_MAX];
+
+	search_dir(f, GFS2_CTL_DIR);
+	if (run && (size_t)snprintf(buf, sizeof(buf), "%s/gfs2-fuse", run) < sizeof(buf) && strcmp(buf, GFS2_CTL_DIR))
+		search_dir(f, buf);
+}
+
+void each_mount(void (*fn)(struct conn *c, void *arg), void *arg)
+{
+	struct finder *f = calloc(1, sizeof(*f));
+
+	if (!f)
+		die(EXIT_REFUSED, "out of memory");
+	f->each = fn;
+	f->arg = arg;
+	search(f);
+	if (f->failed)
+		complain("%s: %s", f->error_path, f->why);
+	free(f);
+}
+
+static int choose(struct finder *f, const char *path, struct conn *c)
+{
+	if (f->nr == 1) {
+		*c = f->found;
+		return EXIT_DONE;
+	}
+	if (f->nr)
+		conn_close(&f->found);
+	if (f->nr && f->dir) {
+		complain("%u mounts on %s, one over the other: choose one with -s SOCKET", f->nr, f->dir);
+		return EXIT_USAGE;
+	}
+	if (f->nr) {
+		complain("%u mounts, choose one with -m DIR", f->nr);
+		return EXIT_USAGE;
+	}
+	if (f->failed)
+		complain("%s: %s", f->error_path, f->why);
+	else if (f->dir || f->by_dev)
+		complain("%s is not on a gfs2-fuse mount with a control socket", f->dir ? f->dir : path);
+	else
+		complain("no gfs2-fuse mount with a control socket is there");
+	return EXIT_REFUSED;
+}
+
+int find_mount(const char *dir, const char *path, struct conn *c)
+{
+	struct finder *f = calloc(1, sizeof(*f));
+	char real[PATH_MAX];
+	struct statx stx;
+	int status;
+
+	if (!f)
+		die(EXIT_REFUSED, "out of memory");
+	if (dir) {
+		if (!realpath(dir, real)) {
+			complain("%s: %s", dir, strerror(errno));
+			free(f);
+			return EXIT_REFUSED;
+		}
+		f->dir = real;
+	} else if (path && !statx(AT_FDCWD, path, AT_STATX_DONT_SYNC, STATX_INO, &stx)) {
+		f->by_dev = true;
+		f->dev = makedev(stx.stx_dev_major, stx.stx_dev_minor);
+	}
+	search(f);
+	status = choose(f, path, c);
+	free(f);
+	return status;
+}

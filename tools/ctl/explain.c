@@ -1,0 +1,548 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Dumps read back: who waits for whom (explain, locks), what is behind a path (where).
+ *
+ * A node is one source: this connection, or one of several given with -s.  What it holds and waits for is what its dump says; an edge between nodes
+ * is a lock that one of them has asked the lock manager for and another one has in a state that does not go with it.
+ */
+#include "glockctl.h"
+
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+
+/* One "H:" line. */
+struct holder {
+	char state[4], flags[16], comm[64], where[64];
+	long pid;
+	bool waits;
+};
+
+/* One "G:" line and what follows it. */
+struct lock {
+	char name[40], state[4], target[4], demote[4], flags[32], object[200];
+	struct holder *holders;
+	unsigned nr;
+	char kept[4];		/* by hand, in this state; "": not */
+	char *stop;		/* what a breakpoint has stopped of it, in words; NULL */
+};
+
+struct node {
+	const char *name;
+	struct lock *locks;
+	size_t nr;
+};
+
+/* --- reading --- */
+
+static void *grow(void *array, size_t nr, size_t size)
+{
+	void *p;
+
+	if (nr & (nr - 1))
+		return array;
+	p = reallocarray(array, nr ? 2 * nr : 1, size);
+	if (!p)
+		die(EXIT_REFUSED, "out of memory");
+	return p;
+}
+
+/* The value of "k:value" in a line, up to a blank. */
+static bool field(const char *line, const char *key, char *out, size_t size)
+{
+	size_t klen = strlen(key), n = 0;
+	const char *s;
+
+	for (s = strstr(line, key); s; s = strstr(s + 1, key))
+		if (s == line || s[-1] == ' ')
+			break;
+	if (!s)
+		return false;
+	for (s += klen; *s && *s != ' ' && n + 1 < size; s++)
+		out[n++] = *s;
+	out[n] = 0;
+	return true;
+}
+
+static void read_holder(struct lock *l, const char *line)
+{
+	struct holder *h;
+	const char *open, *close;
+	char pid[24] = "0";
+
+	l->holders = grow(l->holders, l->nr, sizeof(*h));
+	h = &l->holders[l->nr++];
+	memset(h, 0, sizeof(*h));
+	field(line, "s:", h->state, sizeof(h->state));
+	field(line, "f:", h->flags, sizeof(h->flags));
+	field(line, "p:", pid, sizeof(pid));
+	h->pid = strtol(pid, NULL, 10);
+	h->waits = strchr(h->flags, 'W');
+	open = strchr(line, '[');
+	close = strrchr(line, ']');
+	if (open && close > open) {
+		snprintf(h->comm, sizeof(h->comm), "%.*s", (int)(close - open - 1), open + 1);
+		snprintf(h->where, sizeof(h->where), "%s", close[1] ? close + 2 : "");
+	}
+}
+
+static void read_dump(struct node *n, char *text)
+{
+	struct lock *l = NULL;
+	char *line, *save = NULL, demote[40];
+
+	for (line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
+		if (!strncmp(line, "G:", 2)) {
+			n->locks = grow(n->locks, n->nr, sizeof(*l));
+			l = &n->locks[n->nr++];
+			memset(l, 0, sizeof(*l));
+			field(line, "s:", l->state, sizeof(l->state));
+			field(line, "n:", l->name, sizeof(l->name));
+			field(line, "f:", l->flags, sizeof(l->flags));
+			field(line, "t:", l->target, sizeof(l->target));
+			if (field(line, "d:", demote, sizeof(demote)))
+				snprintf(l->demote, sizeof(l->demote), "%.2s", demote);
+		} else if (l && !strncmp(line, " H:", 3)) {
+			read_holder(l, line);
+		} else if (l && !strncmp(line, " I:", 3)) {
+			snprintf(l->object, sizeof(l->object), "%s", line + 1);
+		} else if (l && !strncmp(line, " R:", 3)) {
+			snprintf(l->object, sizeof(l->object), "%s", line + 1);
+		}
+	}
+}
+
+static struct lock *find_lock(struct node *n, const char *name)
+{
+	size_t i;
+
+	for (i = 0; i < n->nr; i++)
+		if (!strcmp(n->locks[i].name, name))
+			return &n->locks[i];
+	return NULL;
+}
+
+/* What breakpoints and hands keep from moving. */
+static void read_kept(struct node *n, char *holds, char *stops)
+{
+	char *line, *save = NULL, name[40], state[4];
+	struct lock *l;
+
+	for (line = strtok_r(holds, "\n", &save); line; line = strtok_r(NULL, "\n", &save))
+		if (sscanf(line, "%39s %3s", name, state) == 2 && (l = find_lock(n, name)))
+			strcpy(l->kept, state);
+	save = NULL;
+	for (line = strtok_r(stops, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
+		char *of = strstr(line, " of glock ");
+
+		if (of && sscanf(of, " of glock %39s", name) == 1 && (l = find_lock(n, name)) && !l->stop)
+			l->stop = strdup(line);
+	}
+}
+
+static char *dup_or_empty(char *s)
+{
+	return s ? s : strdup("");
+}
+
+static int read_conn(struct conn *c, struct node *n)
+{
+	char *dump = ask(c, false, "dump", NULL), *holds, *stops;
+
+	if (!dump)
+		return EXIT_REFUSED;
+	n->name = c->mountpoint;
+	read_dump(n, dump);
+	holds = dup_or_empty(ask(c, true, "holds", "all", NULL));
+	stops = dup_or_empty(ask(c, true, "stops", "all", NULL));
+	read_kept(n, holds, stops);
+	free(dump);
+	free(holds);
+	free(stops);
+	return EXIT_DONE;
+}
+
+/* The output of a glockctl on another machine. */
+static int read_command(const char *source, const char *command, struct node *n)
+{
+	char *text = NULL, *line = NULL;
+	size_t len, room = 0;
+	FILE *f, *p = popen(command, "re");
+	int status;
+
+	f = open_memstream(&text, &len);
+	if (!p || !f)
+		die(EXIT_REFUSED, "cannot run %s", command);
+	while (getline(&line, &room, p) > 0)
+		fputs(line, f);
+	free(line);
+	fclose(f);
+	status = pclose(p);
+	if (!WIFEXITED(status) || WEXITSTATUS(status)) {
+		complain("%s: `%s` has failed", source, command);
+		free(text);
+		return EXIT_REFUSED;
+	}
+	n->name = source;
+	read_dump(n, text);
+	free(text);
+	return EXIT_DONE;
+}
+
+/* No quoting is needed for a name that is none of the shell's business. */
+static bool plain_word(const char *s)
+{
+	return *s && *s != '-' && strspn(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_@") == strlen(s);
+}
+
+static int read_source(const char *source, struct node *n)
+{
+	static struct conn conns[MAX_SOURCES];
+	static unsigned nr;
+	struct conn *c = &conns[nr++ % MAX_SOURCES];
+	char command[300];
+	int status;
+
+	if (!strncmp(source, "ssh:", 4) || !strncmp(source, "cluster:", 8)) {
+		const char *host = strchr(source, ':') + 1;
+
+		if (!plain_word(host)) {
+			complain("%s: no such node", source);
+			return EXIT_USAGE;
+		}
+		snprintf(command, sizeof(command), source[0] == 's' ? "ssh %.200s glockctl dump" :
+				 "tools/cluster run %.200s glockctl dump", host);
+		return read_command(source, command, n);
+	}
+	if (conn_open(source, c)) {
+		complain("%s: %s", source, c->why);
+		return EXIT_REFUSED;
+	}
+	status = read_conn(c, n);
+	conn_close(c);
+	return status;
+}
+
+static int read_nodes(struct conn *c, struct node *nodes, unsigned *nr)
+{
+	unsigned i;
+	int status;
+
+	memset(nodes, 0, MAX_SOURCES * sizeof(*nodes));
+	*nr = 1;
+	if (nr_sources < 2)
+		return read_conn(c, &nodes[0]);
+	for (i = 0; i < nr_sources; i++) {
+		status = read_source(sources[i], &nodes[i]);
+		if (status)
+			return status;
+	}
+	*nr = nr_sources;
+	return EXIT_DONE;
+}
+
+static void free_node(struct node *n)
+{
+	size_t i;
+
+	for (i = 0; i < n->nr; i++) {
+		free(n->locks[i].holders);
+		free(n->locks[i].stop);
+	}
+	free(n->locks);
+}
+
+/* --- what goes with what --- */
+
+static bool go_together(const char *a, const char *b)
+{
+	if (!strcmp(a, "UN") || !strcmp(b, "UN"))
+		return true;
+	return !strcmp(a, b) && strcmp(a, "EX");
+}
+
+static const char *lock_words(const struct lock *l, char *buf, size_t size)
+{
+	unsigned long long number;
+
+	if (!strncmp(l->name, "2/", 2) && sscanf(l->name + 2, "%llx", &number) == 1)
+		snprintf(buf, size, "%s (inode:%llu)", l->name, number);
+	else
+		snprintf(buf, size, "%s", l->name);
+	return buf;
+}
+
+static const char *who_words(const struct holder *h, char *buf, size_t size)
+{
+	if (h->pid)
+		snprintf(buf, size, "pid %ld [%s]", h->pid, h->comm);
+	else
+		snprintf(buf, size, "the daemon");
+	return buf;
+}
+
+/* --- explain --- */
+
+#define MAX_DEPTH 16
+
+struct chain {
+	struct node *nodes;
+	unsigned nr;
+	const struct lock *seen[MAX_DEPTH];
+	unsigned depth;
+};
+
+static void say(const struct chain *ch, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+static void say(const struct chain *ch, const char *fmt, ...)
+{
+	va_list ap;
+
+	printf("%*s", (int)(2 * ch->depth), "");
+	va_start(ap, fmt);
+	vprintf(fmt, ap);
+	va_end(ap);
+	putchar('\n');
+}
+
+static void explain_lock(struct chain *ch, struct node *n, struct lock *l);
+
+/* Whoever holds something may himself be waiting, for something else. */
+static void explain_pid(struct chain *ch, struct node *n, long pid, const struct lock *but)
+{
+	size_t i;
+	unsigned j;
+
+	for (i = 0; pid && i < n->nr; i++)
+		for (j = 0; j < n->locks[i].nr; j++)
+			if (n->locks[i].holders[j].waits && n->locks[i].holders[j].pid == pid && &n->locks[i] != but) {
+				explain_lock(ch, n, &n->locks[i]);
+				return;
+			}
+}
+
+/* This node has asked for @l, or could: which other node is in the way? */
+static void explain_others(struct chain *ch, struct node *n, struct lock *l, const char *wanted)
+{
+	bool found = false;
+	unsigned i;
+
+	for (i = 0; i < ch->nr; i++) {
+		struct lock *other = &ch->nodes[i] == n ? NULL : find_lock(&ch->nodes[i], l->name);
+
+		if (!other || go_together(other->state, wanted))
+			continue;
+		found = true;
+		say(ch, "node %s has it in %s%s%s", ch->nodes[i].name, other->state,
+		    strchr(other->flags, 'D') ? ", and has been asked to let go" :
+		    strchr(other->flags, 'd') ? ", has been asked to let go, and keeps it for its minimum hold time" : "",
+		    strchr(other->flags, 'l') ? ", which is under way" : "");
+		explain_lock(ch, &ch->nodes[i], other);
+	}
+	if (!found)
+		say(ch, ch->nr > 1 ? "none of the nodes looked at holds it in a state that is in the way: the lock manager's answer is on its way" :
+				     "another node holds it, or the lock manager's answer is on its way (give -s for the other nodes, too)");
+}
+
+static void explain_waiter(struct chain *ch, struct node *n, struct lock *l, const struct holder *w)
+{
+	char lock[80], who[100];
+	bool held = false, ahead = false;
+	unsigned i;
+
+	say(ch, "%s waits on %s for %s of glock %s, in %s", who_words(w, who, sizeof(who)), n->name, w->state,
+	    lock_words(l, lock, sizeof(lock)), w->where);
+	ch->depth++;
+	for (i = 0; i < l->nr; i++) {
+		const struct holder *h = &l->holders[i];
+
+		if (h == w)
+			break;
+		if (h->waits && !ahead) {
+			ahead = true;
+			say(ch, "%s is ahead of it, waiting for %s", who_words(h, who, sizeof(who)), h->state);
+		} else if (!h->waits && !go_together(h->state, w->state)) {
+			held = true;
+			say(ch, "%s holds it in %s, in %s", who_words(h, who, sizeof(who)), h->state, h->where);
+			explain_pid(ch, n, h->pid, l);
+		}
+	}
+	if (l->stop)
+		say(ch, "a breakpoint holds it: stop %s", l->stop);
+	else if (*l->kept && !held)
+		say(ch, "it is kept in %s by hand (glockctl hold)", l->kept);
+	else if (!held && strchr(l->flags, 'l'))
+		explain_others(ch, n, l, l->target);
+	else if (!held && !ahead && strchr(l->flags, 'D'))
+		say(ch, "the lock is being given up first (to %s): another node has asked for it", l->demote);
+	ch->depth--;
+}
+
+static void explain_lock(struct chain *ch, struct node *n, struct lock *l)
+{
+	unsigned i;
+
+	for (i = 0; i < ch->depth && i < MAX_DEPTH; i++)
+		if (ch->seen[i] == l) {
+			say(ch, "... which closes a circle: a DEADLOCK");
+			return;
+		}
+	if (ch->depth + 2 >= MAX_DEPTH)
+		return;
+	for (i = 0; i < l->nr; i++) {
+		char who[100];
+
+		if (l->holders[i].waits)
+			continue;
+		if (ch->depth)
+			say(ch, "%s holds it there in %s, in %s", who_words(&l->holders[i], who, sizeof(who)),
+			    l->holders[i].state, l->holders[i].where);
+	}
+	ch->seen[ch->depth] = l;
+	for (i = 0; i < l->nr; i++)
+		if (l->holders[i].waits) {
+			explain_waiter(ch, n, l, &l->holders[i]);
+			/* The others wait for this one; the top level tells them all. */
+			if (ch->depth)
+				break;
+		}
+	if (ch->depth && l->stop)
+		say(ch, "a breakpoint holds it: stop %s", l->stop);
+}
+
+int cmd_explain(struct conn *c, int argc, char **argv, bool json)
+{
+	static struct node nodes[MAX_SOURCES];
+	struct chain ch = { .nodes = nodes };
+	char *want = NULL, name[40] = "";
+	unsigned long long number;
+	unsigned i, told = 0;
+	int status;
+	size_t j;
+
+	if (argc > 1) {
+		complain("usage: explain [PATH|GLOCK]");
+		return EXIT_USAGE;
+	}
+	if (argc) {
+		want = c ? resolve(c, argv[0]) : strdup(argv[0]);
+		if (!want)
+			return EXIT_REFUSED;
+		if (sscanf(want, "inode:%llu", &number) == 1)
+			snprintf(name, sizeof(name), "2/%llx", number);
+		else
+			snprintf(name, sizeof(name), "%s", want);
+		free(want);
+	}
+	status = read_nodes(c, nodes, &ch.nr);
+	for (i = 0; !status && i < ch.nr; i++)
+		for (j = 0; j < nodes[i].nr; j++) {
+			struct lock *l = &nodes[i].locks[j];
+			unsigned h;
+
+			if (argc && strcmp(l->name, name))
+				continue;
+			for (h = 0; h < l->nr && !l->holders[h].waits; h++)
+				;
+			if (h == l->nr)
+				continue;
+			told++;
+			explain_lock(&ch, &nodes[i], l);
+		}
+	if (!status && !told)
+		printf(argc ? "nobody waits for %s\n" : "nobody waits for a lock\n", name);
+	for (i = 0; i < ch.nr; i++)
+		free_node(&nodes[i]);
+	return status;
+}
+
+/* --- locks --- */
+
+int cmd_locks(struct conn *c, int argc, char **argv, bool json)
+{
+	bool waiting = argc == 1 && !strcmp(argv[0], "--waiting");
+	struct node n = { 0 };
+	char words[80];
+	size_t i;
+	int status;
+
+	if (argc && !waiting) {
+		complain("usage: locks [--waiting]");
+		return EXIT_USAGE;
+	}
+	status = read_conn(c, &n);
+	for (i = 0; i < n.nr; i++) {
+		const struct lock *l = &n.locks[i];
+		unsigned w = 0, h;
+
+		for (h = 0; h < l->nr; h++)
+			w += l->holders[h].waits;
+		if (waiting && !w)
+			continue;
+		if (json) {
+			printf("{\"glock\":\"%s\",\"state\":\"%s\",\"target\":\"%s\",\"flags\":\"%s\",\"holders\":%u,\"waiters\":%u}\n", l->name,
+			       l->state, l->target, l->flags, l->nr - w, w);
+			continue;
+		}
+		printf("%-28s %s%s%s %-8s holders %u waiters %u\n", lock_words(l, words, sizeof(words)), l->state,
+		       strcmp(l->state, l->target) ? " -> " : "", strcmp(l->state, l->target) ? l->target : "", l->flags, l->nr - w, w);
+		for (h = 0; waiting && h < l->nr; h++)
+			printf("  %s %s %s in %s\n", l->holders[h].waits ? "waits for" : "holds", l->holders[h].state,
+			       who_words(&l->holders[h], words, sizeof(words)), l->holders[h].where);
+	}
+	free_node(&n);
+	return status;
+}
+
+/* --- where --- */
+
+/* The resource group that a block is in begins at the largest address that is not above it. */
+static void print_rgrp(struct conn *c, unsigned long long block)
+{
+	unsigned long long best = 0, number;
+	char *dump = ask(c, false, "dump", NULL), *line, *save = NULL, name[40];
+
+	for (line = dump ? strtok_r(dump, "\n", &save) : NULL; line; line = strtok_r(NULL, "\n", &save))
+		if (!strncmp(line, "G:", 2) && field(line, "n:3/", name, sizeof(name)) && sscanf(name, "%llx", &number) == 1 &&
+		    number <= block && number > best)
+			best = number;
+	free(dump);
+	if (!best)
+		return;
+	snprintf(name, sizeof(name), "3/%llx", best);
+	dump = ask(c, true, "dump", name, NULL);
+	printf("resource group\n%s", dump ? dump : "");
+	free(dump);
+}
+
+int cmd_where(struct conn *c, int argc, char **argv, bool json)
+{
+	unsigned long long number = 0;
+	char *name, *text, glock[40];
+	unsigned type = 2;
+
+	if (argc != 1) {
+		complain("usage: where PATH|GLOCK");
+		return EXIT_USAGE;
+	}
+	name = resolve(c, argv[0]);
+	if (!name)
+		return EXIT_REFUSED;
+	if (sscanf(name, "inode:%llu", &number) != 1)
+		sscanf(name, "%u/%llx", &type, &number);
+	free(name);
+	snprintf(glock, sizeof(glock), "%u/%llx", type, number);
+	text = ask(c, false, "dump", glock, NULL);
+	if (!text)
+		return EXIT_REFUSED;
+	printf(type == 2 ? "inode:%llu\n%s" : "%llu\n%s", number, text);
+	free(text);
+	if (type != 2)
+		return EXIT_DONE;
+	snprintf(glock, sizeof(glock), "5/%llx", number);
+	text = ask(c, true, "dump", glock, NULL);
+	printf("in use by nodes (IOPEN)\n%s", text ? text : "not in memory\n");
+	free(text);
+	print_rgrp(c, number);
+	return EXIT_DONE;
+}

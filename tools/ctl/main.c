@@ -1,0 +1,158 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * glockctl: look into a gfs2-fuse mount and its locks (docs/man/glockctl.8; protocol:
+ * gfs2-fuse/control.h).
+ *
+ * The command line: one command, or the REPL.  Exit status: 0 done, 1 refused or failed, 2 usage.
+ */
+#include "glockctl.h"
+
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+const char *sources[MAX_SOURCES];
+unsigned nr_sources;
+
+void complain(const char *fmt, ...)
+{
+	va_list ap;
+
+	fflush(stdout);
+	fprintf(stderr, "glockctl: ");
+	va_start(ap, fmt);
+	vfprintf(stderr, fmt, ap);
+	va_end(ap);
+	fputc('\n', stderr);
+}
+
+void die(int status, const char *fmt, ...)
+{
+	va_list ap;
+
+	fflush(stdout);
+	fprintf(stderr, "glockctl: ");
+	va_start(ap, fmt);
+	vfprintf(stderr, fmt, ap);
+	va_end(ap);
+	fputc('\n', stderr);
+	exit(status);
+}
+
+static void usage(FILE *out)
+{
+	const struct command *cmd;
+
+	fprintf(out, "usage: glockctl [-m DIR | -s SOCKET] [--json] [COMMAND [ARGUMENT]...]\n"
+		     "  -m DIR      the mount on DIR (default: the only one, or the one a PATH is on)\n"
+		     "  -s SOCKET   the control socket itself; several, for explain\n"
+		     "  --json      machine-readable output\n"
+		     "Without a command, on a terminal: commands one after another (repl).\n"
+		     "commands (COMMAND --help tells more):\n");
+	for (cmd = commands; cmd->name; cmd++)
+		fprintf(out, "  %s\n", cmd->synopsis);
+	fprintf(out, "A GLOCK is TYPE/NUMBER (hexadecimal, like 2/35f8) or inode:NUMBER (decimal).\n");
+}
+
+/* Take --json and --help out of the words after the command; returns how many are left. */
+static int take_flags(int argc, char **argv, bool *json, bool *help)
+{
+	int i, n = 0;
+
+	for (i = 0; i < argc; i++) {
+		if (!strcmp(argv[i], "--json"))
+			*json = true;
+		else if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h"))
+			*help = true;
+		else
+			argv[n++] = argv[i];
+	}
+	return n;
+}
+
+/* The first operand that is a path tells which mount is meant. */
+static const char *first_path(const char *cmd, int argc, char **argv)
+{
+	int i;
+
+	for (i = 0; i < argc; i++)
+		if ((names_glock(cmd, i, i ? argv[i - 1] : NULL) || !strcmp(cmd, "break")) && !is_glock(argv[i]) &&
+		    strchr(argv[i], '/'))
+			return argv[i];
+	return NULL;
+}
+
+static int connect_to(const char *dir, const struct command *cmd, int argc, char **argv, struct conn *c)
+{
+	int error;
+
+	if (!nr_sources)
+		return find_mount(dir, first_path(cmd->name, argc, argv), c);
+	error = conn_open(sources[0], c);
+	if (!error)
+		return EXIT_DONE;
+	complain("%s: %s", sources[0], c->why);
+	return EXIT_REFUSED;
+}
+
+int main(int argc, char **argv)
+{
+	const struct command *cmd;
+	const char *dir = NULL;
+	bool json = false, help = false;
+	struct conn c;
+	int i, status;
+
+	for (i = 1; i < argc && argv[i][0] == '-'; i++) {
+		if (!strcmp(argv[i], "--json")) {
+			json = true;
+		} else if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) {
+			usage(stdout);
+			return fflush(stdout) ? EXIT_REFUSED : EXIT_DONE;
+		} else if (!strcmp(argv[i], "--version")) {
+			printf("glockctl " GFS2_FUSE_VERSION "\n");
+			return EXIT_DONE;
+		} else if (!strcmp(argv[i], "-m") && i + 1 < argc) {
+			dir = argv[++i];
+		} else if (!strcmp(argv[i], "-s") && i + 1 < argc && nr_sources < MAX_SOURCES) {
+			sources[nr_sources++] = argv[++i];
+		} else {
+			usage(stderr);
+			return EXIT_USAGE;
+		}
+	}
+	/* A script that forgets the command is told so. */
+	cmd = i < argc ? find_command(argv[i]) : isatty(STDIN_FILENO) ? find_command("repl") : NULL;
+	if (!cmd || (dir && nr_sources)) {
+		if (!cmd && i < argc)
+			complain("unknown command %s", argv[i]);
+		usage(stderr);
+		return EXIT_USAGE;
+	}
+	argv += i < argc ? i + 1 : argc;
+	argc = take_flags(i < argc ? argc - i - 1 : 0, argv, &json, &help);
+	if (help) {
+		printf("usage: glockctl %s\n%s\n", cmd->synopsis, cmd->help);
+		return EXIT_DONE;
+	}
+	if (cmd->no_mount)
+		return run_command(NULL, cmd, argc, argv, json);
+	if (nr_sources > 1 && strcmp(cmd->name, "explain")) {
+		complain("only explain looks at several mounts at once");
+		return EXIT_USAGE;
+	}
+	if (!strcmp(cmd->name, "explain") && nr_sources > 1)
+		return run_command(NULL, cmd, argc, argv, json);
+	status = connect_to(dir, cmd, argc, argv, &c);
+	if (status)
+		return status;
+	/* Events are wanted when they happen, also by a pipe. */
+	if (!strcmp(cmd->name, "trace") || !strcmp(cmd->name, "break"))
+		setvbuf(stdout, NULL, _IOLBF, 0);
+	if (!strcmp(cmd->name, "break") || !strcmp(cmd->name, "hold"))
+		interrupt_catch();
+	status = run_command(&c, cmd, argc, argv, json);
+	conn_close(&c);
+	return status;
+}

@@ -1,0 +1,614 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * The REPL: commands one after another on one connection, so that breakpoints live; hits are shown as they happen, also while a line is edited.
+ *
+ * Line editing, history and the terminal are readline's.  It is driven by callbacks, because two things are waited for: the terminal and the
+ * daemon.  Ctrl-C drops the line, or ends what is running (trace, wait).
+ *
+ * What runs until it is ended gets a connection of its own: the daemon answers one command of a connection at a time, and the session's must
+ * stay free.
+ */
+#include "glockctl.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <readline/history.h>
+#include <readline/readline.h>
+
+#define PROMPT "glockctl> "
+#define MAX_WORDS 64
+#define HISTORY_LINES 1000
+
+static struct {
+	struct conn *c;
+	bool end;
+	bool tty;
+	int status;		/* of the last command */
+	char history[PATH_MAX];
+} rp;
+
+static const char *const own_words[] = { "help", "info", "finish", "quit" };
+
+/* --- words --- */
+
+/* Cut @line into words; "..." and '...' keep blanks.  Their number, -1: a quote is open or too many. */
+static int split(char *line, char **words)
+{
+	char *to = line, *s = line;
+	int n = 0;
+
+	for (;;) {
+		s += strspn(s, " \t");
+		if (!*s)
+			break;
+		if (n == MAX_WORDS)
+			return -1;
+		words[n++] = to;
+		while (*s && *s != ' ' && *s != '\t') {
+			if (*s == '"' || *s == '\'') {
+				char quote = *s++;
+
+				while (*s && *s != quote)
+					*to++ = *s++;
+				if (!*s++)
+					return -1;
+			} else {
+				*to++ = *s++;
+			}
+		}
+		s += *s != 0;
+		*to++ = 0;
+	}
+	return n;
+}
+
+/* --- completion --- */
+
+static char *from_list(const char *text, int state, const char *(*nth)(size_t i))
+{
+	static size_t at, len;
+	const char *name;
+
+	if (!state) {
+		at = 0;
+		len = strlen(text);
+	}
+	while ((name = nth(at))) {
+		at++;
+		if (!strncmp(name, text, len))
+			return strdup(name);
+	}
+	return NULL;
+}
+
+static const char *nth_command(size_t i)
+{
+	size_t n = 0;
+
+	while (commands[n].name)
+		n++;
+	if (i < n)
+		return commands[i].name;
+	i -= n;
+	return i < sizeof(own_words) / sizeof(own_words[0]) ? own_words[i] : NULL;
+}
+
+static char *complete_command(const char *text, int state)
+{
+	return from_list(text, state, nth_command);
+}
+
+/* Names of locks that the node has, fetched once for each completion. */
+static char **lock_names;
+static size_t nr_lock_names;
+
+static void fetch_locks(void)
+{
+	char *dump = ask(rp.c, true, "dump", NULL), *line, *save = NULL;
+
+	while (nr_lock_names)
+		free(lock_names[--nr_lock_names]);
+	for (line = dump ? strtok_r(dump, "\n", &save) : NULL; line; line = strtok_r(NULL, "\n", &save)) {
+		char name[40], **more;
+		unsigned long long number;
+
+		if (strncmp(line, "G:", 2) || sscanf(strstr(line, "n:") ? strstr(line, "n:") : "", "n:%39s", name) != 1)
+			continue;
+		more = reallocarray(lock_names, nr_lock_names + 2, sizeof(*more));
+		if (!more)
+			break;
+		lock_names = more;
+		if (sscanf(name, "2/%llx", &number) == 1) {
+			char inode[40];
+
+			snprintf(inode, sizeof(inode), "inode:%llu", number);
+			lock_names[nr_lock_names++] = strdup(inode);
+		}
+		lock_names[nr_lock_names++] = strdup(name);
+	}
+	free(dump);
+}
+
+static const char *nth_lock(size_t i)
+{
+	return i < nr_lock_names ? lock_names[i] : NULL;
+}
+
+static char *complete_lock(const char *text, int state)
+{
+	if (!state)
+		fetch_locks();
+	return from_list(text, state, nth_lock);
+}
+
+static const char *const *word_list;
+
+static const char *nth_word(size_t i)
+{
+	return word_list[i];
+}
+
+static char *complete_word(const char *text, int state)
+{
+	return from_list(text, state, nth_word);
+}
+
+static char **words_of(const char *text, const char *const *list)
+{
+	word_list = list;
+	return rl_completion_matches(text, complete_word);
+}
+
+static char **complete(const char *text, int start, int end)
+{
+	static const char *const states[] = { "UN", "SH", "DF", "EX", NULL };
+	static const char *const transitions[] = { "UN->SH", "UN->DF", "UN->EX", "SH->UN", "SH->DF", "SH->EX", "DF->UN", "DF->SH",
+						   "DF->EX", "EX->UN", "EX->SH", "EX->DF", "*->UN", "*->SH", "*->DF", "*->EX",
+						   "*->*", NULL };
+	static const char *const points[] = { "hole", "drain", "upgrade", "buffered", NULL };
+	static const char *const messages[] = { "request", "ast", "bast", NULL };
+	static const char *const tunables[] = { "short_dio", "dio_mtime", "dio_mtime_interval", "dio_rest", "commit", "cache", "data_events",
+						"fault", "stats", NULL };
+	static const char *const kinds[] = { "dio", "dlm", "any", NULL };
+	char *line = strndup(rl_line_buffer, (size_t)start), *words[MAX_WORDS];
+	int n = line ? split(line, words) : -1;
+	char **found = NULL;
+	const char *last = n > 0 ? words[n - 1] : "";
+
+	/* Files are readline's own business, where nothing else fits. */
+	rl_attempted_completion_over = 0;
+	if (n == 0 || (n == 1 && !strcmp(words[0], "help"))) {
+		found = rl_completion_matches(text, complete_command);
+		rl_attempted_completion_over = 1;
+	} else if (n > 0 && (!strcmp(words[0], "get") || (!strcmp(words[0], "set") && n == 1))) {
+		found = words_of(text, tunables);
+	} else if (n > 0 && !strcmp(words[0], "break") && !strcmp(last, "dio")) {
+		found = words_of(text, points);
+	} else if (n > 0 && !strcmp(words[0], "break") && !strcmp(last, "dlm")) {
+		found = words_of(text, messages);
+	} else if (n > 1 && !strcmp(words[0], "break") && (is_glock(last) || !strcmp(last, "any") || strchr(last, '/'))) {
+		found = words_of(text, transitions);
+	} else if (n > 1 && (!strcmp(words[0], "demote") || !strcmp(words[0], "hold"))) {
+		found = words_of(text, states);
+	} else if (n > 0 && (names_glock(words[0], n - 1, last) || !strcmp(words[0], "break") || !strcmp(words[0], "where"))) {
+		found = rl_completion_matches(text, complete_lock);
+		if (!found && !strcmp(words[0], "break"))
+			found = words_of(text, kinds);
+	}
+	free(line);
+	return found;
+}
+
+/* --- commands of the REPL --- */
+
+static void help_one(const char *name)
+{
+	static const char *const examples[][2] = {
+		{ "break", "break inode:13816 DF->EX        stop an upgrade of this file's lock\n"
+			   "break any *->UN                 stop whatever is given up\n"
+			   "break dio hole /mnt/file        stop a direct write of this file that has found a hole\n"
+			   "break -p 4711 -t 10 dlm request stop what this process asks the lock manager, for 10 s at most\n" },
+		{ "hold", "hold /mnt/file EX              as if another node wrote the file\n" },
+		{ "trace", "trace -g /mnt/file             what happens to this file's lock, until Ctrl-C\n" },
+		{ "explain", "explain                        who waits for whom\n" },
+	};
+	const struct command *cmd = find_command(name);
+	size_t i;
+
+	if (!cmd) {
+		complain("unknown command %s", name);
+		return;
+	}
+	printf("%s\n%s\n", cmd->synopsis, cmd->help);
+	for (i = 0; i < sizeof(examples) / sizeof(examples[0]); i++)
+		if (!strcmp(examples[i][0], name))
+			printf("Examples:\n%s", examples[i][1]);
+}
+
+static void help(int argc, char **argv)
+{
+	const struct command *cmd;
+
+	if (argc) {
+		help_one(argv[0]);
+		return;
+	}
+	for (cmd = commands; cmd->name; cmd++)
+		printf("  %s\n", cmd->synopsis);
+	printf("  info [STOP]\n  finish [STOP]\n  help [COMMAND]\n  quit\n"
+	       "help COMMAND tells more.  A GLOCK is TYPE/NUMBER (hexadecimal) or inode:NUMBER (decimal); paths work as well.\n");
+}
+
+/* The JSON of stop @id (NULL: the only one), to be freed. */
+static char *one_stop(const char *id, long long *number)
+{
+	char *text = NULL, *line, *save = NULL, *found = NULL;
+	unsigned nr = 0;
+
+	/* "--json" as a word: ask() sends words as they are. */
+	text = ask(rp.c, false, "stops", "--json", NULL);
+	for (line = text ? strtok_r(text, "\n", &save) : NULL; line; line = strtok_r(NULL, "\n", &save)) {
+		json_number(line, "stop", number);
+		if (id && *number != strtoll(id, NULL, 10))
+			continue;
+		nr++;
+		free(found);
+		found = strdup(line);
+	}
+	free(text);
+	if (nr != 1) {
+		complain(nr ? "several are stopped, say which (`stops`)" : "nothing is stopped%s", nr ? "" : id ? " with that number" : "");
+		free(found);
+		return NULL;
+	}
+	json_number(found, "stop", number);
+	return found;
+}
+
+/* Who, where and why: the stop, its lock with holders and waiters, and the direct I/O of its inode. */
+static int info(int argc, char **argv)
+{
+	char glock[64], *stop, *text;
+	long long number;
+
+	if (argc > 1) {
+		complain("usage: info [STOP]");
+		return EXIT_USAGE;
+	}
+	stop = one_stop(argc ? argv[0] : NULL, &number);
+	if (!stop)
+		return EXIT_REFUSED;
+	print_stop(stdout, stop);
+	if (json_get(stop, "glock", glock, sizeof(glock))) {
+		text = ask(rp.c, false, "dump", glock, NULL);
+		printf("%s", text ? text : "");
+		free(text);
+		if (glock[0] == '2') {
+			text = ask(rp.c, true, "dio", glock, NULL);
+			printf("%s", text ? text : "");
+			free(text);
+		}
+	}
+	free(stop);
+	return EXIT_DONE;
+}
+
+
+/* Let go, and tell what happens to the lock until the request that was stopped, or the transition, has come to its end. */
+static int finish(int argc, char **argv)
+{
+	char glock[64] = "", at[32] = "", *stop, id[24];
+	long long number, req = 0, r;
+	struct conn c;
+	char *words[] = { (char *)"-t", (char *)"60", (char *)"-g", glock }, *line;
+	bool is_dio, done = false;
+
+	if (argc > 1) {
+		complain("usage: finish [STOP]");
+		return EXIT_USAGE;
+	}
+	stop = one_stop(argc ? argv[0] : NULL, &number);
+	if (!stop)
+		return EXIT_REFUSED;
+	json_get(stop, "glock", glock, sizeof(glock));
+	json_get(stop, "at", at, sizeof(at));
+	json_number(stop, "req", &req);
+	is_dio = !strncmp(at, "dio", 3);
+	free(stop);
+	if (conn_open(rp.c->path, &c)) {
+		complain("%s", c.why);
+		return EXIT_REFUSED;
+	}
+	if (send_request(&c, "trace", 4, words, true)) {
+		conn_close(&c);
+		return EXIT_REFUSED;
+	}
+	snprintf(id, sizeof(id), "%lld", number);
+	free(ask(rp.c, false, "continue", id, NULL));
+	while (!done && !interrupted() && (line = conn_line(&c))) {
+		char event[32] = "", from[8] = "", to[8] = "";
+
+		if (line[0] != ' ') {
+			printf("it goes on (60 s)\n");
+			break;
+		}
+		json_get(line, "event", event, sizeof(event));
+		json_get(line, "from", from, sizeof(from));
+		json_get(line, "to", to, sizeof(to));
+		r = 0;
+		json_number(line, "req", &r);
+		if (is_dio && !strcmp(event, "dio_end") && r == req) {
+			json_number(line, "rc", &r);
+			printf("the write has ended: %lld\n", r);
+			done = true;
+		} else if (!is_dio && !strcmp(event, "glock_state")) {
+			printf("glock %s %s -> %s\n", glock, from, to);
+			done = true;
+		}
+	}
+	conn_close(&c);
+	return EXIT_DONE;
+}
+
+/* trace and wait run until they are ended: on a connection of their own the first, the second must be the session's. */
+static int run_trace(int argc, char **argv, bool json)
+{
+	struct conn c;
+	int status;
+
+	if (conn_open(rp.c->path, &c)) {
+		complain("%s", c.why);
+		return EXIT_REFUSED;
+	}
+	status = send_request(&c, "trace", argc, argv, json);
+	if (!status)
+		status = print_answer(&c, "trace", json);
+	conn_close(&c);
+	return interrupted() ? EXIT_DONE : status;
+}
+
+/* The session's connection cannot be taken back from a command, so this looks for notices instead of asking the daemon to wait. */
+static int run_wait(int argc, char **argv)
+{
+	double seconds = argc == 1 ? strtod(argv[0], NULL) : 60;
+	struct pollfd p[2] = { { .fd = rp.c->fd, .events = POLLIN }, { .fd = interrupt_fd(), .events = POLLIN } };
+	char *line;
+
+	if (argc > 1 || seconds <= 0) {
+		complain("usage: wait [SECONDS]");
+		return EXIT_USAGE;
+	}
+	if (!conn_has_line(rp.c) && poll(p, 2, (int)(seconds * 1000)) <= 0) {
+		if (!interrupted())
+			complain("nothing was stopped");
+		return EXIT_REFUSED;
+	}
+	line = conn_line(rp.c);
+	if (!line && interrupted())
+		return EXIT_REFUSED;
+	if (!line) {
+		complain("the daemon has closed the connection");
+		rp.end = true;
+		return EXIT_REFUSED;
+	}
+	print_notice(stdout, line, false);
+	return EXIT_DONE;
+}
+
+static int dispatch(int argc, char **argv)
+{
+	const char *name = argv[0];
+	const struct command *cmd;
+	bool json = false;
+	int i, n = 0;
+
+	argv++;
+	argc--;
+	for (i = 0; i < argc; i++)
+		if (!strcmp(argv[i], "--json"))
+			json = true;
+		else
+			argv[n++] = argv[i];
+	argc = n;
+	if (!strcmp(name, "quit") || !strcmp(name, "exit") || !strcmp(name, "q")) {
+		rp.end = true;
+		return EXIT_DONE;
+	}
+	if (!strcmp(name, "help")) {
+		help(argc, argv);
+		return EXIT_DONE;
+	}
+	if (!strcmp(name, "info"))
+		return info(argc, argv);
+	if (!strcmp(name, "finish"))
+		return finish(argc, argv);
+	if (!strcmp(name, "trace"))
+		return run_trace(argc, argv, json);
+	if (!strcmp(name, "wait"))
+		return run_wait(argc, argv);
+	cmd = find_command(name);
+	if (!cmd || !strcmp(name, "repl")) {
+		complain("unknown command %s; `help` lists them", name);
+		return EXIT_USAGE;
+	}
+	/* In a session these two are simple. */
+	if (!strcmp(name, "break") || !strcmp(name, "hold")) {
+		int status = send_request(rp.c, name, argc, argv, json);
+
+		return status ? status : print_answer(rp.c, name, json);
+	}
+	return run_command(rp.c, cmd, argc, argv, json);
+}
+
+/* --- the loop --- */
+
+static void run_line(const char *text)
+{
+	char *line = strdup(text), *words[MAX_WORDS + 1];
+	int n;
+
+	if (!line)
+		die(EXIT_REFUSED, "out of memory");
+	n = split(line, words);
+	if (n < 0)
+		complain("a quote is not closed, or too many words");
+	if (n > 0) {
+		words[n] = NULL;
+		interrupt_clear();
+		rp.status = dispatch(n, words);
+		/* It was meant for the command, not for the next line. */
+		interrupt_clear();
+	}
+	if (n < 0)
+		rp.status = EXIT_USAGE;
+	fflush(stdout);
+	free(line);
+}
+
+static void on_line(char *line)
+{
+	if (!line) {
+		rp.end = true;
+		putchar('\n');
+		return;
+	}
+	if (*line) {
+		add_history(line);
+		/* Output goes where the line was; the prompt comes back afterwards. */
+		rl_callback_handler_remove();
+		run_line(line);
+		if (!rp.end)
+			rl_callback_handler_install(PROMPT, on_line);
+	}
+	free(line);
+}
+
+static void on_resize(int sig)
+{
+	rl_resize_terminal();
+}
+
+/* The daemon says something while a line is edited: above the line, which stays as it is. */
+static bool take_notices(void)
+{
+	bool shown = false;
+
+	do {
+		char *line = conn_line(rp.c);
+
+		if (!line)
+			return false;
+		if (!shown && rp.tty) {
+			rl_clear_visible_line();
+			shown = true;
+		}
+		print_notice(stdout, line, false);
+	} while (conn_has_line(rp.c));
+	fflush(stdout);
+	if (shown) {
+		rl_on_new_line();
+		rl_redisplay();
+	}
+	return true;
+}
+
+static void drop_line(void)
+{
+	interrupt_clear();
+	rl_free_line_state();
+	rl_callback_sigcleanup();
+	rl_replace_line("", 0);
+	puts("^C");
+	rl_on_new_line();
+	rl_redisplay();
+}
+
+static void open_history(void)
+{
+	const char *home = getenv("HOME");
+
+	using_history();
+	stifle_history(HISTORY_LINES);
+	if (home && (size_t)snprintf(rp.history, sizeof(rp.history), "%s/.glockctl_history", home) < sizeof(rp.history))
+		read_history(rp.history);
+	else
+		rp.history[0] = 0;
+}
+
+static void save_history(void)
+{
+	mode_t mask = umask(077);
+
+	if (rp.history[0] && write_history(rp.history) && errno != ENOENT)
+		complain("%s: %s", rp.history, strerror(errno));
+	umask(mask);
+}
+
+static void interactive(void)
+{
+	struct sigaction resize = { .sa_handler = on_resize };
+	struct pollfd p[3] = { { .fd = STDIN_FILENO, .events = POLLIN }, { .fd = rp.c->fd, .events = POLLIN } };
+
+	rl_readline_name = "glockctl";
+	rl_attempted_completion_function = complete;
+	/* Names have ':' '/' '-' '>' and '*' in them. */
+	rl_completer_word_break_characters = (char *)" \t";
+	rl_catch_signals = 0;
+	interrupt_catch();
+	p[2] = (struct pollfd){ .fd = interrupt_fd(), .events = POLLIN };
+	sigaction(SIGWINCH, &resize, NULL);
+	open_history();
+	printf("glockctl " GFS2_FUSE_VERSION " on %s; `help` lists the commands\n", rp.c->mountpoint);
+	rl_callback_handler_install(PROMPT, on_line);
+	while (!rp.end) {
+		int n = poll(p, 3, conn_has_line(rp.c) ? 0 : -1);
+
+		if (interrupted())
+			drop_line();
+		if (n < 0)
+			continue;
+		if ((p[1].revents || conn_has_line(rp.c)) && !take_notices()) {
+			rl_callback_handler_remove();
+			complain("the daemon has closed the connection");
+			rp.status = EXIT_REFUSED;
+			break;
+		}
+		if (p[0].revents)
+			rl_callback_read_char();
+	}
+	rl_callback_handler_remove();
+	save_history();
+}
+
+/* From a pipe or a file: no prompt, nothing to edit; the first failure ends it. */
+static void script(void)
+{
+	char *line = NULL;
+	size_t room = 0;
+	ssize_t n;
+
+	while (!rp.end && !rp.status && (n = getline(&line, &room, stdin)) > 0) {
+		line[strcspn(line, "\n")] = 0;
+		if (line[0] && line[0] != '#')
+			run_line(line);
+	}
+	free(line);
+}
+
+int repl(struct conn *c)
+{
+	rp.c = c;
+	rp.tty = isatty(STDIN_FILENO) && isatty(STDOUT_FILENO);
+	free(ask(c, false, "notify", "on", NULL));
+	if (rp.tty)
+		interactive();
+	else
+		script();
+	return rp.status;
+}
