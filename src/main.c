@@ -27,6 +27,7 @@
 #include "debug/control.h"
 #include "debug/event.h"
 #include "fuse/server.h"
+#include "fuse/warden.h"
 #include "lock/local_proto.h"
 #include "options.h"
 #include "remount.h"
@@ -470,6 +471,8 @@ int main(int argc, char **argv)
 #endif
 	if (argc == SUPERVISE_ARGC && !strcmp(argv[1], SUPERVISE_WORD))
 		return supervisor_main(argv);
+	if (argc == WARDEN_ARGC && !strcmp(argv[1], WARDEN_WORD))
+		return warden_main(argv);
 	/* How a mount with lock_local starts its lock broker. */
 	if (argc == 3 && !strcmp(argv[1], "--lock-broker"))
 		return lock_broker_main(argv[2]);

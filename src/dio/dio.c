@@ -340,7 +340,7 @@ static bool dio_cached(const struct gfs2_dio *dio)
 	if (atomic_load_explicit(&ip->i_data.m_nr, memory_order_relaxed))
 		return true;
 	/* The kernel's page cache has to be told of a write, which may block. */
-	return dio->write && atomic_load_explicit(&ip->i_kcached, memory_order_relaxed);
+	return dio->write && gfs2_kernel_has_pages(ip);
 }
 
 /* Is there anything about this inode that needs a worker?  Called with the holder granted. */
@@ -388,7 +388,7 @@ static bool dio_hole_known(const struct gfs2_dio *dio)
 	return false;
 }
 
-static bool dio_fast_start(struct gfs2_dio *dio, enum lm_state state)
+static bool dio_fast_start(struct gfs2_dio *dio, enum lm_state state, unsigned flags)
 {
 	struct gfs2_inode *ip = dio->ip;
 	int error;
@@ -398,7 +398,7 @@ static bool dio_fast_start(struct gfs2_dio *dio, enum lm_state state)
 	/* A look before the leap. */
 	if (dio_cached(dio) || (dio->write && dio_hole_known(dio)))
 		return false;
-	gfs2_holder_init(ip->i_gl, state, 0, &dio->gh, dio->write ? "gfs2_dio_write" : "gfs2_dio_read");
+	gfs2_holder_init(ip->i_gl, state, flags, &dio->gh, dio->write ? "gfs2_dio_write" : "gfs2_dio_read");
 	if (!gfs2_glock_nq_fast(&dio->gh)) {
 		gfs2_holder_uninit(&dio->gh);
 		return false;
@@ -432,16 +432,16 @@ slow:
 
 bool gfs2_dio_fast(struct gfs2_dio *dio)
 {
-	return dio_fast_start(dio, LM_ST_DEFERRED);
+	return dio_fast_start(dio, LM_ST_DEFERRED, 0);
 }
 
-bool gfs2_dio_fast_read_cached(struct gfs2_dio *dio)
+bool gfs2_dio_fast_read_cached(struct gfs2_dio *dio, bool fill)
 {
 	GFS2_BUG_ON(dio->write);
 	/* The device wants whole sectors at both ends; anything else goes through gfs2_file_read(). */
 	if (gfs2_dio_check_align(dio->ip->i_sbd, dio->pos, dio->len))
 		return false;
-	return dio_fast_start(dio, LM_ST_SHARED);
+	return dio_fast_start(dio, LM_ST_SHARED, fill ? GL_FILL : 0);
 }
 
 /* --- workers: reads --- */
@@ -581,6 +581,8 @@ static int64_t dio_rest(struct gfs2_dio *dio, uint32_t from, enum dio_outcome wh
 	error = gfs2_rest_write(ip, &r);
 	phase_end(ip->i_sbd, DIO_T_BUFFERED, since);
 	dio->killed |= r.killed;
+	dio->eof[0] = r.eof[0];
+	dio->eof[1] = r.eof[1];
 	return error ? error : (int64_t)dio->len;
 }
 
@@ -746,6 +748,7 @@ int64_t gfs2_dio_run(struct gfs2_dio *dio)
 	if (!dio->len)
 		return 0;
 	dio->killed = false;
+	dio->eof[0] = dio->eof[1] = UINT64_MAX;
 	count(&dio->ip->i_sbd->sd_dio.worker[dio->write]);
 	if (gfs2_glock_demote_asked(dio->ip->i_gl))
 		gfs2_dio_count(dio->ip, DIO_DEMOTE);

@@ -43,6 +43,7 @@ struct gfs2_dio {
 	bool dsync;		/* O_DSYNC or O_SYNC on the open file */
 	bool kill_suidgid;	/* writes: the caller may not keep the file's suid and sgid bits */
 	bool killed;		/* out, gfs2_dio_run(): rights were taken away */
+	uint64_t eof[2];	/* out: a write that fell back found the file that long, and left it that long; else UINT64_MAX */
 	uint64_t done_ns;	/* out: when the result was there, for gfs2_dio_replied(); 0: not to be told */
 	uint64_t pos;
 	uint32_t len;
@@ -82,8 +83,8 @@ int gfs2_dio_check_align(struct gfs2_sbd *sdp, uint64_t pos, uint32_t len);
  */
 bool gfs2_dio_fast(struct gfs2_dio *dio);
 
-/* The same entry for cached reads, under SH: clean data straight from the device. */
-bool gfs2_dio_fast_read_cached(struct gfs2_dio *dio);
+/* The same entry for cached reads, under SH: clean data straight from the device.  @fill: into the kernel's page cache (GL_FILL). */
+bool gfs2_dio_fast_read_cached(struct gfs2_dio *dio, bool fill);
 
 /* Workers: the whole request, may block.  Bytes or -errno. */
 int64_t gfs2_dio_run(struct gfs2_dio *dio);

@@ -84,7 +84,9 @@ static int rest_buffered(struct gfs2_inode *ip, struct gfs2_rest *r)
 	if (error)
 		return error;
 	rest_stop(ip, r);
+	r->eof[0] = ip->i_size;
 	r->error = write_buffered(ip, &r->fill);
+	r->eof[1] = ip->i_size;
 	gfs2_glock_dq_uninit(&gh);
 	rest_written(ip, r);
 	return r->error ? r->error : gfs2_file_sync(ip, true);
@@ -227,6 +229,7 @@ static void lead(struct gfs2_inode *ip, struct gfs2_rest *own)
 {
 	struct gfs2_holder gh;
 	struct batch b;
+	uint64_t eof;
 	int error = rest_nq(ip, &gh);
 
 	if (error) {
@@ -240,7 +243,12 @@ static void lead(struct gfs2_inode *ip, struct gfs2_rest *own)
 	batch_take(ip, own, &b);
 	for (unsigned i = 0; i < b.nr; i++)
 		rest_stop(ip, b.of[i]);
+	eof = ip->i_size;
 	batch_write(ip, &b);
+	for (unsigned i = 0; i < b.nr; i++) {
+		b.of[i]->eof[0] = eof;
+		b.of[i]->eof[1] = ip->i_size;
+	}
 	gfs2_glock_dq_uninit(&gh);
 	hand_on(ip);
 	for (unsigned i = 0; i < b.nr; i++)
@@ -276,6 +284,7 @@ int gfs2_rest_write(struct gfs2_inode *ip, struct gfs2_rest *r)
 {
 	r->ctx = *current_ctx();
 	r->done = r->lead = r->killed = false;
+	r->eof[0] = r->eof[1] = UINT64_MAX;
 	if (!r->unseen && (rest_mode(ip) == DIO_REST_BUFFERED ||
 			   !gfs2_file_may_fill(ip->i_sbd, r->fill.pos, r->fill.len)))
 		return rest_buffered(ip, r);

@@ -30,6 +30,7 @@ struct gfs2_rest {
 	bool unseen;		/* nothing has been looked at under DF: what is looked for there is still to be done */
 	bool kill_suidgid;	/* @unseen: the caller may not keep the file's suid and sgid bits */
 	bool killed;		/* out, @unseen: rights were taken away */
+	uint64_t eof[2];	/* out: how long it found the file, and left it; UINT64_MAX: it did not come so far */
 
 	/* private to rest.c */
 	struct list_head list;	/* i_rest */

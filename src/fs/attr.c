@@ -213,7 +213,7 @@ int gfs2_setattr(struct gfs2_inode *ip, const struct stat *attr, int valid)
 	return error;
 }
 
-int gfs2_setattr_size(struct gfs2_inode *ip, uint64_t size)
+static int setattr_size(struct gfs2_inode *ip, uint64_t size, uint64_t before, uint64_t after)
 {
 	struct gfs2_holder gh;
 	int error;
@@ -229,8 +229,18 @@ int gfs2_setattr_size(struct gfs2_inode *ip, uint64_t size)
 		error = -EINVAL;
 	else if (ip->i_diskflags & (GFS2_DIF_IMMUTABLE | GFS2_DIF_APPENDONLY))
 		error = -EPERM;
-	else
-		error = gfs2_truncate(ip, size);
+	else if (ip->i_size <= after)
+		error = gfs2_truncate(ip, max_t(uint64_t, size, before));
 	gfs2_glock_dq_uninit(&gh);
 	return error;
+}
+
+int gfs2_setattr_size(struct gfs2_inode *ip, uint64_t size)
+{
+	return setattr_size(ip, size, 0, UINT64_MAX);
+}
+
+int gfs2_setattr_size_undo(struct gfs2_inode *ip, uint64_t size, uint64_t before, uint64_t after)
+{
+	return setattr_size(ip, size, before, after);
 }

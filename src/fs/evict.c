@@ -12,7 +12,6 @@
  * Order: leaves of a hashed directory, xattrs, then the tree together with the dinode.
  */
 #include <inttypes.h>
-#include <unistd.h>
 #include "fs/dealloc.h"
 #include "fs/dir.h"
 #include "fs/xattr.h"
@@ -79,21 +78,15 @@ static void remember_delete(struct gfs2_inode *ip)
  */
 static int await_iopen(struct gfs2_inode *ip, struct gfs2_holder *gh)
 {
-	uint64_t deadline = now_ns() + IOPEN_PATIENCE_NS;
+	/* At unmount it is soon left to them; the next first mounter takes what nobody has freed. */
+	bool hurry = atomic_load_explicit(&ip->i_sbd->sd_unmounting, memory_order_relaxed);
+	int error;
 
 	gfs2_holder_init(ip->i_iopen_gl, LM_ST_EXCLUSIVE, GL_ASYNC | GL_NOCACHE, gh, __func__);
-	gfs2_glock_nq(gh);
-	while (!gfs2_glock_poll(gh) && !gfs2_glock_demote_wanted(ip->i_gl) && now_ns() < deadline)
-		usleep(1000);
-	if (gfs2_glock_poll(gh)) {
-		int error = gfs2_glock_wait(gh);
-
-		if (error)
-			gfs2_holder_uninit(gh);
-		return error;
-	}
-	gfs2_glock_dq_uninit(gh);
-	return GLR_TRYFAILED;
+	error = gfs2_glock_nq_unless_wanted(gh, ip->i_gl, hurry ? IOPEN_PATIENCE_NS / 10 : IOPEN_PATIENCE_NS);
+	if (error)
+		gfs2_holder_uninit(gh);
+	return error;
 }
 
 /*
@@ -115,17 +108,15 @@ static int upgrade_iopen(struct gfs2_inode *ip, struct gfs2_holder *gh)
 		}
 	}
 	error = gfs2_glock_nq_init(ip->i_iopen_gl, LM_ST_EXCLUSIVE, LM_FLAG_TRY_1CB | GL_NOCACHE, gh);
-	/* At unmount it is left to them; the next first mounter takes what nobody has freed. */
-	if (error == GLR_TRYFAILED && peers &&
-	    !atomic_load_explicit(&ip->i_sbd->sd_unmounting, memory_order_relaxed))
+	if (error == GLR_TRYFAILED && peers)
 		error = await_iopen(ip, gh);
 	return error;
 }
 
 /*
  * On a glock worker: another node has unlinked the inode and wants to free it.  If it is in use here, say so: by asking for its lock, which the
- * other one holds (kernel: delete_work_func, gfs2_glock_poke).  What is not in use the kernel has forgotten, as its entries have
- * no life time in a cluster.
+ * other one holds (kernel: delete_work_func, gfs2_glock_poke).  What only the kernel remembers, because nobody has looked at
+ * the name since, is not in use.
  */
 void iopen_go_callback(struct gfs2_glock *gl, bool remote)
 {
@@ -134,7 +125,7 @@ void iopen_go_callback(struct gfs2_glock *gl, bool remote)
 	struct gfs2_holder gh;
 
 	/* No reference to the inode: the last one deletes, which cannot be done before this has returned. */
-	if (!remote || gfs2_withdrawn(sdp) || !gfs2_inode_in_core(sdp, gl->gl_number))
+	if (!remote || gfs2_withdrawn(sdp) || gfs2_inode_let_go(sdp, gl->gl_number))
 		return;
 	inode_gl = gfs2_glock_find(sdp->sd_glocks, LM_TYPE_INODE, gl->gl_number);
 	if (!inode_gl)

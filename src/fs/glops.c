@@ -21,6 +21,7 @@ const struct gfs2_glock_operations gfs2_inode_glops = {
 	.go_inval = inode_go_inval,
 	.go_instantiate = inode_go_instantiate,
 	.go_held = inode_go_held,
+	.go_drain = inode_go_drain,
 	.go_dump = inode_go_dump,
 };
 

@@ -13,8 +13,14 @@
  *     worth keeping, its metadata buffers and its lock, stays with the glock.)
  *  5. References of the kernel's lookups alone do not keep the object: gfs2_icache_trim() reduces those that have been
  *     idle longest to a remnant, which has what cannot be read from the volume (how often the kernel looked it up).
- *     Whoever asks for the inode then gets a new object with these lookups.  Not in a cluster: there the IOPEN lock
- *     tells the other nodes that the inode is in use.  Not inodes without a name: their end is the last reference's.
+ *     Whoever asks for the inode then gets a new object with these lookups.  Not inodes without a name: their end is the
+ *     last reference's.
+ *  6. In a cluster the IOPEN lock tells the other nodes that the inode is in core, so that is done when another node, which has removed
+ *     the last name, asks for that lock (gfs2_inode_let_go()).  What is in use then is deleted here when it is no more
+ *     (gfs2_icache_reap()).  Since nothing keeps the dinode of a remnant from being deleted, and its block from being used again,
+ *     who asks for it by number gets it only after a look at the volume; who asks by a name knows better, and the remnant's
+ *     lookups are the new inode's (i_mixed): for the kernel a node is a number.  Then it need not forget them all when the new
+ *     inode has lost its name, and that one is deleted when nobody uses it.
  *
  * States, all changes under the cache's lock:
  *   new (i_new)    -> live      lookup_setup() has the glocks
@@ -28,6 +34,7 @@
 #include "fs/dir.h"
 #include "fs/icache.h"
 #include "fs/rgrp.h"
+#include "util/seeded.h"
 #include "util/util.h"
 
 #define ICACHE_MIN_BUCKETS 1024
@@ -164,7 +171,8 @@ static void remnant_take(struct gfs2_icache *ic, struct gfs2_remnant **slot, str
 {
 	ip->i_nlookup = (*slot)->r_nlookup;
 	ip->i_refs++;
-	ip->i_no_formal_ino = (*slot)->r_formal;
+	if (!ip->i_no_formal_ino)
+		ip->i_no_formal_ino = (*slot)->r_formal;
 	atomic_store_explicit(&ip->i_kcached, (*slot)->r_kcached, memory_order_relaxed);
 	remnant_drop(ic, slot);
 }
@@ -184,6 +192,7 @@ int gfs2_icache_create(struct gfs2_sbd *sdp)
 	rmutex_init(&ic->pending_lock, RANK_DIO);
 	list_init(&ic->pending);
 	list_init(&ic->idle);
+	list_init(&ic->reap);
 	atomic_init(&ic->many, UINT_MAX);
 	list_init(&ic->doomed);
 	sdp->sd_icache = ic;
@@ -230,6 +239,7 @@ static struct gfs2_inode *inode_alloc(struct gfs2_sbd *sdp, uint64_t no_addr, ui
 	list_init(&ip->i_pending_list);
 	list_init(&ip->i_rest);
 	list_init(&ip->i_idle);
+	list_init(&ip->i_reap);
 	/* What an earlier object of this inode logged may not be durable yet: fsync must believe it. */
 	if (sdp->sd_log) {
 		atomic_init(&ip->i_log_seq, gfs2_trans_batch_seq(sdp->sd_log));
@@ -303,6 +313,9 @@ static int take_glocks(struct gfs2_inode *ip)
 
 #define DOOMED_WAIT_NS 1000000000ull
 #define HUNT_WAIT_NS 10000000000ull	/* large files take a while; whoever is in the way in a cluster, too */
+#define LET_GO_NS 5000000000ull
+
+static void check_let_go(struct gfs2_sbd *sdp, uint64_t then);
 
 void gfs2_inode_doom(struct gfs2_inode *ip)
 {
@@ -399,6 +412,7 @@ static void unhash_and_free(struct gfs2_icache *ic, struct gfs2_inode *ip)
 	rmutex_lock(&ic->lock);
 	hash_remove(ic, ip);
 	list_del_init(&ip->i_idle);
+	list_del_init(&ip->i_reap);
 	ip->i_new = ip->i_dead = false;
 	ip->i_unhashed = true;
 	list_del_init(&ip->i_doomed);
@@ -412,10 +426,33 @@ static void unhash_and_free(struct gfs2_icache *ic, struct gfs2_inode *ip)
 		inode_free(ip);
 }
 
-static int lookup_setup(struct gfs2_icache *ic, struct gfs2_inode *ip)
+/* An inode of which there was only a remnant, in a cluster: is it still there?  Its IOPEN lock is held: what is there stays. */
+static int verify(struct gfs2_inode *ip)
+{
+	const struct gfs2_inode_lvb *lvb = (const void *)ip->i_gl->gl_lvb;
+	struct gfs2_holder gh;
+	int error = gfs2_glock_nq_init(ip->i_gl, LM_ST_SHARED, GL_SKIP, &gh);
+
+	if (error)
+		return error;
+	if (ip->i_no_formal_ino && be32_to_cpu(lvb->ri_magic) == GFS2_MAGIC &&
+	    be64_to_cpu(lvb->ri_generation_deleted) >= ip->i_no_formal_ino) {
+		error = -ESTALE;
+	} else {
+		error = gfs2_get_block_type(ip->i_sbd, ip->i_no_addr);
+		if (error >= 0)
+			error = error == GFS2_BLKST_DINODE_ || error == GFS2_BLKST_UNLINKED_ ? 0 : -ESTALE;
+	}
+	gfs2_glock_dq_uninit(&gh);
+	return error;
+}
+
+static int lookup_setup(struct gfs2_icache *ic, struct gfs2_inode *ip, bool unsure)
 {
 	int error = take_glocks(ip);
 
+	if (!error && unsure)
+		error = verify(ip);
 	if (error) {
 		drop_glocks(ip);
 		rmutex_lock(&ic->lock);
@@ -454,9 +491,10 @@ static int wait_settled(struct gfs2_icache *ic, struct gfs2_inode *ip, uint64_t 
 	return error;
 }
 
-int gfs2_inode_lookup(struct gfs2_sbd *sdp, uint64_t no_addr, uint64_t formal,
-		      struct gfs2_inode **out)
+/* @by_number: it is the one that the kernel knows, also if there is only a remnant. */
+static int lookup(struct gfs2_sbd *sdp, uint64_t no_addr, uint64_t formal, bool by_number, struct gfs2_inode **out)
 {
+	const bool peers = sdp->sd_lm->lm_has_peers;
 	struct gfs2_icache *ic = sdp->sd_icache;
 	struct gfs2_remnant **slot;
 	struct gfs2_inode *ip;
@@ -481,24 +519,36 @@ int gfs2_inode_lookup(struct gfs2_sbd *sdp, uint64_t no_addr, uint64_t formal,
 		goto out_unlock;
 	}
 	slot = remnant_slot(ic, no_addr);
-	if (slot && formal && (*slot)->r_formal && (*slot)->r_formal != formal) {
+	if (slot && formal && (*slot)->r_formal && (*slot)->r_formal != formal &&
+	    (!peers || (*slot)->r_formal > formal)) {
 		error = -ESTALE;
 		goto out_unlock;
 	}
 	if (ic->nr > atomic_load_explicit(&ic->many, memory_order_relaxed))
 		gfs2_maint_wake(sdp);
 	ip = inode_alloc(sdp, no_addr, formal);
-	if (slot)
+	if (slot) {
+		ip->i_mixed = peers && !by_number && formal != (*slot)->r_formal;
 		remnant_take(ic, slot, ip);
+		/* It may be another one by now. */
+		if (peers && !formal && !by_number)
+			ip->i_no_formal_ino = 0;
+	}
 	hash_insert(ic, ip);
 	rmutex_unlock(&ic->lock);
-	error = lookup_setup(ic, ip);
+	error = lookup_setup(ic, ip, peers && slot && by_number);
 	if (!error)
 		*out = ip;
 	return error;
 out_unlock:
 	rmutex_unlock(&ic->lock);
 	return error;
+}
+
+int gfs2_inode_lookup(struct gfs2_sbd *sdp, uint64_t no_addr, uint64_t formal,
+		      struct gfs2_inode **out)
+{
+	return lookup(sdp, no_addr, formal, false, out);
 }
 
 struct gfs2_inode *gfs2_inode_find(struct gfs2_sbd *sdp, uint64_t no_addr)
@@ -521,7 +571,7 @@ struct gfs2_inode *gfs2_inode_find(struct gfs2_sbd *sdp, uint64_t no_addr)
 	}
 	rmutex_unlock(&ic->lock);
 	/* If it is only just being reduced, this waits. */
-	if (reduced && gfs2_inode_lookup(sdp, no_addr, 0, &ip))
+	if (reduced && lookup(sdp, no_addr, 0, true, &ip))
 		return NULL;
 	return ip;
 }
@@ -621,11 +671,20 @@ static void write_back(struct gfs2_inode *ip)
  * Our nlink may be old news: who asks for IOPEN is another node that has removed the last name and leaves the rest to the
  * last user, which may be us (kernel: gfs2_drop_inode).  gfs2_evict_unlinked() looks at the dinode itself.
  */
+static bool wanted_gone(const struct gfs2_inode *ip)
+{
+	return ip->i_sbd->sd_lm->lm_has_peers && ip->i_iopen_gl && gfs2_glock_demote_wanted(ip->i_iopen_gl);
+}
+
+/* Cache lock held, nobody but the kernel's lookups has @ip: is it to be deleted before these are forgotten? */
+static bool must_reap(const struct gfs2_inode *ip)
+{
+	return writable(ip->i_sbd) && (wanted_gone(ip) || (ip->i_mixed && ip->i_valid && !ip->i_nlink));
+}
+
 static bool must_delete(const struct gfs2_inode *ip)
 {
-	return ip->i_valid && writable(ip->i_sbd) &&
-	       (!ip->i_nlink || (ip->i_sbd->sd_lm->lm_has_peers && ip->i_iopen_gl &&
-				 gfs2_glock_demote_wanted(ip->i_iopen_gl)));
+	return ip->i_valid && writable(ip->i_sbd) && (!ip->i_nlink || wanted_gone(ip));
 }
 
 static bool must_write(struct gfs2_inode *ip)
@@ -657,6 +716,7 @@ int gfs2_icache_delete_again(struct gfs2_sbd *sdp)
 	uint64_t again[ARRAY_SIZE(ic->undeleted)];
 	unsigned nr, left;
 
+	check_let_go(sdp, UINT64_MAX);
 	rmutex_lock(&ic->lock);
 	nr = ic->nr_undeleted;
 	memcpy(again, ic->undeleted, nr * sizeof(again[0]));
@@ -682,11 +742,13 @@ int gfs2_icache_delete_again(struct gfs2_sbd *sdp)
 void gfs2_inode_put(struct gfs2_inode *ip)
 {
 	struct gfs2_icache *ic;
-	bool delete;
+	struct gfs2_sbd *sdp;
+	bool delete, reap = false;
 
 	if (!ip)
 		return;
-	ic = ip->i_sbd->sd_icache;
+	sdp = ip->i_sbd;
+	ic = sdp->sd_icache;
 	for (;;) {
 		rmutex_lock(&ic->lock);
 		GFS2_BUG_ON(!ip->i_refs);
@@ -695,8 +757,14 @@ void gfs2_inode_put(struct gfs2_inode *ip)
 			if (--ip->i_refs == 1 && ip->i_nlookup) {
 				list_del_init(&ip->i_idle);
 				list_add_tail(&ip->i_idle, &ic->idle);
+				/* Not here: the caller may hold locks. */
+				reap = list_empty(&ip->i_reap) && must_reap(ip) && !SEEDED_BUG("iopen-kept");
+				if (reap)
+					list_add_tail(&ip->i_reap, &ic->reap);
 			}
 			rmutex_unlock(&ic->lock);
+			if (reap)
+				gfs2_maint_wake(sdp);
 			return;
 		}
 		/* Nobody else can change these: they all need a reference. */
@@ -761,6 +829,96 @@ unsigned gfs2_icache_trim(struct gfs2_sbd *sdp, unsigned keep)
 	}
 	rmutex_unlock(&ic->lock);
 	return done;
+}
+
+static void note_let_go(struct gfs2_icache *ic, uint64_t no_addr)
+{
+	const unsigned size = ARRAY_SIZE(ic->let_go);
+
+	rmutex_lock(&ic->lock);
+	if (ic->nr_let_go == size) {
+		ic->let_go_first = (ic->let_go_first + 1) % size;
+		ic->nr_let_go--;
+	}
+	ic->let_go[(ic->let_go_first + ic->nr_let_go) % size].no_addr = no_addr;
+	ic->let_go[(ic->let_go_first + ic->nr_let_go++) % size].when_ns = now_ns();
+	rmutex_unlock(&ic->lock);
+}
+
+/*
+ * Whoever wanted to delete an inode may have given up since, or died (kernel: delete_work_func, which looks again after 5 s).
+ * Those let go before @then; all that is unlinked by now and in nobody's core goes.
+ */
+static void check_let_go(struct gfs2_sbd *sdp, uint64_t then)
+{
+	struct gfs2_icache *ic = sdp->sd_icache;
+
+	rmutex_lock(&ic->lock);
+	while (ic->nr_let_go && ic->let_go[ic->let_go_first].when_ns <= then) {
+		uint64_t no_addr = ic->let_go[ic->let_go_first].no_addr;
+
+		ic->let_go_first = (ic->let_go_first + 1) % ARRAY_SIZE(ic->let_go);
+		ic->nr_let_go--;
+		rmutex_unlock(&ic->lock);
+		if (writable(sdp) && gfs2_get_block_type(sdp, no_addr) == GFS2_BLKST_UNLINKED_)
+			gfs2_reclaim_unlinked(sdp, no_addr);
+		rmutex_lock(&ic->lock);
+	}
+	rmutex_unlock(&ic->lock);
+}
+
+bool gfs2_inode_let_go(struct gfs2_sbd *sdp, uint64_t no_addr)
+{
+	struct gfs2_icache *ic = sdp->sd_icache;
+	struct gfs2_inode *ip;
+	bool gone = true, wake = false;
+
+	rmutex_lock(&ic->lock);
+	ip = hash_find(ic, no_addr);
+	/* A dead one has left its IOPEN lock or is about to; a new one has asked for it after the other node. */
+	if (ip && !ip->i_new && !ip->i_dead) {
+		bool idle = ip->i_refs == 1 && ip->i_nlookup && !SEEDED_BUG("iopen-kept");
+
+		gone = idle && !must_write(ip) && remnant_add(ic, ip);
+		if (gone) {
+			ip->i_nlookup = 0;
+			ip->i_dead = true;
+		} else if (idle && list_empty(&ip->i_reap)) {
+			list_add_tail(&ip->i_reap, &ic->reap);
+			wake = true;
+		}
+	} else {
+		ip = NULL;
+	}
+	rmutex_unlock(&ic->lock);
+	if (ip && gone) {
+		inode_destroy(ip);
+		note_let_go(ic, no_addr);
+	}
+	if (wake)
+		gfs2_maint_wake(sdp);
+	return gone;
+}
+
+void gfs2_icache_reap(struct gfs2_sbd *sdp)
+{
+	struct gfs2_icache *ic = sdp->sd_icache;
+
+	rmutex_lock(&ic->lock);
+	while (!list_empty(&ic->reap)) {
+		struct gfs2_inode *ip = list_first_entry(&ic->reap, struct gfs2_inode, i_reap);
+
+		list_del_init(&ip->i_reap);
+		if (ip->i_refs != 1 || !ip->i_nlookup || ip->i_dead || !must_reap(ip) || !remnant_add(ic, ip))
+			continue;
+		/* The lookups' reference becomes ours. */
+		ip->i_nlookup = 0;
+		rmutex_unlock(&ic->lock);
+		gfs2_inode_put(ip);
+		rmutex_lock(&ic->lock);
+	}
+	rmutex_unlock(&ic->lock);
+	check_let_go(sdp, now_ns() - LET_GO_NS);
 }
 
 void gfs2_icache_set_many(struct gfs2_sbd *sdp, unsigned nr)

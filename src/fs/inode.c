@@ -9,7 +9,8 @@
  *     Other states have nothing dirty.
  *  2. Before DF or UN: no data buffers remain; before UN: no metadata, no extents, no hash table
  *     either.
- *  3. A grant other than DF that was waited for finds no direct I/O of this node in flight; the
+ *  3. Before DF or UN: the kernel has no pages of the file.  Pages that it has were read under this tenure of the lock.
+ *  4. A grant other than DF that was waited for finds no direct I/O of this node in flight; the
  *     first EX grant finishes a truncate that a crash interrupted.
  *
  * A time that a direct write left pending under DF cannot be published in go_sync: that takes EX,
@@ -26,6 +27,8 @@
 #include <dirent.h>
 #include "fs/bmap.h"
 #include "fs/dir.h"
+#include "fs/kdrop.h"
+#include "util/seeded.h"
 #include "util/util.h"
 
 struct gfs2_inode *gfs2_glops_begin(struct gfs2_glock *gl)
@@ -97,6 +100,129 @@ static int publish_under_ex(struct gfs2_inode *ip)
 	return error;
 }
 
+/* --- the kernel's pages --- */
+
+/*
+ * How long the kernel may take to drop pages that nobody has locked as far as we know, before those who are in its way are let in.
+ */
+#define DROP_PATIENCE_NS 2000000ull
+/* If it takes as many times as long we know nothing: everybody is let in. */
+#define DROP_DESPAIR 50
+#define DRAIN_RANGES 64
+
+int gfs2_inode_nq_fill(struct gfs2_inode *ip, struct gfs2_range *range, struct gfs2_holder *gh)
+{
+	int error;
+
+	gfs2_holder_init(ip->i_gl, LM_ST_SHARED, GL_FILL, gh, __func__);
+	gh->gh_priv = range;
+	error = gfs2_glock_nq(gh);
+	if (error)
+		gfs2_holder_uninit(gh);
+	return error;
+}
+
+struct drain {
+	struct gfs2_range cached[DRAIN_RANGES];	 /* what the kernel may have */
+	struct gfs2_range blocked[DRAIN_RANGES]; /* READs that wait */
+	struct gfs2_range pieces[2 * DRAIN_RANGES]; /* cached, but not blocked: to be dropped now */
+	struct gfs2_range admitted[DRAIN_RANGES]; /* READs that were let in meanwhile */
+	unsigned nr_cached, nr_blocked, nr_pieces, nr_admitted, waited;
+};
+
+/* Let nobody in, but remember him. */
+static bool note_blocked(const struct gfs2_holder *gh, void *arg)
+{
+	const struct gfs2_range *r = gh->gh_priv;
+	struct drain *d = arg;
+	unsigned i;
+
+	/* In order. Of too many, those that are not noted will be in the way and be let in. */
+	if (d->nr_blocked == DRAIN_RANGES)
+		return false;
+	for (i = d->nr_blocked++; i > 0 && d->blocked[i - 1].start > r->start; i--)
+		d->blocked[i] = d->blocked[i - 1];
+	d->blocked[i] = *r;
+	return false;
+}
+
+/* Is he in the way? */
+static bool admit(const struct gfs2_holder *gh, void *arg)
+{
+	const struct gfs2_range *r = gh->gh_priv;
+	struct drain *d = arg;
+	bool in = d->waited > DROP_DESPAIR;
+
+	for (unsigned i = 0; !in && i < d->nr_pieces; i++)
+		in = r->start < d->pieces[i].end && d->pieces[i].start < r->end;
+	if (!in || SEEDED_BUG("gate-shut"))
+		return false;
+	if (d->nr_admitted == DRAIN_RANGES)
+		d->admitted[0] = (struct gfs2_range){ 0, UINT64_MAX };
+	else
+		d->admitted[d->nr_admitted++] = *r;
+	return true;
+}
+
+static void cut_out_blocked(struct drain *d)
+{
+	d->nr_pieces = 0;
+	for (unsigned i = 0; i < d->nr_cached; i++) {
+		struct gfs2_range c = d->cached[i];
+
+		for (unsigned k = 0; k < d->nr_blocked && c.start < c.end; k++) {
+			const struct gfs2_range *b = &d->blocked[k];
+
+			if (b->end <= c.start || b->start >= c.end)
+				continue;
+			if (b->start > c.start && d->nr_pieces < ARRAY_SIZE(d->pieces) - 1)
+				d->pieces[d->nr_pieces++] = (struct gfs2_range){ c.start, b->start };
+			else if (b->start > c.start)
+				continue; /* no room: it will be in the way */
+			c.start = b->end;
+		}
+		if (c.start >= c.end)
+			continue;
+		if (d->nr_pieces == ARRAY_SIZE(d->pieces))
+			d->pieces[0] = (struct gfs2_range){ 0, UINT64_MAX };
+		else
+			d->pieces[d->nr_pieces++] = c;
+	}
+}
+
+/*
+ * The gate of reference 6.7.  The kernel, told to drop pages, waits for those that are locked: by READs, which wait for this lock.  But a
+ * page that is locked has not been read yet, so there is nothing to be dropped.  Hence all is dropped but what the READs that wait are
+ * about.  One that comes at the wrong moment, or has not yet come to the lock, and stops the kernel, is let in, under the state that is still
+ * held; what it has read is dropped in the next round.  The others wait for the lock like everybody, so readers that never
+ * stop cannot go on for ever: sooner or later all of them wait.
+ */
+void inode_go_drain(struct gfs2_glock *gl)
+{
+	struct gfs2_sbd *sdp = glock_sbd(gl);
+	struct drain *d = xmalloc(sizeof(*d));
+	struct gfs2_kdrop job = { .no_addr = gl->gl_number, .ranges = d->pieces };
+
+	d->cached[0] = (struct gfs2_range){ 0, UINT64_MAX };
+	d->nr_cached = 1;
+	while (d->nr_cached && !SEEDED_BUG("gate-no-drop")) {
+		d->nr_blocked = d->nr_admitted = d->waited = 0;
+		gfs2_glock_admit(gl, note_blocked, d);
+		cut_out_blocked(d);
+		job.nr = d->nr_pieces;
+		gfs2_kdrop_start(sdp, &job);
+		while (!gfs2_kdrop_wait(sdp, &job, now_ns() + DROP_PATIENCE_NS)) {
+			d->waited++;
+			gfs2_glock_admit(gl, admit, d);
+		}
+		if (d->nr_admitted)
+			gfs2_glock_wait_guests(gl);
+		memcpy(d->cached, d->admitted, d->nr_admitted * sizeof(d->cached[0]));
+		d->nr_cached = SEEDED_BUG("gate-one-round") ? 0 : d->nr_admitted;
+	}
+	free(d);
+}
+
 int inode_go_sync(struct gfs2_glock *gl)
 {
 	struct gfs2_sbd *sdp = glock_sbd(gl);
@@ -125,18 +251,16 @@ void inode_go_inval(struct gfs2_glock *gl, bool metadata)
 {
 	struct gfs2_inode *ip = gfs2_glops_begin(gl);
 
-	if (metadata) {
+	/* That the dinode has to be read again is noted by the lock layer. */
+	if (metadata && !SEEDED_BUG("metadata-kept"))
 		mapping_invalidate(&gl->gl_mapping);
-		rmutex_lock(&gl->gl_lock);
-		gl->gl_flags |= 1ul << GLF_INSTANTIATE_NEEDED;
-		rmutex_unlock(&gl->gl_lock);
-	}
 	if (ip) {
-		mapping_invalidate(&ip->i_data);
-		if (metadata) {
+		if (!SEEDED_BUG("data-kept"))
+			mapping_invalidate(&ip->i_data);
+		if (metadata && !SEEDED_BUG("map-kept"))
 			extmap_clear(&ip->i_map);
+		if (metadata && !SEEDED_BUG("dir-hash-kept"))
 			gfs2_dir_hash_inval(ip);
-		}
 	}
 	gfs2_glops_end(ip);
 }

@@ -84,10 +84,12 @@ struct gfs2_inode {
 	uint64_t i_nlookup;
 	unsigned i_refs, i_opens, i_cached_opens;
 	unsigned i_waiters;	/* lookups that wait for i_new or i_dead to end */
+	bool i_mixed;		/* some of the lookups are those of an inode that was in this place before */
 	bool i_new, i_dead;	/* being made or going away: found by nobody, lookups wait */
 	bool i_unhashed;	/* out of the cache; the last waiter frees it */
 	bool i_deleted;		/* went away because its blocks were freed */
 	struct list_head i_doomed; /* the icache's list */
+	struct list_head i_reap;
 	struct gfs2_inode *i_hash;
 	struct list_head i_idle;
 
@@ -100,11 +102,17 @@ struct gfs2_inode {
 	unsigned i_glops;
 
 	/*
-	 * Kernel page cache may hold pages of this file (some open without direct I/O). relaxed:
+	 * Without other nodes: kernel page cache may hold pages of this file (some open without direct I/O). relaxed:
 	 * only a hint that costs an invalidate
 	 */
 	atomic_bool i_kcached;
 };
+
+/* May the kernel have pages of this file?  The caller has had a holder after those READs that he means. */
+static inline bool gfs2_kernel_has_pages(struct gfs2_inode *ip)
+{
+	return atomic_load_explicit(&ip->i_kcached, memory_order_relaxed) || gfs2_glock_filled(ip->i_gl);
+}
 
 /*
  * Without a holder.  relaxed: a number that is not seen yet is as good as one that is not known
@@ -154,6 +162,13 @@ void gfs2_inode_forget_addr(struct gfs2_sbd *sdp, uint64_t no_addr, uint64_t n);
  * returns how many went.  No lock held.
  */
 unsigned gfs2_icache_trim(struct gfs2_sbd *sdp, unsigned keep);
+/*
+ * Another node wants to delete the inode (IOPEN).  True: it is not in core any more; if the kernel knows it, a remnant is left.  False:
+ * it is in use.  No lock held; waits for nobody.
+ */
+bool gfs2_inode_let_go(struct gfs2_sbd *sdp, uint64_t no_addr);
+/* Those that were in use then and are no more: delete them.  The maintenance thread's. */
+void gfs2_icache_reap(struct gfs2_sbd *sdp);
 /* From so many on, each further inode wakes the maintenance thread, which trims. */
 void gfs2_icache_set_many(struct gfs2_sbd *sdp, unsigned nr);
 void gfs2_icache_count(struct gfs2_sbd *sdp, unsigned *objects, unsigned *remnants);
@@ -216,6 +231,11 @@ int gfs2_setattr(struct gfs2_inode *ip, const struct stat *attr, int valid);
  * -EFBIG, -ENOSPC.
  */
 int gfs2_setattr_size(struct gfs2_inode *ip, uint64_t size);
+/*
+ * A write of this node that failed had found the file @before bytes long and left it with @after: back to @size, but not below @before,
+ * and nothing at all if it has grown since.
+ */
+int gfs2_setattr_size_undo(struct gfs2_inode *ip, uint64_t size, uint64_t before, uint64_t after);
 int gfs2_fsync(struct gfs2_inode *ip, bool datasync);
 
 /* --- deletion (evict) --- */
@@ -247,11 +267,16 @@ void gfs2_pending_mtime_publish_all(struct gfs2_sbd *sdp);
 /* Under any holder: the times that stat shows. */
 void gfs2_pending_mtime_peek(struct gfs2_inode *ip, struct timespec *mtime, struct timespec *ctime);
 
+/* SH for what goes into the kernel's pages of this range, which it may keep.  @gh and @range stay where they are. */
+struct gfs2_range;
+int gfs2_inode_nq_fill(struct gfs2_inode *ip, struct gfs2_range *range, struct gfs2_holder *gh);
+
 /* glops of the type */
 int inode_go_sync(struct gfs2_glock *gl);
 void inode_go_inval(struct gfs2_glock *gl, bool metadata);
 int inode_go_instantiate(struct gfs2_glock *gl);
 int inode_go_held(struct gfs2_holder *gh);
+void inode_go_drain(struct gfs2_glock *gl);
 void inode_go_dump(struct gfs2_glock *gl, FILE *out);
 
 /* Another node wants to free the inode. */

@@ -14,6 +14,7 @@
 #include <unistd.h>
 #include "debug/event.h"
 #include "fs/inode.h"
+#include "fs/kdrop.h"
 #include "fs/mount_i.h"
 #include "fs/rgrp.h"
 #include "lock/dlm_dead.h"
@@ -91,6 +92,8 @@ static int create_caches(struct gfs2_sbd *sdp)
 					      &sdp->sd_glocks);
 	if (!err)
 		err = gfs2_icache_create(sdp);
+	if (!err)
+		err = gfs2_kdrops_create(sdp);
 	if (err)
 		fs_err("cannot create the caches: %s", strerror(-err));
 	return err;
@@ -389,6 +392,7 @@ static void destroy_caches(struct gfs2_sbd *sdp)
 		gfs2_glock_put(sdp->sd_rename_gl);
 	if (sdp->sd_glocks)
 		gfs2_glock_table_destroy(sdp->sd_glocks);
+	gfs2_kdrops_destroy(sdp);
 	if (sdp->sd_bufs)
 		buf_cache_destroy(sdp->sd_bufs);
 }

@@ -129,6 +129,7 @@ static void maint_works(struct gfs2_maint *mt, uint64_t now)
 		gfs2_budget_balance(sdp);
 		mt->shrink_due = now + SHRINK_INTERVAL;
 		reclaim_seen(sdp);
+		gfs2_icache_reap(sdp);
 	}
 	if (sdp->sd_ro || gfs2_withdrawn(sdp))
 		return;

@@ -36,15 +36,19 @@ void op_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 		fuse_reply_err(req, ESTALE);
 		return;
 	}
-	/* The kernel keeps its lookup as long as the directory is open, so it cannot go away. */
-	fi->fh = 0;
-	fuse_reply_open(req, fi);
+	/* The kernel keeps its lookup as long as the directory is open, so it cannot go away; but other nodes ask who uses it. */
+	fi->fh = s->sdp->sd_lm->lm_has_peers ? dir_opened(s, ip) : 0;
+	if (fuse_reply_open(req, fi) && fi->fh)
+		dir_closed(s, fi->fh);
 	gfs2_inode_put(ip);
 }
 
 void op_releasedir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-	op_begin(req);
+	struct server *s = op_begin(req);
+
+	if (fi->fh)
+		dir_closed(s, fi->fh);
 	fuse_reply_err(req, 0);
 }
 

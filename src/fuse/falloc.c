@@ -16,8 +16,8 @@ static void reply_err(fuse_req_t req, int64_t error)
 }
 
 /*
- * The kernel's pages need no care: for what was punched the client drops them itself, and preallocated blocks
- * are the zeros that were there before.
+ * Without other nodes the kernel's pages need no care: for what was punched the client drops them itself, and preallocated blocks
+ * are the zeros that were there before.  With them, what it has behind the end that it believes in may have been data.
  */
 void op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t offset, off_t length,
 		  struct fuse_file_info *fi)
@@ -31,6 +31,8 @@ void op_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t offset, off_t 
 	else
 		error = gfs2_fallocate(f.inode, mode, (uint64_t)offset, (uint64_t)length,
 				       f.sync);
+	if (s->sdp->sd_lm->lm_has_peers)
+		inval_pages(s, f.inode, 0, 0);
 	/* The request does not say who may keep suid and sgid bits; root may. */
 	if (!error && gfs2_remove_privs(f.inode, current_ctx()->uid != 0) > 0)
 		inval_mode(s, f.inode);

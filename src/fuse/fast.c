@@ -87,15 +87,17 @@ static bool fast_read(struct rx_buf *b, struct io_ring *ring)
 	const struct fuse_in_header *in = (const void *)rx_request(b);
 	const struct fuse_read_in *r = (const void *)(in + 1);
 	struct gfs2_inode *ip;
-	bool uncached;
+	bool uncached, fill;
 	struct gfs2_file *f = (struct gfs2_file *)(uintptr_t)r->fh;
 
 	handle_in(f);
 	ip = f->f_inode;
 	uncached = f->f_direct;
 	handle_out(f);
+	/* See fills_page(). */
+	fill = ip->i_sbd->sd_lm->lm_has_peers && !(r->read_flags & FUSE_READ_LOCKOWNER);
 	/* What the kernel does not cache is cached here, and that may block. */
-	if (uncached && !(r->flags & O_DIRECT))
+	if (uncached && !fill && !(r->flags & O_DIRECT))
 		return false;
 	if (b->size < sizeof(*in) + sizeof(*r) || r->size > RX_MAX_WRITE || !r->size)
 		return false;
@@ -106,7 +108,8 @@ static bool fast_read(struct rx_buf *b, struct io_ring *ring)
 	b->dio.write = false;
 	b->dio.dsync = false;
 	b->dio.done = fast_read_done;
-	return r->flags & O_DIRECT ? gfs2_dio_fast(&b->dio) : gfs2_dio_fast_read_cached(&b->dio);
+	return r->flags & O_DIRECT && !fill ? gfs2_dio_fast(&b->dio) :
+					      gfs2_dio_fast_read_cached(&b->dio, fill);
 }
 
 bool fast_request(struct rx_buf *b, struct io_ring *ring)

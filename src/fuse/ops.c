@@ -154,6 +154,23 @@ void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 		fuse_reply_attr(req, &st, s->timeout);
 }
 
+static int set_size(struct server *s, struct gfs2_inode *ip, off_t size, int to_set, struct fuse_file_info *fi)
+{
+	struct failed_write w;
+
+	if (size < 0)
+		return -EINVAL;
+	if (fi && to_set == FUSE_SET_ATTR_SIZE && s->sdp->sd_lm->lm_has_peers) {
+		struct gfs2_file *f = fi_file(fi);
+		bool undoes = file_undoes(s, f, (uint64_t)size, &w);
+
+		handle_out(f);
+		if (undoes)
+			return gfs2_setattr_size_undo(ip, (uint64_t)size, w.eof[0], w.eof[1]);
+	}
+	return gfs2_setattr_size(ip, (uint64_t)size);
+}
+
 void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set,
 		struct fuse_file_info *fi)
 {
@@ -167,8 +184,10 @@ void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set,
 	if (to_set & FUSE_SET_ATTR_MTIME_NOW)
 		attr->st_mtim = current_time();
 	if (!error && to_set & FUSE_SET_ATTR_SIZE)
-		error = attr->st_size < 0 ? -EINVAL
-					  : gfs2_setattr_size(ip, (uint64_t)attr->st_size);
+		error = set_size(s, ip, attr->st_size, to_set, fi);
+	/* The kernel drops its pages if the size was another one than it believes. */
+	if (ip && to_set & FUSE_SET_ATTR_SIZE && s->sdp->sd_lm->lm_has_peers)
+		inval_pages(s, ip, 0, 0);
 	if (!error && to_set & FUSE_SET_ATTR_SIZE && current_ctx()->flags & FATTR_KILL_SUIDGID)
 		error = min_t(int, gfs2_remove_privs(ip, true), 0);
 	/* Nothing to set: chown(-1, -1), or what comes before a write that takes setuid away. */

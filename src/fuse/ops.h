@@ -54,6 +54,11 @@ void op_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name);
 /* The inode of a node id, +1 reference; NULL if the kernel never looked it up (a protocol error). */
 struct gfs2_inode *server_inode(struct server *s, fuse_ino_t ino);
 /*
+ * What the kernel has of the file's pages is no more what is there (len 0: to the end); nothing if it has none.  Sleeps until READs
+ * that have such pages locked are answered: no glock may be held.
+ */
+void inval_pages(struct server *s, struct gfs2_inode *ip, uint64_t off, uint64_t len);
+/*
  * The file lost its suid or sgid bit.  The kernel left that to us (FUSE_HANDLE_KILLPRIV_V2), but what
  * it believes in is its copy of the mode, also for execve().  Touches no pages; no glock may be held.
  */
@@ -64,6 +69,11 @@ void fill_entry(struct server *s, struct gfs2_inode *ip, const struct stat *st,
 		struct fuse_entry_param *e);
 /* Attributes, under gfs2_inode_nq_any(). */
 int inode_stat(struct gfs2_inode *ip, struct stat *st);
+/* An open directory, as a number for fuse_file_info.fh (in a cluster). */
+uint64_t dir_opened(struct server *s, struct gfs2_inode *ip);
+void dir_closed(struct server *s, uint64_t fh);
+/* Is cutting the file down to @size the kernel's way of undoing a failed write?  Which one? */
+bool file_undoes(struct server *s, struct gfs2_file *f, uint64_t size, struct failed_write *w);
 static inline struct gfs2_file *fi_file(const struct fuse_file_info *fi)
 {
 	struct gfs2_file *f = (struct gfs2_file *)(uintptr_t)fi->fh;

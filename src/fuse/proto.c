@@ -86,6 +86,10 @@ void proto_request(struct server *s, struct fuse_buf *fb)
 	uint32_t *flags = &current_ctx()->flags;
 
 	switch (in->opcode) {
+	case FUSE_READ:
+		if (len >= sizeof(struct fuse_read_in))
+			*flags = ((const struct fuse_read_in *)arg)->read_flags;
+		break;
 	case FUSE_WRITE:
 		if (len >= sizeof(struct fuse_write_in))
 			*flags = ((const struct fuse_write_in *)arg)->write_flags;

@@ -2,15 +2,19 @@
 /*
  * Handlers for open files: open, read, write, sync, close.
  *
- * What the kernel may cache (design section 4), lock_nolock: pages of files opened without O_DIRECT; they are dropped when
+ * What the kernel may cache (design section 4).  lock_nolock: pages of files opened without O_DIRECT; they are dropped when
  * the file is written directly.  Files opened with O_DIRECT get FOPEN_DIRECT_IO and FOPEN_PARALLEL_DIRECT_WRITES.
+ * With other nodes: pages of files opened for reading only (and what is mapped privately), for as long as the glock is held in SH or EX: they
+ * are read under GL_FILL holders and dropped before it is given up (inode_go_drain()), and when this node itself changes the file.
  * Notifications are sent while no glock is held: they wait for page locks that a READ of ours may own.
  */
 #include <fcntl.h>
+#include "fs/kdrop.h"
 #include "fs/namei.h"
 #include "fuse/locks.h"
 #include "fuse/ops.h"
 #include "util/ctx.h"
+#include "util/seeded.h"
 #include "util/util.h"
 
 static void reply_err(fuse_req_t req, int64_t error)
@@ -20,15 +24,19 @@ static void reply_err(fuse_req_t req, int64_t error)
 
 /* --- the kernel's pages --- */
 
-static bool kcached(struct gfs2_inode *ip)
+void inval_pages(struct server *s, struct gfs2_inode *ip, uint64_t off, uint64_t len)
 {
-	return atomic_load_explicit(&ip->i_kcached, memory_order_relaxed);
+	if (gfs2_kernel_has_pages(ip) && !SEEDED_BUG("own-pages-kept"))
+		fuse_lowlevel_notify_inval_inode(s->se, ip->i_no_addr, (off_t)off, (off_t)len);
 }
 
-/* Drop the kernel's cached pages of a range; no glock may be held. */
-static void inval_pages(struct server *s, struct gfs2_inode *ip, off_t off, off_t len)
+/*
+ * Are these data for the page cache?  Reads past it, read(2) with FOPEN_DIRECT_IO, name the owner of locks (kernel: fuse_send_read());
+ * who faults in a mapped page does not, however the file was opened.
+ */
+static bool fills_page(struct server *s)
 {
-	fuse_lowlevel_notify_inval_inode(s->se, ip->i_no_addr, off, len);
+	return s->sdp->sd_lm->lm_has_peers && !(current_ctx()->flags & FUSE_READ_LOCKOWNER);
 }
 
 void inval_mode(struct server *s, struct gfs2_inode *ip)
@@ -66,6 +74,15 @@ static struct fuse_open_out open_out(const struct gfs2_file *f)
 	return out;
 }
 
+/* From now on the inode is in use, until file_close(). */
+static void file_used(struct server *s, struct gfs2_file *f)
+{
+	gfs2_inode_open_inc(f->f_inode, !f->f_direct);
+	pthread_mutex_lock(&s->files_lock);
+	list_add_tail(&f->f_list, &s->files);
+	pthread_mutex_unlock(&s->files_lock);
+}
+
 static int file_open(struct server *s, struct gfs2_inode *ip, int flags, struct gfs2_file **out)
 {
 	struct gfs2_file *f;
@@ -84,8 +101,8 @@ static int file_open(struct server *s, struct gfs2_inode *ip, int flags, struct 
 	/* Nobody would ask us before a shared mapping changes what is there: there must be none. */
 	if ((flags & O_ACCMODE) != O_RDONLY && ip->i_diskflags & GFS2_DIF_APPENDONLY)
 		uncached = true;
-	/* With other nodes the kernel caches nothing (and refuses shared mappings): it could not be taken back in time. */
-	if (s->sdp->sd_lm->lm_has_peers)
+	/* With other nodes nobody may write to the kernel's pages, by write(2) or through a shared mapping: we would be asked too late. */
+	if ((flags & O_ACCMODE) != O_RDONLY && s->sdp->sd_lm->lm_has_peers)
 		uncached = true;
 	gfs2_glock_dq_uninit(&gh);
 	if (error)
@@ -95,17 +112,16 @@ static int file_open(struct server *s, struct gfs2_inode *ip, int flags, struct 
 	f->f_direct = uncached;
 	f->f_parallel = direct;
 	f->f_sync = flags & O_DSYNC;	/* O_SYNC contains it */
-	gfs2_inode_open_inc(ip, !uncached);
-	if (!uncached) {
+	file_used(s, f);
+	if (s->sdp->sd_lm->lm_has_peers) {
+		/* The lock knows (GL_FILL), and private mappings come with any file. */
+	} else if (!uncached) {
 		atomic_store_explicit(&ip->i_kcached, true, memory_order_relaxed);
-	} else if (kcached(ip) && !gfs2_inode_cached_opens(ip)) {
+	} else if (gfs2_kernel_has_pages(ip) && !gfs2_inode_cached_opens(ip)) {
 		/* Nobody can put pages there any more: drop them once and direct writes need not care. */
 		atomic_store_explicit(&ip->i_kcached, false, memory_order_relaxed);
-		inval_pages(s, ip, 0, 0);
+		fuse_lowlevel_notify_inval_inode(s->se, ip->i_no_addr, 0, 0);
 	}
-	pthread_mutex_lock(&s->files_lock);
-	list_add_tail(&f->f_list, &s->files);
-	pthread_mutex_unlock(&s->files_lock);
 	*out = f;
 	return 0;
 }
@@ -117,6 +133,25 @@ static void file_close(struct server *s, struct gfs2_file *f)
 	pthread_mutex_unlock(&s->files_lock);
 	gfs2_inode_open_dec(f->f_inode, !f->f_direct);
 	free(f);
+}
+
+uint64_t dir_opened(struct server *s, struct gfs2_inode *ip)
+{
+	struct gfs2_file *f = xzalloc(sizeof(*f));
+
+	f->f_inode = ip;
+	f->f_direct = true;
+	file_used(s, f);
+	handle_out(f);
+	return (uint64_t)(uintptr_t)f;
+}
+
+void dir_closed(struct server *s, uint64_t fh)
+{
+	struct gfs2_file *f = (struct gfs2_file *)(uintptr_t)fh;
+
+	handle_in(f);
+	file_close(s, f);
 }
 
 void server_close_files(struct server *s)
@@ -288,16 +323,18 @@ static int64_t read_direct(fuse_req_t req, struct server *s, struct gfs2_inode *
 }
 
 static int64_t read_buffered(struct file_view f, char *buf, uint64_t pos, size_t size,
-			     uint32_t *skip)
+			     uint32_t *skip, bool fill)
 {
 	struct gfs2_inode *ip = f.inode;
 	struct gfs2_holder gh;
-	int64_t ret = gfs2_glock_nq_init(ip->i_gl, LM_ST_SHARED, 0, &gh);
+	struct gfs2_range range = { pos, pos + size };
+	int64_t ret = fill ? gfs2_inode_nq_fill(ip, &range, &gh) :
+			     gfs2_glock_nq_init(ip->i_gl, LM_ST_SHARED, 0, &gh);
 
 	if (ret)
 		return ret;
 	/* Cached once: by the kernel where it may, else here. */
-	if (f.direct)
+	if (f.direct && !fill)
 		ret = gfs2_file_read_cached(ip, buf, pos, (uint32_t)size, skip);
 	else
 		ret = gfs2_file_read(ip, buf, pos, (uint32_t)size, skip);
@@ -321,10 +358,10 @@ void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse
 		ret = -ENOMEM;
 	else if (off < 0)
 		ret = -EINVAL;
-	else if (fi->flags & O_DIRECT)
+	else if (fi->flags & O_DIRECT && !fills_page(s))
 		ret = read_direct(req, s, ip, buf, (uint64_t)off, size, fi->flags, &done_ns, &answered);
 	else
-		ret = read_buffered(fi_view(fi), buf, (uint64_t)off, size, &skip);
+		ret = read_buffered(fi_view(fi), buf, (uint64_t)off, size, &skip, fills_page(s));
 	if (!answered && ret < 0)
 		reply_err(req, ret);
 	else if (!answered)
@@ -334,8 +371,40 @@ void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse
 
 /* --- write --- */
 
+/*
+ * After an asynchronous direct write beyond the end of the file has failed, the kernel cuts the file to the size that it had (fuse_direct_IO(),
+ * fuse_do_truncate()): what had been written of it goes.  But that is the size that it *believed* in, and what another node had appended
+ * by then must not go.  Its request cannot be told from an ftruncate(2); so it is recognized by what came before: the same thread
+ * and open file, just now, the offset of the write, which for appends is the size that the kernel believes in.  An ftruncate() that
+ * looks like that means the same.
+ */
+#define UNDO_NS (10ull * 1000000000)
+
+static void write_failed(struct server *s, struct gfs2_file *f, uint64_t pos, const uint64_t eof[2])
+{
+	pthread_mutex_lock(&s->files_lock);
+	f->f_failed = (struct failed_write){ .pid = current_ctx()->pid, .when_ns = now_ns(), .pos = pos,
+					     .eof = { eof[0], eof[1] } };
+	pthread_mutex_unlock(&s->files_lock);
+}
+
+bool file_undoes(struct server *s, struct gfs2_file *f, uint64_t size, struct failed_write *w)
+{
+	bool yes;
+
+	pthread_mutex_lock(&s->files_lock);
+	*w = f->f_failed;
+	/* A large write comes in pieces, and a later one may be the first to fail. */
+	yes = w->when_ns && now_ns() - w->when_ns < UNDO_NS && w->pid == current_ctx()->pid && size <= w->pos &&
+	      (w->pos - size) % RX_MAX_WRITE == 0 && !SEEDED_BUG("undo-cuts");
+	if (w->pid == current_ctx()->pid)
+		f->f_failed.when_ns = 0;
+	pthread_mutex_unlock(&s->files_lock);
+	return yes;
+}
+
 static int64_t write_direct(struct server *s, struct gfs2_inode *ip, const char *buf, uint64_t pos,
-			    size_t size, int flags, uint64_t *done_ns)
+			    size_t size, int flags, uint64_t eof[2], uint64_t *done_ns)
 {
 	struct gfs2_dio dio;
 	int64_t ret = gfs2_dio_check_align(s->sdp, pos, (uint32_t)size);
@@ -350,18 +419,22 @@ static int64_t write_direct(struct server *s, struct gfs2_inode *ip, const char 
 		return -ENOMEM;
 	ret = gfs2_dio_run(&dio);
 	*done_ns = dio.done_ns;
+	eof[0] = dio.eof[0];
+	eof[1] = dio.eof[1];
 	if (dio.killed)
 		inval_mode(s, ip);
-	if (ret > 0 && kcached(ip))
-		inval_pages(s, ip, (off_t)pos, (off_t)size);
+	/* Also when a part of it failed. */
+	inval_pages(s, ip, pos, size);
 	return ret;
 }
 
 /*
- * @writepage: a page of a shared mapping; nobody calls write(2), so no rights are lost.  @where NULL: at the end of the file.
+ * @writepage: a page of a shared mapping; nobody calls write(2), so no rights are lost.  @append: at the end of the file, and *@where
+ * becomes that.  @eof: how long the file was before and is after it.
  */
 static int64_t write_buffered(struct server *s, struct gfs2_inode *ip, const char *buf,
-			      const uint64_t *where, size_t size, int flags, bool writepage)
+			      uint64_t *where, size_t size, int flags, bool append, bool writepage,
+			      uint64_t eof[2])
 {
 	uint64_t pos;
 	bool sync = flags & O_DSYNC, full_sync = flags & (O_SYNC & ~O_DSYNC);
@@ -371,7 +444,10 @@ static int64_t write_buffered(struct server *s, struct gfs2_inode *ip, const cha
 
 	if (ret)
 		return ret;
-	pos = where ? *where : ip->i_size;
+	eof[0] = ip->i_size;
+	if (append)
+		*where = ip->i_size;
+	pos = *where;
 	/* O_APPEND may have been taken away with F_SETFL, which the kernel would refuse if it knew. */
 	if (ip->i_diskflags & GFS2_DIF_APPENDONLY && pos < ip->i_size && !writepage)
 		ret = -EPERM;
@@ -382,6 +458,7 @@ static int64_t write_buffered(struct server *s, struct gfs2_inode *ip, const cha
 		ret = gfs2_file_write(ip, buf, pos, (uint32_t)size, false);
 	if (ip->i_diskflags & GFS2_DIF_SYNC && !writepage)
 		sync = full_sync = true;
+	eof[1] = ip->i_size;
 	gfs2_glock_dq_uninit(&gh);
 	if (killed)
 		inval_mode(s, ip);
@@ -398,7 +475,7 @@ void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_
 	      struct fuse_file_info *fi)
 {
 	struct server *s = op_begin(req);
-	uint64_t pos = (uint64_t)off;
+	uint64_t pos = (uint64_t)off, eof[2] = { UINT64_MAX, UINT64_MAX };
 	bool direct = fi->flags & O_DIRECT && write_past_cache(current_ctx()->flags);
 	struct gfs2_inode *ip;
 	uint64_t done_ns = 0;
@@ -416,15 +493,22 @@ void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_
 		ret = -EINVAL;
 	else if (fi->flags & O_APPEND && !fi->writepage && s->sdp->sd_lm->lm_has_peers)
 		/* The kernel's offset is the end that it believes in.  Past the end nothing is written directly; but durable it is. */
-		ret = write_buffered(s, ip, buf, NULL, size,
-				     fi->flags | (fi->flags & O_DIRECT ? O_DSYNC : 0), false);
+		ret = write_buffered(s, ip, buf, &pos, size,
+				     fi->flags | (fi->flags & O_DIRECT ? O_DSYNC : 0), true, false, eof);
 	else if (direct)
-		ret = write_direct(s, ip, buf, (uint64_t)off, size, fi->flags, &done_ns);
+		ret = write_direct(s, ip, buf, (uint64_t)off, size, fi->flags, eof, &done_ns);
 	else
-		ret = write_buffered(s, ip, buf, &pos, size, fi->flags, fi->writepage);
+		ret = write_buffered(s, ip, buf, &pos, size, fi->flags, false, fi->writepage, eof);
 	/* Went past the kernel's pages: older kernels leave stale ones there. */
-	if (ret > 0 && !direct && write_past_cache(current_ctx()->flags) && kcached(ip))
-		inval_pages(s, ip, off, (off_t)size);
+	if (ret && !direct && write_past_cache(current_ctx()->flags))
+		inval_pages(s, ip, pos, size);
+	if (ret < 0 && eof[0] != UINT64_MAX && pos + size > eof[0] && fi->flags & O_DIRECT && !fi->writepage &&
+	    s->sdp->sd_lm->lm_has_peers) {
+		struct gfs2_file *f = fi_file(fi);
+
+		write_failed(s, f, (uint64_t)off, eof);
+		handle_out(f);
+	}
 	gfs2_inode_put(ip);
 	if (ret < 0)
 		reply_err(req, ret);

@@ -16,9 +16,11 @@
 #include <sys/signalfd.h>
 #include <sys/wait.h>
 #include <unistd.h>
+#include "fs/kdrop.h"
 #include "fuse/locks.h"
 #include "fuse/ops.h"
 #include "fuse/readers.h"
+#include "fuse/warden.h"
 #include "util/util.h"
 
 /* lock_nolock: nobody else changes the volume, so what the kernel caches stays true. */
@@ -53,6 +55,12 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
 	/* Alone, the kernel's own locks are all that is needed. */
 	if (!s->locks)
 		conn->want &= ~(unsigned)(FUSE_CAP_FLOCK_LOCKS | FUSE_CAP_POSIX_LOCKS);
+	/*
+	 * Nor may READs be background requests: these wait in the kernel, with their pages locked, when there are too many of them, asynchronous
+	 * direct I/O for one, which may wait for the very lock that cannot be given up before the pages are dropped.
+	 */
+	if (s->sdp->sd_lm->lm_has_peers)
+		conn->want &= ~(unsigned)FUSE_CAP_ASYNC_READ;
 	/* Offsets in directories are 64 bit for us; the kernel hands them through. */
 }
 
@@ -109,6 +117,14 @@ static int answer_init(struct server *s)
 	return error;
 }
 
+static void drop_pages(void *priv, uint64_t no_addr, const struct gfs2_range *r)
+{
+	struct server *s = priv;
+
+	fuse_lowlevel_notify_inval_inode(s->se, no_addr, (off_t)r->start,
+					 r->end == UINT64_MAX ? 0 : (off_t)(r->end - r->start));
+}
+
 int server_mount(struct gfs2_sbd *sdp, const struct server_config *cfg, struct server **out)
 {
 	struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
@@ -152,6 +168,8 @@ int server_mount(struct gfs2_sbd *sdp, const struct server_config *cfg, struct s
 		readers_create(s);
 	if (!error)
 		error = pool_create(&s->pool);
+	if (!error && sdp->sd_lm->lm_has_peers)
+		error = gfs2_kdrops_attach(sdp, drop_pages, s);
 	s->rx = xzalloc(s->nr_rx * sizeof(*s->rx));
 	for (unsigned i = 0; !error && i < s->nr_rx; i++) {
 		error = rx_create(s, &s->rx[i]);
@@ -162,6 +180,8 @@ int server_mount(struct gfs2_sbd *sdp, const struct server_config *cfg, struct s
 		goto fail;
 	readers_begin(s);
 	fuse_opt_free_args(&args);
+	if (sdp->sd_lm->lm_has_peers)
+		s->warden = warden_start(cfg->mountpoint);
 	*out = s;
 	return 0;
 fail:
@@ -250,9 +270,14 @@ int server_run(struct server *s)
 	}
 	/* First: a thread that reads requests may be the one that waits. */
 	locks_stop(s->locks);
+	/* While there is still somebody who answers the READs that it may wait for. */
+	gfs2_kdrops_detach(s->sdp);
 	stop_rx(s);
 	pool_drain_destroy(s->pool);
 	s->pool = NULL;
+	/* Nobody tells the kernel anything any more. */
+	warden_dismiss(s->warden);
+	s->warden = 0;
 	return 0;
 }
 
@@ -275,8 +300,10 @@ void server_destroy(struct server *s)
 {
 	if (!s)
 		return;
+	gfs2_kdrops_detach(s->sdp);
 	stop_rx(s);
 	pool_drain_destroy(s->pool);
+	warden_dismiss(s->warden);
 	/* Whoever still waits for a lock is answered where the request was read. */
 	locks_destroy(s->locks);
 	readers_destroy(s);

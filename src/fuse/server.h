@@ -37,6 +37,13 @@ struct gfs2_file {
 	bool f_direct;		/* the reply said FOPEN_DIRECT_IO: opened with O_DIRECT, or must not be mapped */
 	bool f_parallel;	/* and FOPEN_PARALLEL_DIRECT_WRITES */
 	bool f_sync;		/* opened with O_DSYNC or O_SYNC */
+	/* The last direct write beyond the end that failed, for file_undone(); server.files_lock */
+	struct failed_write {
+		pid_t pid;
+		uint64_t when_ns;	/* 0: none */
+		uint64_t pos;		/* as the kernel had it */
+		uint64_t eof[2];	/* how long it found the file, and left it */
+	} f_failed;
 };
 
 /*
@@ -124,6 +131,7 @@ struct server {
 	unsigned nr_rx;
 	struct rx **rx;
 	char *mountpoint;
+	pid_t warden;		/* warden.h; 0: none */
 	int wake_fd;		/* eventfd: a receive thread ended */
 	bool detached;		/* the mount point is free already */
 	pthread_mutex_t files_lock; /* leaf */

@@ -80,8 +80,10 @@ static bool needs_finish(const struct gfs2_glock *gl, const struct gfs2_holder *
 	       (gl->gl_ops->go_held || (gl->gl_flags & FLAG(GLF_INSTANTIATE_NEEDED)));
 }
 
-static void note_granted(struct gfs2_glock *gl)
+static void note_granted(struct gfs2_glock *gl, const struct gfs2_holder *gh)
 {
+	if (gh->gh_flags & GL_FILL)
+		atomic_fetch_add_explicit(&gl->gl_fills, 1, memory_order_relaxed);
 	gl->gl_used = true;
 	gl->gl_flags &= ~FLAG(GLF_LRU);
 }
@@ -119,9 +121,9 @@ void glock_grant(struct gfs2_glock *gl, struct gfs2_holder *gh)
 	unsigned iflags = HIF_HOLDER;
 	uint64_t t_ns = gfs2_event_time();
 
-	note_granted(gl);
+	note_granted(gl, gh);
 	note_time(gl, gh, GLT_WAIT, t_ns);
-	ev_holder(EV_GLOCK_PROMOTE, gl, gh, NULL, t_ns);
+	ev_holder(EV_GLOCK_PROMOTE, gl, gh, gl->gl_phase == GLP_SYNC ? "drain" : NULL, t_ns);
 	gh->gh_error = 0;
 	if (gh->gh_granted && needs_finish(gl, gh)) {
 		iflags |= HIF_FINISH;
@@ -357,6 +359,7 @@ int gfs2_glock_nq(struct gfs2_holder *gh)
 	rmutex_assert_none();
 	gfs2_assert_debug((gh->gh_flags & TRY_FLAGS) || !trans_active || !trans_active());
 	GFS2_BUG_ON(gh->gh_granted && !(gh->gh_flags & GL_ASYNC));
+	GFS2_BUG_ON((gh->gh_flags & GL_FILL) && (gh->gh_flags & GL_ASYNC));
 
 	rmutex_lock(&gl->gl_lock);
 	if (unlikely(glock_blocked_by_withdraw(gl, gh->gh_flags))) {
@@ -371,7 +374,11 @@ int gfs2_glock_nq(struct gfs2_holder *gh)
 		glock_unlock(gl);
 		return 0;
 	}
-	glock_run(gl, gh->gh_flags & TRY_FLAGS ? GLR_ONE_STEP : GLR_ALL_STEPS);
+	if (gh->gh_flags & GL_FILL)
+		/* Who drops what was read waits for this thread. */
+		glock_run(gl, gfs2_glock_filled(gl) ? GLR_NO_STEP : GLR_ONE_STEP);
+	else
+		glock_run(gl, gh->gh_flags & TRY_FLAGS ? GLR_ONE_STEP : GLR_ALL_STEPS);
 	error = wait_queued(gh, &inst);
 	glock_unlock(gl);
 	return error ? error : finish_grant(gh, inst);
@@ -426,7 +433,7 @@ bool gfs2_glock_nq_fast(struct gfs2_holder *gh)
 	     likely(!glock_blocked_by_withdraw(gl, gh->gh_flags));
 	if (ok) {
 		gfs2_assert_debug(list_empty(&gh->gh_list) && !find_same_owner(gl, gh));
-		note_granted(gl);
+		note_granted(gl, gh);
 		gh->gh_time_ns = t_ns;
 		note_time(gl, gh, GLT_WAIT, t_ns);
 		gh->gh_error = 0;
@@ -445,6 +452,9 @@ static bool dq_granted(struct gfs2_glock *gl, struct gfs2_holder *gh)
 	if (gh->gh_flags & GL_NOCACHE)
 		glock_fire(gl, GLE_DEMAND, &(struct glock_arg){ .wished = LM_ST_UNLOCKED });
 	list_del_init(&gh->gh_list);
+	/* Who drains waits for his guests. */
+	if (unlikely(gl->gl_phase == GLP_SYNC && !glock_first_holder(gl)))
+		rcond_broadcast(&gl->gl_wait);
 	if (list_empty(&gl->gl_holders) && (gl->gl_ops->go_flags & GLOF_LRU))
 		gl->gl_flags |= FLAG(GLF_LRU);
 	if (likely(!(gl->gl_flags & FLAG(GLF_DEMOTE)) && !somebody_waits(gl)))
@@ -586,6 +596,54 @@ bool gfs2_glock_wait_demoted(struct gfs2_glock *gl, uint64_t timeout_ns)
 	done = !(gl->gl_flags & demote);
 	rmutex_unlock(&gl->gl_lock);
 	return done;
+}
+
+/* Both ends of a wait meet at the gl_lock of the other glock. */
+struct unless_wanted {
+	struct gfs2_glock *other;
+	bool over;
+};
+
+static void unless_wanted_over(struct gfs2_holder *gh)
+{
+	struct unless_wanted *w = gh->gh_priv;
+	struct gfs2_glock *other = w->other;
+
+	rmutex_lock(&other->gl_lock);
+	w->over = true;
+	rcond_broadcast(&other->gl_wait);
+	rmutex_unlock(&other->gl_lock);
+}
+
+int gfs2_glock_nq_unless_wanted(struct gfs2_holder *gh, struct gfs2_glock *other, uint64_t timeout_ns)
+{
+	const unsigned long demote = FLAG(GLF_DEMOTE) | FLAG(GLF_PENDING_DEMOTE);
+	struct unless_wanted w = { .other = other };
+	uint64_t deadline = now_ns() + timeout_ns;
+	bool over, in_time = true;
+	int error;
+
+	gh->gh_granted = unless_wanted_over;
+	gh->gh_priv = &w;
+	error = gfs2_glock_nq(gh);
+	if (error)
+		return error;
+	rmutex_lock(&other->gl_lock);
+	while (!w.over && !(other->gl_flags & demote) && in_time)
+		in_time = rcond_wait_until(&other->gl_wait, &other->gl_lock, deadline);
+	over = w.over;
+	rmutex_unlock(&other->gl_lock);
+	if (!over && gfs2_glock_cancel(gh)) {
+		gh->gh_error = GLR_TRYFAILED;
+		return GLR_TRYFAILED;
+	}
+	/* Answered; the call may still be on its way. */
+	rmutex_lock(&other->gl_lock);
+	while (!w.over)
+		rcond_wait(&other->gl_wait, &other->gl_lock);
+	rmutex_unlock(&other->gl_lock);
+	gh->gh_granted = NULL;
+	return gh->gh_error;
 }
 
 /* --- several --- */

@@ -42,6 +42,11 @@ enum {
 	LM_FLAG_TRY = 0x0001, LM_FLAG_TRY_1CB = 0x0002, LM_FLAG_NOEXP = 0x0004, LM_FLAG_ANY = 0x0008,
 	LM_FLAG_NODE_SCOPE = 0x0020, GL_ASYNC = 0x0040, GL_EXACT = 0x0080, GL_SKIP = 0x0100,
 	GL_NOPID = 0x0200, GL_NOCACHE = 0x0400,
+	/*
+	 * Ours: what is read under this holder goes into the cache of somebody above us, the kernel's page cache, who keeps it until he is
+	 * told (go_drain), and who waits for this holder when he is told.  Not with GL_ASYNC.  gh_priv is for go_drain.
+	 */
+	GL_FILL = 0x10000,
 };
 #define GLR_TRYFAILED 13	/* positive: a try lock was not granted */
 
@@ -74,6 +79,12 @@ struct gfs2_glock_operations {
 	int (*go_sync)(struct gfs2_glock *gl);
 	/* Before going to UN (@metadata true) or DF (false): drop what may not be cached. */
 	void (*go_inval)(struct gfs2_glock *gl, bool metadata);
+	/*
+	 * Before go_sync of a transition that go_inval belongs to, if there were GL_FILL holders since the last time: have dropped what was read
+	 * under them.  Whoever drops it may wait for the owner of such a holder that is queued behind this very transition:
+	 * gfs2_glock_admit() lets it in, and what is read then has to go, too.
+	 */
+	void (*go_drain)(struct gfs2_glock *gl);
 	/* First use after a grant with GLF_INSTANTIATE_NEEDED (not with GL_SKIP): read the object. Runs without gl_lock, with the holder granted. */
 	int (*go_instantiate)(struct gfs2_glock *gl);
 	/* After each grant (not on the fast path, not with GL_SKIP): e.g. wait for direct I/O, resume a truncate. */
@@ -177,6 +188,11 @@ struct gfs2_glock {
 	bool gl_cb_wanted, gl_cb_running, gl_cb_remote; /* go_callback to be run, running, its argument */
 	bool gl_used;			/* since the shrinker last looked */
 	unsigned gl_nr_finish;		/* holders with HIF_FINISH */
+	/*
+	 * GL_FILL holders granted so far, and how many of them go_drain has been called for since.  Changed under gl_lock; read without it
+	 * (relaxed) by who has had a holder after those that he wants to know of.
+	 */
+	atomic_uint_least64_t gl_fills, gl_drained;
 	unsigned gl_puts;		/* references to drop once gl_lock is released */
 	struct list_head gl_done;	/* holders whose gh_granted is to be called then */
 };
@@ -322,6 +338,18 @@ bool gfs2_glock_cancel(struct gfs2_holder *gh);
 		_e;                                                                                \
 	})
 void gfs2_glock_dq_uninit(struct gfs2_holder *gh);
+/* May there still be something that was read under GL_FILL holders? */
+static inline bool gfs2_glock_filled(struct gfs2_glock *gl)
+{
+	return atomic_load_explicit(&gl->gl_fills, memory_order_relaxed) !=
+	       atomic_load_explicit(&gl->gl_drained, memory_order_relaxed);
+}
+/*
+ * From go_drain: grant those GL_FILL holders that wait at this moment and for which @want says so (it must not sleep; gh_priv is the
+ * owner's).  _wait_guests: until those that were granted have gone.
+ */
+void gfs2_glock_admit(struct gfs2_glock *gl, bool (*want)(const struct gfs2_holder *gh, void *arg), void *arg);
+void gfs2_glock_wait_guests(struct gfs2_glock *gl);
 /*
  * The same for a granted holder, as if it had GL_NOCACHE.  The demotion is made (with other nodes: asked for) by the caller, who may block
  * as in gfs2_glock_nq(): a worker would have to be woken for each inode that goes.
@@ -333,6 +361,11 @@ static inline bool gfs2_holder_queued(const struct gfs2_holder *gh)
 	return gh->gh_gl && atomic_load_explicit(&((struct gfs2_holder *)gh)->gh_iflags,
 						 memory_order_acquire);
 }
+/*
+ * Queue @gh (GL_ASYNC) and wait until it is granted (0) or has failed (-errno), but no longer than until somebody asks for @other, which
+ * the caller holds, or @timeout_ns is over: then GLR_TRYFAILED, and @gh is not queued any more.
+ */
+int gfs2_glock_nq_unless_wanted(struct gfs2_holder *gh, struct gfs2_glock *other, uint64_t timeout_ns);
 /* Several at once, sorted by (number, type), duplicates not allowed; all or none. */
 int gfs2_glock_nq_m(unsigned nr, struct gfs2_holder *ghs);
 void gfs2_glock_dq_m(unsigned nr, struct gfs2_holder *ghs);

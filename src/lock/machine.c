@@ -8,14 +8,15 @@
  *
  *	IDLE   no transition; holders come and go as gl_state allows
  *	  | START: gl_target, gl_req, gl_why are set; nothing is granted, and nothing will be until the phase is IDLE again
- *	SYNC   go_sync and go_inval run without gl_lock, on one thread; gl_state is still held in the cluster
+ *	SYNC   go_drain, go_sync and go_inval run without gl_lock, on one thread; gl_state is still held in the cluster
  *	  | SYNCED                       | ABANDON, SYNC_FAILED: back to IDLE in the old state
  *	WAIT   the lock module has the request
  *	  | REPLY_*: gl_state is what the answer says; IDLE
  *
  * Guarantees
  *  1. A state is given up only after go_sync, and go_inval where glock_rights says that caches must go, have returned.
- *  2. A holder is granted only in phase IDLE and if glock_may_grant() says so; in the order of arrival.
+ *  2. A holder is granted only in phase IDLE and if glock_may_grant() says so; in the order of arrival.  The one exception are
+ *     GL_FILL holders that go_drain admits: out of turn, under the state that is still held, and gone before go_sync.
  *  3. After the answer to a promotion everything that it can serve is granted once, even if a demote request came in
  *     between (else two nodes could take a lock from each other for ever without using it); later holders wait for the demotion.
  *  4. A demote request is never lost: whatever the phase when it comes, it is looked at on every return to IDLE.
@@ -197,6 +198,8 @@ static void act_demand(struct gfs2_glock *gl, const struct glock_arg *arg)
 		 arg->remote ? "remote" : "local");
 	if (left && gl->gl_phase == GLP_IDLE)
 		glock_queue_work(gl, GLW_HOLD, now + left);
+	/* gfs2_glock_nq_unless_wanted() */
+	rcond_broadcast(&gl->gl_wait);
 }
 
 static void act_hold_over(struct gfs2_glock *gl, const struct glock_arg *arg)
@@ -600,6 +603,46 @@ static bool may_sync(struct gfs2_glock_table *t)
 	return false;
 }
 
+void gfs2_glock_admit(struct gfs2_glock *gl, bool (*want)(const struct gfs2_holder *gh, void *arg), void *arg)
+{
+	struct gfs2_holder *gh, *tmp;
+
+	rmutex_lock(&gl->gl_lock);
+	list_for_each_entry_safe(gh, tmp, &gl->gl_holders, gh_list) {
+		if (!holder_waits(gh) || !(gh->gh_flags & GL_FILL) ||
+		    !glock_satisfies(gl->gl_state, gh->gh_state, gh->gh_flags) || !want(gh, arg))
+			continue;
+		/* Granted ones come first. */
+		list_del_init(&gh->gh_list);
+		list_add(&gh->gh_list, &gl->gl_holders);
+		glock_grant(gl, gh);
+	}
+	glock_unlock(gl);
+}
+
+void gfs2_glock_wait_guests(struct gfs2_glock *gl)
+{
+	rmutex_lock(&gl->gl_lock);
+	while (glock_first_holder(gl))
+		rcond_wait(&gl->gl_wait, &gl->gl_lock);
+	rmutex_unlock(&gl->gl_lock);
+}
+
+/*
+ * Phase SYNC: what was read under GL_FILL holders goes.  A holder is released before what was read under it has got to whoever keeps
+ * it; until then that is locked there, and who drops it waits.
+ */
+static void drain(struct gfs2_glock *gl)
+{
+	gl->gl_ops->go_drain(gl);
+	gfs2_glock_wait_guests(gl);
+	/* Not before: who asks meanwhile, gfs2_glock_filled(), must think that it is all still there. */
+	rmutex_lock(&gl->gl_lock);
+	atomic_store_explicit(&gl->gl_drained, atomic_load_explicit(&gl->gl_fills, memory_order_relaxed),
+			      memory_order_relaxed);
+	rmutex_unlock(&gl->gl_lock);
+}
+
 /* Phase SYNC: prepare the caches, then ask.  Releases and retakes gl_lock. */
 static void run_transition(struct gfs2_glock *gl)
 {
@@ -615,6 +658,8 @@ static void run_transition(struct gfs2_glock *gl)
 
 	gl->gl_runner = glock_owner_token();
 	glock_unlock(gl);
+	if (inval && ops->go_drain && !forget && gfs2_glock_filled(gl) && !SEEDED_BUG("gate-left-open"))
+		drain(gl);
 	if (ops->go_sync && !forget &&
 	    !(SEEDED_BUG("glock-no-sync-to-shared") && gl->gl_req == LM_ST_SHARED))
 		error = ops->go_sync(gl);

@@ -35,6 +35,7 @@ enum lock_rank {
 	RANK_GLOCK_WORK,  /* lock/glock.c: work queue of demotions */
 	RANK_LM,	  /* lock modules */
 	RANK_DIO,	  /* dio/: deferred-time list */
+	RANK_KDROP,	  /* fs/kdrop.c: what the kernel is to be told to drop */
 	RANK_IO,	  /* io/io.c: fault rules, list of rings */
 	RANK_CONTROL,	  /* debug/control.c: clients */
 	RANK_STOP,	  /* debug/stop.c: breakpoints and what they hold */

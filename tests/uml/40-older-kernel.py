@@ -12,7 +12,7 @@ from testlib import *    # noqa: E402
 # The others need loop devices, more memory than a node has, or are about things that are no kernel's.
 TESTS = ["20-namespace", "42-dio-locks", "45-strand", "60-mmap"]
 if FULL:
-    TESTS += ["10-tree", "21-readdir", "30-data", "31-sparse", "52-unmount", "70-glockctl"]
+    TESTS += ["10-tree", "21-readdir", "30-data", "31-sparse", "52-unmount", "70-glockctl", "83-coherence"]
 
 
 def case_mount_tests():

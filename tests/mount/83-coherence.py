@@ -1,0 +1,585 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+# test: what one node has changed, however, the other one sees, however it looks, as soon as the call has returned; and mappings
+# timeout: 240
+# variants: plain
+"""Two mounts of one volume with lock_local.  The kernel caches what a node reads, as long as the node keeps the lock; these cases
+look for bytes, sizes, attributes and names that stayed somewhere too long, and for the deadlock between a READ that has a page locked and
+the lock that is not given up before the page is dropped (it shows as a step that takes longer than STEP_SECONDS).
+
+The cases of matrix() are chosen by a seed: GFS2_TEST_SEED repeats them."""
+import contextlib
+import ctypes
+import os
+import struct
+import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+from testlib import *    # noqa: E402
+
+BLOCK = 4096
+MAPPED = 4 * BLOCK      # of every file; its size never falls below, so that no mapping ends in a signal
+
+
+@contextlib.contextmanager
+def nodes(count=2, size="256M", **more):
+    """Mounts of a new volume; afterwards they are unmounted and the volume is clean."""
+    volume = Volume(journals=count, proto="lock_dlm", table="test:vol", size=size, **more)
+    mounts = [volume.mount("lockproto=lock_local") for _ in range(count)]
+    yield mounts
+    for one in mounts:
+        one.umount()
+    volume.fsck()
+
+
+def same(got, want, what):
+    """As equal(), for data: says where they differ."""
+    if got == want:
+        return
+    at = next((i for i, (x, y) in enumerate(zip(got, want)) if x != y), min(len(got), len(want)))
+    raise AssertionError(f"{what}: {len(got)} bytes instead of {len(want)}, the first difference at {at}: "
+                         f"{got[at:at + 8].hex()} instead of {want[at:at + 8].hex()}")
+
+
+def acl(user, perm):
+    """A POSIX ACL that gives one more user something, as the kernel hands it through."""
+    entries = [(0x01, 6, -1 & 0xffffffff), (0x02, perm, user), (0x04, 4, -1 & 0xffffffff), (0x10, 7, -1 & 0xffffffff),
+               (0x20, 0, -1 & 0xffffffff)]
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+
+
+def sees_acl(path):
+    """What it gives to whom; the kernel does not keep bytes."""
+    value = os.getxattr(path, "system.posix_acl_access")
+    return [struct.unpack_from("<HHI", value, at) for at in range(4, len(value), 8)]
+
+
+class View:
+    """One node's open files and mapping of one file, which stay as they are while the file changes."""
+
+    def __init__(self, m, name):
+        self.m, self.path = m, m / name
+        self.cached = os.open(self.path, os.O_RDONLY)
+        self.plain = os.open(self.path, os.O_RDWR)
+        self.append = os.open(self.path, os.O_WRONLY | os.O_APPEND)
+        self.direct = os.open(self.path, os.O_RDWR | os.O_DIRECT)
+        self.shared = mmap.mmap(self.cached, MAPPED, mmap.MAP_SHARED, mmap.PROT_READ)
+        self.buffer = mmap.mmap(-1, 64 * BLOCK)
+
+    def close(self):
+        self.shared.close()
+        self.buffer.close()
+        for fd in (self.cached, self.plain, self.append, self.direct):
+            os.close(fd)
+
+    def write_direct(self, data, at):
+        self.buffer[:len(data)] = data
+        with memoryview(self.buffer) as view, view[:len(data)] as part:
+            equal(os.pwritev(self.direct, [part], at), len(data), "direct write")
+
+    def read_direct(self, size, at):
+        with memoryview(self.buffer) as view, view[:size] as part:
+            got = os.preadv(self.direct, [part], at)
+            return bytes(part[:got])
+
+
+class Matrix:
+    """A file, a directory (hashed after a while) and a model of both; steps change them on one node and look at the other."""
+
+    def __init__(self, mounts, rng):
+        self.mounts, self.rng = mounts, rng
+        os.mkdir(mounts[0] / "dir")
+        os.mkdir(mounts[0] / "other")
+        self.data = bytearray(pattern(6 * BLOCK, 1))
+        write_file(mounts[0] / "file", self.data)
+        os.chmod(mounts[0] / "file", 0o644)
+        self.mode, self.mtime, self.acl = 0o644, None, None
+        self.xattrs = {}
+        self.names = {"dir": {}, "other": {}}       # name -> content
+        self.serial = 0
+        self.views = [View(m, "file") for m in mounts]
+        self.history = []
+        for number in range(40):
+            self.new_name("dir", 0, f"start{number}")
+
+    # --- what changes something; each gets a node and returns the looks that must show it
+
+    def content(self, size):
+        self.serial += 1
+        return pattern(size, self.serial)
+
+    def splice(self, at, data):
+        if at > len(self.data):
+            self.data += bytes(at - len(self.data))
+        self.data[at:at + len(data)] = data
+        self.mtime = None
+
+    DATA_LOOKS = ["read", "read_new", "mapped", "read_direct", "read_plain", "size"]
+
+    def do_write(self, n):
+        at, data = self.rng.randrange(len(self.data) + 5000), self.content(self.rng.randrange(1, 9000))
+        os.pwrite(self.views[n].plain, data, at)
+        self.splice(at, data)
+        return self.DATA_LOOKS
+
+    def do_write_direct(self, n):
+        at, data = self.rng.randrange(len(self.data) // BLOCK + 2) * BLOCK, self.content(BLOCK * self.rng.randrange(1, 4))
+        self.views[n].write_direct(data, at)
+        # Its time is published by this; before, an older one that the other node sets with utime(2) may be lost.
+        os.fsync(self.views[n].direct)
+        self.splice(at, data)
+        return self.DATA_LOOKS
+
+    def do_append(self, n):
+        data = self.content(self.rng.randrange(1, 5000))
+        os.write(self.views[n].append, data)
+        self.splice(len(self.data), data)
+        return self.DATA_LOOKS
+
+    def do_truncate(self, n):
+        size = self.rng.randrange(MAPPED, MAPPED + 10 * BLOCK)
+        if self.rng.random() < 0.5:
+            os.truncate(self.mounts[n] / "file", size)
+        else:
+            os.ftruncate(self.views[n].plain, size)
+        self.splice(size, b"")
+        del self.data[size:]
+        return self.DATA_LOOKS
+
+    def do_fallocate(self, n):
+        at, size = self.rng.randrange(len(self.data)), self.rng.randrange(1, 4 * BLOCK)
+        os.posix_fallocate(self.views[n].plain, at, size)
+        self.splice(max(len(self.data), at + size), b"")
+        return self.DATA_LOOKS
+
+    def do_punch(self, n):
+        at, size = self.rng.randrange(len(self.data)), self.rng.randrange(1, 3 * BLOCK)
+        run(["fallocate", "-p", "-o", at, "-l", size, self.mounts[n] / "file"])
+        end = min(at + size, len(self.data))
+        self.splice(at, bytes(end - at))
+        return self.DATA_LOOKS
+
+    def do_chmod(self, n):
+        self.mode = self.rng.choice([0o600, 0o640, 0o644, 0o755])
+        os.chmod(self.mounts[n] / "file", self.mode)
+        self.acl = None if self.acl is None else "changed"
+        return ["stat", "stat_open"]
+
+    def do_utime(self, n):
+        self.mtime = self.rng.randrange(10**18, 2 * 10**18)
+        os.utime(self.mounts[n] / "file", ns=(self.mtime, self.mtime))
+        return ["stat", "stat_open"]
+
+    def do_setxattr(self, n):
+        name, value = f"user.x{self.rng.randrange(4)}", self.content(self.rng.choice([5, 50, 3000]))
+        os.setxattr(self.mounts[n] / "file", name, value)
+        self.xattrs[name] = value
+        return ["xattrs"]
+
+    def do_removexattr(self, n):
+        if self.xattrs:
+            name = self.rng.choice(sorted(self.xattrs))
+            os.removexattr(self.mounts[n] / "file", name)
+            del self.xattrs[name]
+        return ["xattrs"]
+
+    def do_acl(self, n):
+        user, perm = self.rng.randrange(1000, 1010), self.rng.randrange(8)
+        os.setxattr(self.mounts[n] / "file", "system.posix_acl_access", acl(user, perm))
+        self.acl, self.mode = (0x02, perm, user), 0o670
+        return ["stat", "acl"]
+
+    def new_name(self, directory, n, name):
+        content = self.content(self.rng.randrange(1, 200))
+        write_file(self.mounts[n] / f"{directory}/{name}", content)
+        self.names[directory][name] = content
+
+    NAME_LOOKS = ["listing", "lookups", "lookups"]
+
+    def do_create(self, n):
+        self.serial += 1
+        self.new_name(self.rng.choice(["dir", "dir", "other"]), n, f"n{self.serial}")
+        return self.NAME_LOOKS
+
+    def some_name(self):
+        directory = self.rng.choice([d for d in self.names if self.names[d]])
+        return directory, self.rng.choice(sorted(self.names[directory]))
+
+    def do_unlink(self, n):
+        directory, name = self.some_name()
+        os.unlink(self.mounts[n] / f"{directory}/{name}")
+        del self.names[directory][name]
+        return self.NAME_LOOKS
+
+    def do_rename(self, n):
+        directory, name = self.some_name()
+        target = self.rng.choice(["dir", "other"])
+        self.serial += 1
+        new = self.rng.choice(sorted(self.names[target]) + [f"r{self.serial}"] * 5)
+        os.rename(self.mounts[n] / f"{directory}/{name}", self.mounts[n] / f"{target}/{new}")
+        self.names[target][new] = self.names[directory].pop(name)
+        return self.NAME_LOOKS
+
+    def do_overwrite(self, n):
+        """Through a name; looked at through the other node's."""
+        directory, name = self.some_name()
+        self.new_name(directory, n, name)
+        return self.NAME_LOOKS
+
+    # --- how it is looked at
+
+    def look_read(self, n):
+        same(os.pread(self.views[n].cached, 1 << 20, 0), bytes(self.data), "read(2)")
+
+    def look_read_new(self, n):
+        same(read_file(self.mounts[n] / "file"), bytes(self.data), "opened and read")
+
+    def look_read_plain(self, n):
+        same(os.pread(self.views[n].plain, 1 << 20, 0), bytes(self.data), "read(2) of a file open for writing")
+
+    def look_mapped(self, n):
+        same(self.views[n].shared[:], bytes(self.data[:MAPPED]), "mapping")
+
+    def look_read_direct(self, n):
+        same(self.views[n].read_direct(64 * BLOCK, 0), bytes(self.data[:64 * BLOCK]), "direct read")
+
+    def look_size(self, n):
+        equal(os.lseek(self.views[n].cached, 0, os.SEEK_END), len(self.data), "SEEK_END")
+        equal(os.stat(self.mounts[n] / "file").st_size, len(self.data), "st_size")
+
+    def attributes(self, st):
+        equal(stat.S_IMODE(st.st_mode), self.mode, "mode")
+        equal(st.st_size, len(self.data), "size")
+        if self.mtime is not None:
+            equal(st.st_mtime_ns, self.mtime, "mtime")
+
+    def look_stat(self, n):
+        self.attributes(os.stat(self.mounts[n] / "file"))
+
+    def look_stat_open(self, n):
+        self.attributes(os.fstat(self.views[n].cached))
+
+    def look_xattrs(self, n):
+        path = self.mounts[n] / "file"
+        equal(sorted(x for x in os.listxattr(path) if x.startswith("user.")), sorted(self.xattrs), "names of xattrs")
+        for name, value in self.xattrs.items():
+            same(os.getxattr(path, name), value, name)
+
+    def look_acl(self, n):
+        check(self.acl in sees_acl(self.mounts[n] / "file"), f"ACL {self.acl} is not seen")
+
+    def look_listing(self, n):
+        for directory, entries in self.names.items():
+            equal(sorted(os.listdir(self.mounts[n] / directory)), sorted(entries), f"listing of {directory}")
+
+    def look_lookups(self, n):
+        """Also of names that were there once."""
+        seen = self.seen_names = getattr(self, "seen_names", set()) | {(d, x) for d in self.names for x in self.names[d]}
+        for directory, name in self.rng.sample(sorted(seen), min(12, len(seen))):
+            path = self.mounts[n] / f"{directory}/{name}"
+            if name in self.names[directory]:
+                same(read_file(path), self.names[directory][name], path)
+            else:
+                expect_errno(errno.ENOENT, os.open, path, os.O_RDONLY)
+                expect_errno(errno.ENOENT, os.stat, path)
+
+    # --- steps
+
+    def look(self, n, looks):
+        for look in looks:
+            self.history.append(f"{'ab'[n]}.{look}")
+            getattr(self, "look_" + look)(n)
+
+    def step(self, op, n):
+        looks = list(getattr(self, "do_" + op)(n))
+        self.history.append(f"{'ab'[n]}:{op}")
+        self.rng.shuffle(looks)
+        # The other one first; then this one, whose kernel may have kept what was there before.
+        self.look(1 - n, looks[:self.rng.randrange(1, 4)])
+        self.look(n, looks[:self.rng.randrange(0, 3)])
+
+    def close(self):
+        for view in self.views:
+            view.close()
+
+
+OPS = [name[3:] for name in dir(Matrix) if name.startswith("do_")]
+
+
+def matrix(rounds, seed, **more):
+    rng = random.Random(f"{seed}")
+    with nodes(**more) as mounts:
+        m = Matrix(mounts, rng)
+        try:
+            for _ in range(rounds):
+                # Every kind of change, on either node, in an order of its own.
+                steps = [(op, n) for op in OPS for n in (0, 1)]
+                rng.shuffle(steps)
+                for op, n in steps:
+                    m.step(op, n)
+        except Exception as fault:
+            raise AssertionError(f"{fault}; before that: {' '.join(m.history[-24:])}") from fault
+        for n in (0, 1):
+            m.look(n, Matrix.DATA_LOOKS + ["stat", "xattrs"] + Matrix.NAME_LOOKS)
+        m.close()
+
+
+def case_matrix():
+    matrix(40 if FULL else 6, SEED)
+
+
+def case_matrix_small_blocks():
+    """The directories are hashed at once, attributes in blocks of their own."""
+    matrix(20 if FULL else 3, SEED + 1, bs=512, size="64M")
+
+
+def case_growing_directory():
+    """Leaves are split and the hash table doubled by one node after the other; each has seen the table as it was before."""
+    with nodes(bs=512, size="64M") as mounts:
+        os.mkdir(mounts[0] / "d")
+        known = set()
+        for turn in range(8):
+            one, other = mounts[turn % 2], mounts[1 - turn % 2]
+            for number in range(24):
+                name = f"{turn}.{number}"
+                os.mknod(one / f"d/{name}", 0o600 | stat.S_IFREG)
+                known.add(name)
+            for name in sorted(known):
+                os.stat(other / f"d/{name}")
+            equal(set(os.listdir(other / "d")), known, f"listing after turn {turn}")
+
+
+def case_mapping():
+    """Read-only shared and private mappings work, writable shared ones are refused, however they are asked for."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with nodes() as (a, b):
+        write_file(a / "f", b"a" * 3 * BLOCK)
+        fd = os.open(b / "f", os.O_RDONLY)
+        rw = os.open(b / "f", os.O_RDWR)
+        shared = mmap.mmap(fd, 3 * BLOCK, mmap.MAP_SHARED, mmap.PROT_READ)
+        equal(shared[:], b"a" * 3 * BLOCK, "shared mapping")
+        expect_errno(errno.EACCES, mmap.mmap, fd, BLOCK, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+        # What may be made writable later is refused now.
+        for prot in (mmap.PROT_READ, mmap.PROT_READ | mmap.PROT_WRITE):
+            expect_errno(errno.ENODEV, mmap.mmap, rw, BLOCK, mmap.MAP_SHARED, prot)
+        libc.mmap.restype = ctypes.c_void_p
+        libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + 3 * [ctypes.c_int] + [ctypes.c_long]
+        libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+        raw = libc.mmap(None, BLOCK, mmap.PROT_READ, mmap.MAP_SHARED, fd, 0)
+        equal(libc.mprotect(raw, BLOCK, mmap.PROT_READ | mmap.PROT_WRITE), -1, "mprotect")
+        equal(ctypes.get_errno(), errno.EACCES, "errno of mprotect")
+        private = mmap.mmap(rw, 3 * BLOCK, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE)
+        equal(private[2 * BLOCK:], b"a" * BLOCK, "private mapping")
+        private[:4] = b"mine"
+        # These pages came through a file that is not cached; nobody may find them later who reads through one that is.
+        os.pwrite(rw, b"B" * BLOCK, BLOCK)
+        equal(shared[BLOCK:2 * BLOCK], b"B" * BLOCK, "own write, seen in the mapping")
+        write_file(a / "f", b"c" * 3 * BLOCK)
+        equal(shared[:], b"c" * 3 * BLOCK, "the other one's write, seen in the mapping")
+        equal(read_file(b / "f"), b"c" * 3 * BLOCK, "the other one's write, read")
+        equal(private[:4], b"mine", "a page of its own")
+        direct = os.open(b / "f", os.O_RDWR | os.O_DIRECT)
+        second = mmap.mmap(direct, 3 * BLOCK, mmap.MAP_PRIVATE, mmap.PROT_READ)
+        equal(second[:], b"c" * 3 * BLOCK, "private mapping of a file opened with O_DIRECT")
+        write_file(a / "f", b"d" * 3 * BLOCK)
+        equal(read_file(b / "f"), b"d" * 3 * BLOCK, "after that")
+        equal(run([b / "true"], ok=None).returncode if shutil.copy("/bin/true", b / "true") else 1, 0, "a program")
+        for one in (private, second, shared):
+            one.close()
+        libc.munmap(ctypes.c_void_p(raw), ctypes.c_size_t(BLOCK))
+        for one in (fd, rw, direct):
+            os.close(one)
+
+
+def case_cached():
+    """What was read once is not asked for again, until another node wants the lock."""
+    with nodes() as (a, b):
+        data = pattern(64 * BLOCK, 3)
+        write_file(a / "f", data)
+        inode = os.stat(b / "f").st_ino
+        same(read_file(b / "f"), data, "first read")
+        fd = os.open(b / "f", os.O_RDONLY)
+        shared = mmap.mmap(fd, 64 * BLOCK, mmap.MAP_SHARED, mmap.PROT_READ)
+        with Trace(b) as trace:
+            for _ in range(3):
+                same(os.pread(fd, 32 * BLOCK, 0), data[:32 * BLOCK], "read again")
+                same(shared[:], data, "mapping")
+        equal(trace.of(inode), [], "events of the file while it was read from the page cache")
+        equal(read_file(a / "f"), data, "read by the other node, which takes nothing away")
+        with Trace(b) as trace:
+            same(shared[:], data, "mapping")
+        equal(trace.of(inode), [], "events of the file after the other node has read it")
+        with open(a / "f", "r+b", buffering=0) as out:
+            out.write(b"new")
+        with Trace(b) as trace:
+            same(shared[:3], b"new", "mapping")
+        check(trace.of(inode), "the mapping did not ask for the changed file")
+        shared.close()
+        os.close(fd)
+
+
+READER = """
+import mmap, os, random, sys
+path, how, seed, progress = sys.argv[1:5]
+out = open(progress, "w")
+fd = os.open(path, os.O_RDONLY)
+size = os.fstat(fd).st_size
+shared = mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ)
+rng = random.Random(seed)
+count = 0
+print("ready", flush=True)
+while True:
+    at = rng.randrange(size // 4096) * 4096
+    page = shared[at:at + 4096] if how == "map" else os.pread(fd, 4096, at)
+    # Every page is written in one go, and read in one; a mapping may change while it is being copied.
+    if how != "map" and page != page[:8] * 512:
+        sys.exit(f"torn page at {at}: {page[:16].hex()} ...")
+    count += 1
+    os.pwrite(out.fileno(), b"%d" % count, 0)
+"""
+
+
+def gate(seconds, pages=32):
+    """Readers of one node that never stop, by read(2) and through mappings, while the nodes take the lock from each other; READs
+    take their time, so that pages are locked when the lock has to go.  What was written is seen as soon as the write has returned."""
+    with nodes() as (a, b):
+        write_file(a / "f", struct.pack("<Q", 0) * 512 * pages, sync=True)
+        b.glockctl("set", "fault", "op=read,cls=data,delay_us=3000")
+        progress = [temp("progress") for _ in range(4)]
+        readers = [subprocess.Popen([sys.executable, "-c", READER, b / "f", "map" if i % 2 else "read", f"{SEED}{i}", name],
+                                    stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+                   for i, name in enumerate(progress)]
+        for reader in readers:
+            equal(reader.stdout.readline(), b"ready\n", "a reader")
+        views = [View(m, "f") for m in (a, b)]
+        rng = random.Random(SEED)
+        turns, until = 0, time.monotonic() + seconds
+        while time.monotonic() < until:
+            turns += 1
+            page = struct.pack("<Q", turns) * 512
+            at = rng.randrange(pages) * BLOCK
+            writer = views[turns % 4 == 3]      # the reading node itself, too
+            if turns % 2:
+                writer.write_direct(page, at)
+            else:
+                os.pwrite(writer.plain, page, at)
+            same(os.pread(views[1].cached, BLOCK, at), page, f"turn {turns}: read at {at}")
+            if at < MAPPED:
+                same(views[1].shared[at:at + BLOCK], page, f"turn {turns}: mapping at {at}")
+        ended = [reader.poll() for reader in readers]
+        for reader in readers:
+            reader.kill()
+        said = [reader.communicate()[0] for reader in readers]
+        equal((ended, said), ([None] * 4, [b""] * 4), "readers that have ended, and what they said")
+        done = [int(read_file(name)) for name in progress]
+        for view in views:
+            view.close()
+        log(f"{turns} turns, the readers read {done} pages meanwhile")
+        check(turns > seconds and min(done) > seconds, "hardly anything has happened")
+
+
+def case_gate():
+    gate(60 if FULL else 4)
+
+
+# --- a failed write is undone
+
+class Aio:
+    """One request at a time through libaio's system calls: the kernel treats these otherwise than pwrite(2)."""
+
+    def __init__(self):
+        self.libc = ctypes.CDLL(None, use_errno=True)
+        self.context = ctypes.c_ulong(0)
+        equal(self.libc.syscall(206, 8, ctypes.byref(self.context)), 0, "io_setup")
+
+    def pwrite(self, fd, memory, length, offset):
+        """Bytes or -errno."""
+        buffer = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        iocb = ctypes.create_string_buffer(struct.pack("<QIIHhIQQqQII", 0, 0, 0, 1, 0, fd, buffer, length, offset, 0, 0, 0))
+        pointers = (ctypes.c_void_p * 1)(ctypes.addressof(iocb))
+        done = self.libc.syscall(209, self.context, ctypes.c_long(1), pointers)
+        if done != 1:
+            return -ctypes.get_errno()
+        events = ctypes.create_string_buffer(32)
+        equal(self.libc.syscall(208, self.context, ctypes.c_long(1), ctypes.c_long(1), events, None), 1, "io_getevents")
+        return struct.unpack("<QQqq", events.raw)[2]
+
+    def close(self):
+        self.libc.syscall(207, self.context)
+
+
+def case_failed_append():
+    """The kernel cuts a file down to the size that it believes in when an asynchronous direct write beyond the end has failed; what the
+    other node has appended in the meantime stays."""
+    with nodes() as (a, b):
+        aio, page = Aio(), mmap.mmap(-1, 4 * BLOCK)
+        page[:] = b"a" * 4 * BLOCK
+        for append in (os.O_APPEND, 0):
+            name = f"log{append}"
+            write_file(a / name, b"0" * 8 * BLOCK, sync=True)
+            fd = os.open(a / name, os.O_RDWR | os.O_DIRECT | append)
+            equal(aio.pwrite(fd, page, BLOCK, 8 * BLOCK), BLOCK, "a write that goes well")
+            data = b"0" * 8 * BLOCK + b"a" * BLOCK
+            # Node a's kernel believes in 9 blocks now.
+            for turn in range(3):
+                with open(b / name, "ab") as out:
+                    out.write(b"b" * 5000)
+                data += b"b" * 5000
+                a.glockctl("set", "fault", "op=write,cls=data,error=5")
+                where = (9 if append else 9 + turn // 2 * 3) * BLOCK
+                size = BLOCK if append else 4 * BLOCK
+                equal(aio.pwrite(fd, page, size, where), -errno.EIO, "the write that fails")
+                a.glockctl("set", "fault", "none")
+                same(read_file(b / name)[:len(data)] if append else read_file(b / name)[-5000:],
+                     data if append else b"b" * 5000, f"turn {turn}: seen by the node that appended")
+            # A cut that is meant is done.
+            os.ftruncate(fd, 3 * BLOCK)
+            equal(os.stat(b / name).st_size, 3 * BLOCK, "size after ftruncate(2)")
+            os.close(fd)
+        aio.close()
+        page.close()
+
+
+# --- the end of an inode
+
+def free_blocks(*mounts):
+    """Each knows of its own changes at once; what is added up here does not lack what another one has freed."""
+    return sum(os.statvfs(m).f_bfree for m in mounts)
+
+
+def case_unlinked():
+    """What nobody has open is freed at once, also if the other node's kernel remembers it; what is open there, when it is closed."""
+    with nodes() as (a, b):
+        write_file(a / "keep", b"k")
+        os.mkdir(a / "d")
+        before = free_blocks(a, b)
+        for turn in range(4):
+            one, other = ((a, b), (b, a))[turn % 2]
+            names = [f"d/f{turn}.{i}" for i in range(8)]
+            for name in names:
+                write_file(one / name, pattern(100000, 5), sync=True)
+                os.stat(other / name)
+                if turn > 1:
+                    check(len(read_file(other / name)) == 100000, "read")
+            used = before - free_blocks(a, b)
+            check(used > 8 * 20, f"only {used} blocks are used")
+            held = os.open(other / names[0], os.O_RDONLY)
+            for name in names:
+                os.unlink(one / name)
+            wait_for(lambda: before - free_blocks(a, b) < used // 4, f"turn {turn}: the blocks to be freed")
+            same(os.pread(held, 100000, 0), pattern(100000, 5), "unlinked file that is open on the other node")
+            equal(os.fstat(held).st_nlink, 0, "its links")
+            os.close(held)
+            wait_for(lambda: before - free_blocks(a, b) <= 4, f"turn {turn}: the last file's blocks to be freed")
+            # The same block numbers again, under other names and the same ones, on either node.
+            for n, m in enumerate((other, one)):
+                for i, name in enumerate(names):
+                    write_file(m / name, b"%d.%d" % (n, i))
+                for i, name in enumerate(names):
+                    same(read_file((one, other)[n] / name), b"%d.%d" % (n, i), name)
+                for name in names:
+                    os.unlink((one, other)[(n + len(name)) % 2] / name)
+
+
+if __name__ == "__main__":
+    main()
