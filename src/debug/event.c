@@ -39,6 +39,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "debug/probes.h"
 #include "util/ctx.h"
 #include "util/util.h"
 
@@ -152,6 +153,7 @@ static void emit_at(struct gfs2_event *e, uint64_t t_ns)
 	e->seq = atomic_fetch_add(&ev_next, 1);
 	e->t_ns = t_ns;
 	slot_write(&ev_slots[e->seq & (ev_size - 1)], e);
+	gfs2_probe(e);
 	if (unlikely(atomic_load(&ev_waiters)))
 		wake_readers();
 }

@@ -302,6 +302,17 @@ def case_repl(mount):
     t.quit()
 
 
+def case_probes():
+    """A USDT probe for every event, where the build has them."""
+    notes = run(["readelf", "-n", gfs2_fuse()]).stdout
+    if "gfs2_fuse" not in notes:
+        skip("built without systemtap-sdt-dev")
+    names = set(re.findall(r"Provider: gfs2_fuse\s+Name: (\w+)", notes))
+    for name in ("glock_state", "glock_queue", "dlm_bast", "dio_hole", "dio_end", "log_flush", "break_hit", "glock_hold"):
+        check(name in names, f"no probe {name} among {sorted(names)}")
+    equal(len(names), 22, "probes")
+
+
 @on_mount
 def case_script(mount):
     """Commands from a file: the first that fails ends it."""
