@@ -12,13 +12,20 @@
 
 static struct stop_session *s;
 static int fd;
+static unsigned last_hit;	/* of this session */
+
+static void new_session(void)
+{
+	s = stop_session_new(fd);
+	last_hit = 0;
+}
 
 static int setup(void **state)
 {
 	gfs2_event_init(12);
 	assert_int_equal(stop_init(), 0);
 	fd = eventfd(0, EFD_NONBLOCK);
-	s = stop_session_new(fd);
+	new_session();
 	assert_non_null(s);
 	return setup_manual(state);
 }
@@ -42,15 +49,10 @@ static const struct stop_spec any = { .points = 1u << STOP_TRANSITION, .any_gloc
 /* Waits for the next stop; its number. */
 static unsigned hit(struct stop_site *site)
 {
-	static unsigned last;
-	static struct stop_session *of;
 	unsigned brk;
 
-	if (of != s)
-		last = 0;
-	of = s;
-	await(stop_next_hit(s, &last, &brk, site));
-	return last;
+	await(stop_next_hit(s, &last_hit, &brk, site));
+	return last_hit;
 }
 
 static bool any_stop(void)
@@ -264,7 +266,7 @@ static void test_let_go(void **state)
 		case 1:
 			assert_false(atomic_load(&woken));
 			stop_session_free(s);
-			s = stop_session_new(fd);
+			new_session();
 			break;
 		case 2:
 			stop_shutdown();
