@@ -251,6 +251,8 @@ static void dio_send(struct gfs2_dio *dio)
 		struct io_req *run = &dio->runs[i];
 
 		run->in_place = dio->in_place;
+		/* Not what the kernel reads into its page cache, under SH. */
+		run->mapped = dio->gh.gh_state == LM_ST_DEFERRED;
 		run->done = dio_run_done;
 		run->priv = dio;
 		/* COUNT; relaxed: the submitter's own reference keeps the count above zero */

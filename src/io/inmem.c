@@ -6,6 +6,9 @@
  * pwrite on tmpfs cost several times as much for a block, and half as much again for a megabyte.  And what is read can be
  * handed to the kernel where it lies (io_in_place()), without a copy at all on our side.
  *
+ * Only direct I/O goes through the mapping.  What has been touched there counts as resident memory of the process, though the
+ * pages are the image's; all other work stays within cache=, also for who looks at that number.
+ *
  * Guarantees
  *  - An image that is cut short under us, or a tmpfs without space for a page, ends no process: the copy is given up at the
  *    SIGBUS, and pread or pwrite says what is wrong.  What a transfer says that began after the image was cut is never the

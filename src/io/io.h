@@ -46,6 +46,7 @@ struct io_req {
 	enum io_op op;
 	enum io_class cls;
 	bool fua;		/* write is durable at completion (RWF_DSYNC) */
+	bool mapped;		/* direct I/O: where the store is mapped, copy from or to there (inmem.c says why nothing else does) */
 	bool in_place;		/* a read that moves nothing: see io_in_place() */
 	int buf_index;		/* registered buffer of the submitting ring that holds iov[0], or -1 */
 	uint64_t pos;		/* byte offset on the volume */

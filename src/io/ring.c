@@ -432,7 +432,7 @@ static void memory_transfer(struct io_req *req)
 	} else if (req_vector(req, max, &iov, &nr)) {
 		n = -1;
 		errno = ENOMEM;
-	} else if ((n = inmem_transfer(e, req->op, iov, nr, pos)) >= 0) {
+	} else if (req->mapped && (n = inmem_transfer(e, req->op, iov, nr, pos)) >= 0) {
 		/* copied */
 	} else if (req->op == IO_READ) {
 		n = preadv(e->e_fd, iov, (int)nr, (off_t)pos);

@@ -623,6 +623,15 @@ static void take_sigbus(void)
 	io_engine_close(x);
 }
 
+static int direct_io(enum io_op op, char *buf, uint32_t len, uint64_t pos)
+{
+	struct io_req req;
+
+	io_req_init(&req, op, IO_DIO, buf, len, pos);
+	req.mapped = true;
+	return io_run(e, &req, 1);
+}
+
 static void memory_transfers(void **state)
 {
 	char *in = mem + SIZE / 2;
@@ -633,16 +642,16 @@ static void memory_transfers(void **state)
 	for (uint32_t len = BLK; len <= SIZE / 4; len *= 4) {
 		uint64_t pos = SIZE - len - BLK;
 
-		assert_int_equal(io_write(e, IO_DATA, mem, len, pos), 0);
+		assert_int_equal(direct_io(IO_WRITE, mem, len, pos), 0);
 		assert_int_equal(pread(memory, in, len, (off_t)pos), len);
 		assert_memory_equal(in, mem, len);
 		/* Somebody else's change is seen, and the mapping is no copy. */
 		assert_int_equal(pwrite(memory, "else", 4, (off_t)pos), 4);
-		assert_int_equal(io_read(e, IO_DATA, in, len, pos), 0);
+		assert_int_equal(direct_io(IO_READ, in, len, pos), 0);
 		assert_memory_equal(in, "else", 4);
 		assert_memory_equal(in + 4, mem + 4, len - 4);
 	}
-	assert_int_equal(io_flush(e, IO_DATA), 0);
+	assert_int_equal(io_flush(e, IO_DIO), 0);
 	io_get_stats(e, &st);
 	assert_int_equal(st.errors, 0);
 }
@@ -674,7 +683,7 @@ static void memory_in_place(void **state)
 	struct timespec start, end;
 
 	fill(mem, SIZE / 2, 22);
-	assert_int_equal(io_write(e, IO_DATA, mem, SIZE / 2, SIZE / 2), 0);
+	assert_int_equal(direct_io(IO_WRITE, mem, SIZE / 2, SIZE / 2), 0);
 	memset(mem, 0, SIZE);
 	io_get_stats(e, &before);
 	assert_int_equal(read_in_place(SIZE / 2, SIZE / 2), 0);
@@ -710,22 +719,22 @@ static void memory_in_place(void **state)
 static void memory_cut_short(void **state)
 {
 	fill(mem, SIZE / 2, 23);
-	assert_int_equal(io_write(e, IO_DATA, mem, SIZE / 2, 0), 0);
-	assert_int_equal(io_write(e, IO_DATA, mem, SIZE / 2, SIZE / 2), 0);
+	assert_int_equal(direct_io(IO_WRITE, mem, SIZE / 2, 0), 0);
+	assert_int_equal(direct_io(IO_WRITE, mem, SIZE / 2, SIZE / 2), 0);
 	assert_int_equal(ftruncate(memory, SIZE / 4 + 512), 0);
 	/* The last page is there for its first 512 bytes; then there is nothing at all. */
-	assert_int_equal(io_read(e, IO_DATA, mem, BLK, SIZE / 4), -EIO);
-	assert_int_equal(io_read(e, IO_DATA, mem, BLK, SIZE / 2), -EIO);
-	assert_int_equal(io_read(e, IO_DATA, mem, SIZE / 2, 0), -EIO);
+	assert_int_equal(direct_io(IO_READ, mem, BLK, SIZE / 4), -EIO);
+	assert_int_equal(direct_io(IO_READ, mem, BLK, SIZE / 2), -EIO);
+	assert_int_equal(direct_io(IO_READ, mem, SIZE / 2, 0), -EIO);
 	assert_int_equal(read_in_place(SIZE / 4, BLK), -EIO);
 	assert_int_equal(read_in_place(SIZE / 2, SIZE / 4), -EIO);
-	assert_int_equal(io_read(e, IO_DATA, mem, BLK, 0), 0);
+	assert_int_equal(direct_io(IO_READ, mem, BLK, 0), 0);
 	/* What is written there is there. */
 	fill(mem, BLK, 24);
-	assert_int_equal(io_write(e, IO_DATA, mem, BLK, SIZE / 2), 0);
-	assert_int_equal(io_read(e, IO_DATA, mem + BLK, BLK, SIZE / 2), 0);
+	assert_int_equal(direct_io(IO_WRITE, mem, BLK, SIZE / 2), 0);
+	assert_int_equal(direct_io(IO_READ, mem + BLK, BLK, SIZE / 2), 0);
 	assert_memory_equal(mem, mem + BLK, BLK);
-	assert_int_equal(io_read(e, IO_DATA, mem, BLK, SIZE / 2 + BLK), -EIO);
+	assert_int_equal(direct_io(IO_READ, mem, BLK, SIZE / 2 + BLK), -EIO);
 }
 
 struct cutter {
@@ -754,8 +763,8 @@ static void *transfer_again_and_again(void *arg)
 	pthread_sigmask(SIG_BLOCK, &all, NULL);
 	memset(own, 1, SIZE / 4);
 	for (unsigned i = 0; i < 300; i++) {
-		int ret = i % 2 ? io_read(e, IO_DATA, own, SIZE / 4, SIZE / 2) :
-				  io_write(e, IO_DATA, own, SIZE / 4, SIZE / 2);
+		int ret = i % 2 ? direct_io(IO_READ, own, SIZE / 4, SIZE / 2) :
+				  direct_io(IO_WRITE, own, SIZE / 4, SIZE / 2);
 
 		if (ret && ret != -EIO)
 			abort();
@@ -781,7 +790,7 @@ static void memory_cut_meanwhile(void **state)
 	pthread_join(cut, NULL);
 	assert_true(cutter.cuts > 0);
 	assert_int_equal(ftruncate(memory, SIZE), 0);
-	assert_int_equal(io_write(e, IO_DATA, mem, BLK, 0), 0);
+	assert_int_equal(direct_io(IO_WRITE, mem, BLK, 0), 0);
 }
 
 /* A fault that is not ours, and a signal that somebody sends, end the process as they always did. */
