@@ -125,8 +125,7 @@ static void demote_json(const char *line)
 	printf(",\"from\":\"%s\",\"to\":\"%s\"}\n", from, to);
 }
 
-/* What the last line of an answer means; -1: it is not the last. */
-static int answer_status(const char *line, bool quiet)
+int answer_status(const char *line, bool quiet)
 {
 	const char *why = strchr(line, ' ');
 

@@ -115,6 +115,13 @@ const struct command commands[] = {
 	  "Print events as they happen: until COUNT were printed, SECONDS are over, or Ctrl-C.\n"
 	  "-e, -g, -p, -r choose events; -s starts with number SEQ (0: all that are still known).\n"
 	  "With --json one object a line." },
+	{ "record", "record FILE [-n COUNT] [-t SECONDS] [-e EVENT[,EVENT]...] [-g GLOCK|PATH] [-p PID] [-r REQUEST] [-s SEQ]",
+	  "Write events into FILE, for show and timeline, until Ctrl-C or as trace ends.", cmd_record },
+	{ "show", "show FILE", "Print a recording as trace would have; with --json as it is.", cmd_show, true },
+	{ "timeline", "timeline FILE... [-o OUT] [-g GLOCK]... [--linear] [--json]",
+	  "Draw recordings, of one or several nodes, as a picture (SVG): a lane for each node and lock, its\n"
+	  "states, who waited for it and held it, direct I/O, breakpoints.  --json: for ui.perfetto.dev.\n"
+	  "Quiet times are cut short unless --linear.", cmd_timeline, true },
 	{ "break",
 	  "break [-c COUNT] [-p PID] [-t SECONDS] [-1] GLOCK|PATH|any FROM->TO | dio hole|drain|upgrade|buffered [GLOCK|PATH] | dlm request|ast|bast [GLOCK|PATH]",
 	  "Stop a lock's transition, a phase of a direct write, or a message of the lock manager, while\n"

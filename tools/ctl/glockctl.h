@@ -72,6 +72,8 @@ int send_request(const struct conn *c, const char *cmd, int argc, char **argv, b
 
 /* Print the answer to @cmd as it comes.  EXIT_*. */
 int print_answer(struct conn *c, const char *cmd, bool json);
+/* What the last line of an answer means, an error said on stderr unless @quiet; -1: it is not the last. */
+int answer_status(const char *line, bool quiet);
 /*
  * The answer as text, lines without the blank, each ended by a newline; to be freed.  NULL: an error, said on stderr unless @quiet.
  */
@@ -106,5 +108,11 @@ int cmd_locks(struct conn *c, int argc, char **argv, bool json);
 int cmd_where(struct conn *c, int argc, char **argv, bool json);
 int cmd_explain(struct conn *c, int argc, char **argv, bool json);
 int repl(struct conn *c);
+
+/* --- record.c, timeline.c --- */
+
+int cmd_record(struct conn *c, int argc, char **argv, bool json);
+int cmd_show(struct conn *c, int argc, char **argv, bool json);
+int cmd_timeline(struct conn *c, int argc, char **argv, bool json);
 
 #endif

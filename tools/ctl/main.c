@@ -150,7 +150,7 @@ int main(int argc, char **argv)
 	/* Events are wanted when they happen, also by a pipe. */
 	if (!strcmp(cmd->name, "trace") || !strcmp(cmd->name, "break"))
 		setvbuf(stdout, NULL, _IOLBF, 0);
-	if (!strcmp(cmd->name, "break") || !strcmp(cmd->name, "hold"))
+	if (!strcmp(cmd->name, "break") || !strcmp(cmd->name, "hold") || !strcmp(cmd->name, "record"))
 		interrupt_catch();
 	status = run_command(&c, cmd, argc, argv, json);
 	conn_close(&c);

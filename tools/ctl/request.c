@@ -89,7 +89,7 @@ bool names_glock(const char *cmd, int index, const char *prev)
 	for (i = 0; i < sizeof(first) / sizeof(first[0]); i++)
 		if (!strcmp(cmd, first[i]))
 			return index == 0;
-	return !strcmp(cmd, "trace") && prev && !strcmp(prev, "-g");
+	return (!strcmp(cmd, "trace") || !strcmp(cmd, "record")) && prev && !strcmp(prev, "-g");
 }
 
 /* `break`: the word before FROM->TO, or the third of dio and dlm. */

@@ -1,0 +1,237 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: GPL-2.0-or-later
+# test: recordings of locks: record, show, and the timeline as a picture and for a trace viewer
+# timeout: 120
+# variants: plain asan
+import json
+import os
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+from testlib import *    # noqa: E402
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def glockctl(*words, ok=0):
+    """Without a mount: what it prints."""
+    done = subprocess.run([glockctl_program(), *words], capture_output=True, text=True)
+    equal(done.returncode, ok, f"exit status of glockctl {words}: {done.stderr}")
+    return done
+
+
+class Recorder:
+    """`glockctl record` from the moment the context is entered until it is left."""
+
+    def __init__(self, mount, path, *options):
+        self.mount, self.path, self.options = mount, path, options
+
+    def __enter__(self):
+        self.process = subprocess.Popen([glockctl_program(), "-m", self.mount.dir, "record", self.path, *self.options],
+                                        stderr=subprocess.PIPE, text=True)
+        # It has begun when it has recorded something that was done since.
+        wait_for(lambda: self._told() or self._do(), "the recording's begin")
+        return self
+
+    def _do(self):
+        check(self.process.poll() is None, "record has ended by itself")
+        self.mount.glockctl("demote", self.mount.dir, "UN")
+        os.listdir(self.mount.dir)
+
+    def _told(self):
+        return os.path.exists(self.path) and len(open(self.path).readlines()) > 3
+
+    def await_event(self, **what):
+        wait_for(lambda: any(what.items() <= e.items() for e in events(self.path)), f"the event {what}")
+
+    def __exit__(self, *_what):
+        self.process.send_signal(signal.SIGINT)
+        self.said = self.process.communicate()[1]
+        equal(self.process.returncode, 0, f"exit status of record: {self.said}")
+
+
+def events(path):
+    return [json.loads(line) for line in open(path).read().split("\n")[1:-1]]
+
+
+def slow_write(mount, path):
+    """Record a direct write from data into a hole that a breakpoint holds at the hole; its inode and process."""
+    write_file(mount / "f", b"A" * 65536, sync=True)
+    os.truncate(mount / "f", 1 << 20)
+    inode = os.stat(mount / "f").st_ino
+    glock = f"2/{inode:x}"
+    code = ("import mmap, os, sys\nbuf = mmap.mmap(-1, 65536)\nfd = os.open(sys.argv[1], os.O_WRONLY | os.O_DIRECT)\n"
+            "sys.exit(os.pwrite(fd, buf, 32768) != 65536)\n")
+    with Recorder(mount, path) as recorder:
+        mount.glockctl("demote", f"inode:{inode}", "UN")
+        breaker = subprocess.Popen([glockctl_program(), "-m", mount.dir, "break", "-t", "0.3", "dio", "hole", f"inode:{inode}"],
+                                   stdout=subprocess.PIPE, text=True)
+        equal(breaker.stdout.readline(), "break 1\n", "answer of break")
+        writer = subprocess.Popen([sys.executable, "-c", code, mount / "f"])
+        equal(writer.wait(), 0, "exit status of the write")
+        recorder.await_event(event="dio_end", glock=glock)
+        breaker.send_signal(signal.SIGINT)
+        breaker.communicate()
+    check(recorder.said.startswith(f"{len(events(path))} events"), f"record said {recorder.said}")
+    return inode, writer.pid
+
+
+def slices(text):
+    """The trace viewer's format, judged: sorted, nothing negative, nested on each thread."""
+    all_events = json.loads(text)["traceEvents"]
+    equal({e["ph"] for e in all_events} - {"M", "X", "i"}, set(), "other kinds of events")
+    timed = [e for e in all_events if e["ph"] != "M"]
+    equal([e["ts"] for e in timed], sorted(e["ts"] for e in timed), "the order")
+    names = {(e["pid"], e["tid"]): e["args"]["name"] for e in all_events if e["name"] == "thread_name"}
+    stacks = {}
+    for e in timed:
+        if e["ph"] == "X":
+            check(e["ts"] >= 0 and e["dur"] >= 0, f"negative: {e}")
+            check((e["pid"], e["tid"]) in names, f"a thread without a name: {e}")
+            stack = stacks.setdefault((e["pid"], e["tid"]), [])
+            while stack and stack[-1] <= e["ts"] + 1e-4:
+                stack.pop()
+            check(not stack or e["ts"] + e["dur"] <= stack[-1] + 1e-3, f"not nested: {e}")
+            stack.append(e["ts"] + e["dur"])
+    return [dict(e, thread=names.get((e["pid"], e["tid"]))) for e in timed], all_events
+
+
+def picture(text):
+    """The texts, and the tooltips by class."""
+    root = ElementTree.fromstring(text)
+    titles = {}
+    for element in root.iter():
+        title = element.find(SVG + "title")
+        if title is not None:
+            titles.setdefault(element.get("class"), []).append(title.text)
+        for key in ("width", "height"):
+            check(not element.get(key) or element.get(key) == "100%" or float(element.get(key)) >= 0, f"negative: {element.attrib}")
+    return [t.text for t in root.iter(SVG + "text")], titles, root
+
+
+def case_timeline():
+    """A write that runs into a hole, stopped there: all of it is in the recording, the text, the picture and the trace."""
+    need_fuse()
+    volume = Volume(size="128M")
+    first, second = temp("first"), temp("second")
+    with volume.mount() as mount:
+        inode, pid = slow_write(mount, first)
+        mount.glockctl("record", second, "-s", "0", "-t", "0")
+        everything = mount.glockctl("trace", "-s", "0", "-t", "0").stdout.splitlines()
+        refused = mount.glockctl("record", mount / "self", "-t", "0", ok=(1,)).stdout
+        check("is on the mount that is recorded" in refused, f"said: {refused}")
+        mount.glockctl("record", temp("none"), "-x", ok=(2,))
+        mount.glockctl("record", ok=(2,))
+    volume.fsck()
+
+    # The text: word for word the daemon's.
+    shown = glockctl("show", second).stdout.splitlines()
+    equal(shown, everything[:len(shown)], "what show prints")
+    equal(len(shown), len(events(second)), "how many events are shown")
+    part = glockctl("show", first).stdout.splitlines()
+    check(len(part) > 20 and part == [line for line in shown if line in set(part)], "the first recording is no part of the second")
+    equal(glockctl("show", "--json", first).stdout, open(first).read(), "show --json")
+
+    texts, titles, root = picture(glockctl("timeline", first).stdout)
+    for want in (f"2/{inode:x} inode:{inode}", "EX exclusive", "DF deferred (direct I/O)", "waits for the lock", "stopped at a breakpoint"):
+        check(want in texts, f"{want!r} is not in the picture: {texts}")
+    check({"state EX", "state UN", "state DF", "dio direct", "dio drain", "dio upgrade", "dio buffered", "dio_hole", "dio_submit", "break",
+           "wait", "held"} <= set(titles), f"the picture has only {sorted(map(str, titles))}")
+    check(any(f"pid {pid}, req " in t and "direct" in t for t in titles["dio direct"]), f"direct I/O: {titles['dio direct']}")
+    check(any("dio hole" in t and "let go: timeout" in t for t in titles["break"]), f"breakpoints: {titles['break']}")
+    lanes = [g for g in root.iter(SVG + "g") if g.get("class") == "lane"]
+    only = picture(glockctl("timeline", "-g", f"inode:{inode}", "--linear", first).stdout)[2]
+    equal((len([g for g in only.iter(SVG + "g") if g.get("class") == "lane"]), len(lanes) > 1), (1, True), "lanes")
+
+    trace, _all = slices(glockctl("timeline", "--json", first).stdout)
+    mine = [e for e in trace if e["thread"] and e["thread"].startswith(f"2/{inode:x} ")]
+    write = next(e for e in mine if e["name"] == "direct I/O" and f"pid {pid}," in e["args"]["what"])
+    stop = next(e for e in mine if e["name"] == "breakpoint")
+    check(300e3 <= stop["dur"] <= write["dur"], f"the stop is not within the write: {stop} {write}")
+    phases = [e["name"] for e in mine if e["thread"] == write["thread"] and write["ts"] <= e["ts"] <= write["ts"] + write["dur"]]
+    wanted = [p for p in phases if p in ("drain", "upgrade", "buffered")]
+    equal(wanted, ["drain", "upgrade", "buffered"], "phases")
+    begin = next(e for e in events(first) if e["event"] == "dio_begin" and e["pid"] == pid)
+    end = next(e for e in events(first) if e["event"] == "dio_end" and e["req"] == begin["req"])
+    equal(round(write["dur"] * 1000), end["t_ns"] - begin["t_ns"], "how long the write took")
+    states = [e for e in mine if e["name"] in ("UN", "EX", "DF", "SH")]
+    for a, b in zip(states, states[1:]):
+        equal(round((a["ts"] + a["dur"] - b["ts"]) * 1000), 0, "time between two states")
+
+    # The same events twice are there once.
+    both = glockctl("timeline", "--json", first, second).stdout
+    equal(both, glockctl("timeline", "--json", second).stdout, "a recording and a part of it")
+    out = temp("out")
+    glockctl("timeline", first, "-o", out)
+    equal(open(out).read(), glockctl("timeline", first).stdout, "-o")
+
+
+def case_two_nodes():
+    """Recordings of two nodes, one of them with a gap, are merged on one clock."""
+    paths = []
+    for node in (1, 2):
+        paths.append(temp(f"node{node}"))
+        base = 1_700_000_000_000_000_000 + node * 1000
+        def event(seq, name, **more):
+            return {"event": name, "seq": seq, "t_ns": base + seq * 10_000, "node": node, "pid": 7, "req": 9, "glock": "2/10", **more}
+        lines = [{"recording": 1, "filter": False, "mountpoint": "/mnt/<&>\udcff", "node": node, "pid": node}, event(1, "glock_queue", to="EX"),
+                 event(2, "glock_state", **{"from": "UN", "to": "EX"}, reason="granted"), {"gap": 3, "seq": 6},
+                 event(6, "glock_promote", to="EX"), event(7, "glock_dequeue", to="EX"), event(8, "break_hit", reason="\x1b<x>")]
+        with open(paths[-1], "w") as f:
+            f.writelines(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
+    text = glockctl("timeline", *paths).stdout
+    texts, titles, _root = picture(text)
+    check(any(t.startswith("node 1 /mnt/<&>") for t in texts) and any(t.startswith("node 2 ") for t in texts), f"names: {texts}")
+    equal(titles["wait"], ["holder EX, pid 7, req 9: waited 50 µs, held 10 µs"] * 2, "who waited")
+    check(titles["break"][0].startswith("breakpoint: ?<x>") and titles["break"][0].endswith(" and on"), f"open: {titles['break']}")
+    check("3 missed" in texts, f"the gap is not shown: {texts}")
+    trace, _all = slices(glockctl("timeline", "--json", *paths).stdout)
+    equal([(e["pid"], round(e["ts"] * 1000)) for e in trace if e["name"] == "EX"], [(1, 10_000), (2, 11_000)], "when they changed")
+    equal(glockctl("show", paths[0]).stdout.splitlines()[1:3],
+          ["1700000000.000021 pid 7: gfs2_glock_state_change: glock 2:16 state NL to EX granted req:9", "-- 3 events were missed"],
+          "what show prints")
+
+
+def case_bad_files():
+    """What is no recording is refused with a reason; nothing else happens, whatever it is."""
+    good = (b'{"recording":1,"filter":false,"mountpoint":"/m","node":1,"pid":2}\n'
+            b'{"event":"glock_state","seq":1,"t_ns":5,"node":1,"glock":"2/1","from":"UN","to":"EX"}\n')
+    bad = {"is empty": b"", "is not a recording": b"hello\n", "is not a recording ": b"{}\n", "is not a recording made": os.urandom(3000),
+           "format 2": good.replace(b'"recording":1', b'"recording":2'), "line 2 is cut off": good[:-9], "line 2 is cut": good[:-1],
+           "line 3 is cut off or damaged": good + b"\0\0\0\n", "line 3 is not an event": good + b"{...}\n",
+           "line 3 is not an": good + b'{"event":"x","seq":2,"t_ns":-1}\n', "line 3 is cut ": good + b"{" + b"x" * 100000 + b"}\n"}
+    path = temp("bad")
+    for reason, data in bad.items():
+        with open(path, "wb") as f:
+            f.write(data)
+        for words in (("show", path), ("timeline", path), ("timeline", "--json", path)):
+            done = glockctl(*words, ok=1)
+            check(reason in done.stderr, f"{words}: said {done.stderr!r} and not {reason!r}")
+    with open(path, "wb") as f:
+        f.write(good[:good.index(b"\n") + 1])
+    check("there are no events" in glockctl("timeline", path, ok=1).stderr, "a recording without events")
+    equal(glockctl("show", path).stdout, "", "show of a recording without events")
+    with open(path, "wb") as f:
+        f.write(good)
+    picture(glockctl("timeline", path).stdout)
+    check("nothing was recorded of that lock" in glockctl("timeline", path, "-g", "2/2", ok=1).stderr, "-g of nothing")
+    check("No such file" in glockctl("show", path + ".not", ok=1).stderr, "no file")
+    for words in (("show",), ("timeline",), ("timeline", path, "-g", "x"), ("timeline", path, "-o"), ("timeline", path, "--frob")):
+        glockctl(*words, ok=2)
+    # Bytes that change anywhere: an answer, never a crash.
+    rnd = random.Random(SEED)
+    for _ in range(60):
+        data = bytearray(good)
+        for _change in range(rnd.randint(1, 4)):
+            data[rnd.randrange(len(data))] = rnd.choice(b'09-"{}:,\\u\n\xff\0')
+        with open(path, "wb") as f:
+            f.write(data)
+        for words in (("show", path), ("timeline", path), ("timeline", "--json", path)):
+            status = subprocess.run([glockctl_program(), *words], capture_output=True).returncode
+            check(status in (0, 1), f"glockctl {words} ended with {status} (seed {SEED}): {bytes(data)}")
+
+
+if __name__ == "__main__":
+    main()
