@@ -149,7 +149,7 @@ def case_timeline():
     mine = [e for e in trace if e["thread"] and e["thread"].startswith(f"2/{inode:x} ")]
     write = next(e for e in mine if e["name"] == "direct I/O" and f"pid {pid}," in e["args"]["what"])
     stop = next(e for e in mine if e["name"] == "breakpoint")
-    check(300e3 <= stop["dur"] <= write["dur"], f"the stop is not within the write: {stop} {write}")
+    check(200e3 <= stop["dur"] <= write["dur"], f"the stop is not within the write: {stop} {write}")
     phases = [e["name"] for e in mine if e["thread"] == write["thread"] and write["ts"] <= e["ts"] <= write["ts"] + write["dur"]]
     wanted = [p for p in phases if p in ("drain", "upgrade", "buffered")]
     equal(wanted, ["drain", "upgrade", "buffered"], "phases")

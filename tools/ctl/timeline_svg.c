@@ -38,7 +38,8 @@ struct picture {
 	int nr_pieces;
 	double scale;		/* pixels a nanosecond where nothing is cut */
 	int *y;			/* of lanes; one more: the end */
-	double (*last_x)[SPAN_HAND + 1][DRAWN_ROWS]; /* [lane]: where the last was drawn that is no wider than a line */
+	/* [lane][kind][which][row]: where the last was drawn that is no wider than a line */
+	double (*last_x)[SPAN_HAND + 1][1 + NR_STATES][DRAWN_ROWS];
 };
 
 /* --- the axis --- */
@@ -388,14 +389,15 @@ static void draw_lane(struct picture *p, int lane)
 	fprintf(p->out, "<line x1=\"0\" x2=\"%d\" y1=\"%d\" y2=\"%d\" stroke=\"#ccc\"/>\n", LEFT + PLOT, below, below);
 }
 
-static void bar(struct picture *p, const struct span *s, long long t, long long end, double y, int height, const char *attributes)
+/* @which: of several of a kind; each is seen at least once, however narrow. */
+static void bar(struct picture *p, const struct span *s, int which, long long t, long long end, double y, int height, const char *attributes)
 {
 	double x = x_of(p, t), width = x_of(p, end) - x;
-	double *last = &p->last_x[s->lane][s->kind][s->row < DRAWN_ROWS ? s->row : DRAWN_ROWS - 1];
+	double *last = &p->last_x[s->lane][s->kind][which][s->row < DRAWN_ROWS ? s->row : DRAWN_ROWS - 1];
 	char what[256];
 
 	if (width < 1.2) {
-		if (x < *last + 0.5)
+		if (x < *last + 1)
 			return;
 		*last = x;
 		width = 1.2;
@@ -414,7 +416,7 @@ static void draw_state(struct picture *p, const struct span *s)
 	snprintf(attributes, sizeof(attributes), "class=\"state %s\" fill=\"%s\" stroke=\"#888\" stroke-width=\"0.4\"%s",
 		 s->value < 0 ? "unknown" : state_names[s->value], s->value < 0 ? "#fff" : state_colours[s->value],
 		 s->value < 0 ? " stroke-dasharray=\"3 2\"" : "");
-	bar(p, s, s->t, s->end, y, STATE_H, attributes);
+	bar(p, s, s->value + 1, s->t, s->end, y, STATE_H, attributes);
 	if (s->value >= 0 && width > 20)
 		text(p, x + width / 2, y + 12, "class=\"in\" text-anchor=\"middle\"", state_names[s->value]);
 }
@@ -431,23 +433,23 @@ static void draw_span(struct picture *p, const struct span *s)
 	case SPAN_HOLDER:
 		y = row_y(p, s->lane, ROWS_HOLDERS, s->row);
 		if (s->granted >= 0)
-			bar(p, s, s->granted, s->end, y, HOLDER_H, "class=\"held\" fill=\"" HELD_COLOUR "\" stroke=\"#7db58a\" stroke-width=\"0.4\"");
+			bar(p, s, 1, s->granted, s->end, y, HOLDER_H, "class=\"held\" fill=\"" HELD_COLOUR "\" stroke=\"#7db58a\" stroke-width=\"0.4\"");
 		if (s->granted < 0 || s->granted > s->t)
-			bar(p, s, s->t, s->granted < 0 ? s->end : s->granted, y, HOLDER_H, "class=\"wait\" fill=\"" WAIT_COLOUR "\"");
+			bar(p, s, 0, s->t, s->granted < 0 ? s->end : s->granted, y, HOLDER_H, "class=\"wait\" fill=\"" WAIT_COLOUR "\"");
 		break;
 	case SPAN_HAND:
-		bar(p, s, s->t, s->end, row_y(p, s->lane, ROWS_HOLDERS, s->row), HOLDER_H, "class=\"hand\" fill=\"" HAND_COLOUR "\"");
+		bar(p, s, 0, s->t, s->end, row_y(p, s->lane, ROWS_HOLDERS, s->row), HOLDER_H, "class=\"hand\" fill=\"" HAND_COLOUR "\"");
 		break;
 	case SPAN_DIO:
 		break;		/* its phases are drawn */
 	case SPAN_PHASE:
 		snprintf(attributes, sizeof(attributes), "class=\"dio %s\" fill=\"%s\"", phase_names[s->value], phase_colours[s->value]);
-		bar(p, s, s->t, s->end, row_y(p, s->lane, ROWS_DIO, s->row), DIO_H, attributes);
+		bar(p, s, s->value, s->t, s->end, row_y(p, s->lane, ROWS_DIO, s->row), DIO_H, attributes);
 		break;
 	case SPAN_BREAK:
 		fprintf(p->out, "<rect x=\"%.1f\" y=\"%d\" width=\"%.1f\" height=\"%d\" fill=\"url(#hatch)\" fill-opacity=\"0.35\" pointer-events=\"none\"/>\n",
 			x_of(p, s->t), p->y[s->lane] + 1, x_of(p, s->end) - x_of(p, s->t), p->y[s->lane + 1] - p->y[s->lane] - 2);
-		bar(p, s, s->t, s->end, row_y(p, s->lane, ROWS_BREAK, s->row), BREAK_H, "class=\"break\" fill=\"url(#hatch)\" stroke=\"#333\" stroke-width=\"0.8\"");
+		bar(p, s, 0, s->t, s->end, row_y(p, s->lane, ROWS_BREAK, s->row), BREAK_H, "class=\"break\" fill=\"url(#hatch)\" stroke=\"#333\" stroke-width=\"0.8\"");
 	}
 }
 
