@@ -199,7 +199,7 @@ def case_bad_files():
     good = (b'{"recording":1,"filter":false,"mountpoint":"/m","node":1,"pid":2}\n'
             b'{"event":"glock_state","seq":1,"t_ns":5,"node":1,"glock":"2/1","from":"UN","to":"EX"}\n')
     bad = {"is empty": b"", "is not a recording": b"hello\n", "is not a recording ": b"{}\n", "is not a recording made": os.urandom(3000),
-           "format 2": good.replace(b'"recording":1', b'"recording":2'), "line 2 is cut off": good[:-9], "line 2 is cut": good[:-1],
+           "format 2": good.replace(b'"recording":1', b'"recording":2'), "line 2 is cut off": good[:-9], "line 2 is cut": good[:-1], "line 2 is cut off or": good[:-9] + b"\n" + good,
            "line 3 is cut off or damaged": good + b"\0\0\0\n", "line 3 is not an event": good + b"{...}\n",
            "line 3 is not an": good + b'{"event":"x","seq":2,"t_ns":-1}\n', "line 3 is cut ": good + b"{" + b"x" * 100000 + b"}\n"}
     path = temp("bad")
