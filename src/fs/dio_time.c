@@ -4,7 +4,13 @@
  *
  * A direct write under DF may not change the dinode.  It leaves its time here; whoever changes
  * the dinode under EX next folds it in, and fsync, close, the timer and the last reference
- * publish it.  stat on this node shows it at once.
+ * publish it.  stat on this node shows it at once.  When another node wants the lock, it gets it
+ * after a try for EX, under which the time is published (glock.h: gl_wants_ex).  That fails only
+ * if another node holds DF as well; then the time stays here, and is published by the next of these.
+ *
+ * fsync, the timer and the last reference wait for EX, and hold nothing meanwhile; two nodes whose
+ * waits run into each other go by UN (lock/machine.c: GLY_UNLOCK).  close only tries: while other
+ * writes are under way the lock is theirs.
  *
  * Guarantees: a pending time is published once, and published times do not go backwards: a change
  * of the dinode that came later (its ctime says so, no program can set that) wins.
@@ -19,13 +25,21 @@ static bool later(const struct timespec *a, const struct timespec *b)
 	return a->tv_sec != b->tv_sec ? a->tv_sec > b->tv_sec : a->tv_nsec > b->tv_nsec;
 }
 
+/* i_lock held.  The lock is not given up without a try to publish (lock/glock.h). */
+static void set_pending(struct gfs2_inode *ip, bool pending)
+{
+	ip->i_pending_mtime = pending;
+	if (ip->i_gl)
+		atomic_store_explicit(&ip->i_gl->gl_wants_ex, pending, memory_order_relaxed);
+}
+
 void gfs2_pending_mtime_set(struct gfs2_inode *ip, struct timespec t)
 {
 	struct gfs2_icache *ic = ip->i_sbd->sd_icache;
 
 	rmutex_lock(&ip->i_lock);
 	if (!ip->i_pending_mtime) {
-		ip->i_pending_mtime = true;
+		set_pending(ip, true);
 		ip->i_pending_time = t;
 		rmutex_lock(&ic->pending_lock);
 		list_add_tail(&ip->i_pending_list, &ic->pending);
@@ -68,7 +82,7 @@ bool gfs2_pending_mtime_fold(struct gfs2_inode *ip)
 	was = ip->i_pending_mtime;
 	if (was) {
 		apply(ip, &ip->i_mtime, &ip->i_ctime);
-		ip->i_pending_mtime = false;
+		set_pending(ip, false);
 		rmutex_lock(&ic->pending_lock);
 		list_del_init(&ip->i_pending_list);
 		rmutex_unlock(&ic->pending_lock);
@@ -87,7 +101,7 @@ static bool is_pending(struct gfs2_inode *ip)
 	return pending;
 }
 
-int gfs2_pending_mtime_publish(struct gfs2_inode *ip)
+static int publish(struct gfs2_inode *ip, unsigned flags)
 {
 	struct gfs2_log *log = ip->i_sbd->sd_log;
 	struct gfs2_holder gh;
@@ -95,7 +109,7 @@ int gfs2_pending_mtime_publish(struct gfs2_inode *ip)
 
 	if (!log || ip->i_sbd->sd_ro || !is_pending(ip))
 		return 0;
-	error = gfs2_glock_nq_init(ip->i_gl, LM_ST_EXCLUSIVE, 0, &gh);
+	error = gfs2_glock_nq_init(ip->i_gl, LM_ST_EXCLUSIVE, flags, &gh);
 	if (error)
 		return error;
 	if (is_pending(ip)) {
@@ -108,6 +122,18 @@ int gfs2_pending_mtime_publish(struct gfs2_inode *ip)
 	}
 	gfs2_glock_dq_uninit(&gh);
 	return error;
+}
+
+int gfs2_pending_mtime_publish(struct gfs2_inode *ip)
+{
+	return publish(ip, 0);
+}
+
+int gfs2_pending_mtime_publish_try(struct gfs2_inode *ip)
+{
+	int error = publish(ip, LM_FLAG_TRY);
+
+	return error == GLR_TRYFAILED ? 0 : error;
 }
 
 /*

@@ -643,8 +643,8 @@ static void inode_destroy(struct gfs2_inode *ip)
 		gfs2_ordered_del(sdp->sd_log, &ip->i_data);
 	discard_dirty(ip);
 	mapping_invalidate(&ip->i_data);
-	drop_glocks(ip);
 	gfs2_pending_mtime_fold(ip);
+	drop_glocks(ip);
 	unhash_and_free(sdp->sd_icache, ip);
 }
 

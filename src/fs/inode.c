@@ -14,7 +14,8 @@
  *     first EX grant finishes a truncate that a crash interrupted.
  *
  * A time that a direct write left pending under DF cannot be published in go_sync: that takes EX,
- * and a demotion must not wait for a glock.  It stays pending in core, stat shows it, and the
+ * and a demotion must not wait for a glock.  So the lock layer tries for EX first (gl_wants_ex).  If
+ * that fails it stays pending in core, stat shows it, and the
  * next EX of this node (fsync, close, timer, last reference) folds it in.  Under a cached EX lock
  * it needs a transaction only, which is opened here; that waits for log space at most, never for
  * a glock.

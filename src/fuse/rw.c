@@ -246,14 +246,14 @@ void op_flush(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	struct gfs2_inode *ip = fi_view(fi).inode;
 
 	locks_flush(op_begin(req)->locks, ip->i_no_addr, fi->lock_owner);
-	reply_err(req, gfs2_pending_mtime_publish(ip));
+	reply_err(req, gfs2_pending_mtime_publish_try(ip));
 }
 
 void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
 	struct server *s = op_begin(req);
 
-	gfs2_pending_mtime_publish(fi_view(fi).inode);
+	gfs2_pending_mtime_publish_try(fi_view(fi).inode);
 	locks_release(s->locks, fi_file(fi));
 	file_close(s, fi_file(fi));
 	fuse_reply_err(req, 0);

@@ -159,6 +159,12 @@ struct gfs2_glock {
 	/* The in-core object (struct gfs2_inode, struct gfs2_rgrpd); set and cleared under gl_lock. */
 	void *gl_object;
 	struct gfs2_mapping gl_mapping;	/* metadata buffers */
+	/*
+	 * The object knows something that can be written under EX only (times of direct writes).  Before DF or SH is given
+	 * up, or one changed to the other, EX is tried, so that go_sync can write it when that goes.  Set by who has a
+	 * holder.  relaxed: gl_lock, taken to release the holder, orders it
+	 */
+	atomic_bool gl_wants_ex;
 	/* Revokes outstanding and AIL buffers, for the dump; kept by the journal (relaxed counters). */
 	atomic_int gl_ail_count, gl_revokes;
 	/*
@@ -184,6 +190,7 @@ struct gfs2_glock {
 	unsigned gl_req_flags;		/* flags of the request gl_req */
 	uint64_t gl_runner;		/* owner token of the thread inside go_sync/go_inval */
 	bool gl_unlock_first;		/* conversion deadlock: go to UN before asking again */
+	bool gl_raise_tried;		/* EX was tried for the transition that comes next (GLY_RAISE) */
 	bool gl_cancel_sent;		/* lm_cancel was called for the running request */
 	bool gl_cb_wanted, gl_cb_running, gl_cb_remote; /* go_callback to be run, running, its argument */
 	bool gl_used;			/* since the shrinker last looked */

@@ -104,6 +104,7 @@ enum glock_why {
 	GLY_PROMOTE,		/* the first waiter */
 	GLY_DEMOTE,		/* a demote request (GLF_DEMOTE_IN_PROGRESS) */
 	GLY_UNLOCK,		/* the way down after a conversion deadlock */
+	GLY_RAISE,		/* EX, if that is to be had at once, before DF or SH is given up (gl_wants_ex) */
 };
 
 struct glock_step {

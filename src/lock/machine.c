@@ -253,6 +253,7 @@ static void act_start(struct gfs2_glock *gl, const struct glock_arg *arg)
 	gl->gl_why = step->why;
 	gl->gl_target = gl->gl_req = step->target;
 	gl->gl_req_flags = step->flags;
+	gl->gl_raise_tried = step->why == GLY_RAISE;
 	gl->gl_cancel_sent = false;
 	if (step->why == GLY_DEMOTE)
 		gl->gl_flags |= FLAG(GLF_DEMOTE_IN_PROGRESS);
@@ -292,6 +293,7 @@ static void act_got(struct gfs2_glock *gl, const struct glock_arg *arg)
 {
 	static const char *const why[] = {
 		[GLY_PROMOTE] = "holder", [GLY_DEMOTE] = "demote", [GLY_UNLOCK] = "deadlock",
+		[GLY_RAISE] = "publish",
 	};
 
 	set_state(gl, gl->gl_req, why[gl->gl_why]);
@@ -305,13 +307,22 @@ static void act_got(struct gfs2_glock *gl, const struct glock_arg *arg)
 static void act_refused(struct gfs2_glock *gl, const struct glock_arg *arg)
 {
 	set_state(gl, arg->reply & LM_OUT_ST_MASK, "refused");
-	if (gl->gl_why == GLY_DEMOTE)
+	switch ((enum glock_why)gl->gl_why) {
+	case GLY_RAISE:
+		/* Others hold it too.  What is to be written stays with the object. */
+		break;
+	case GLY_DEMOTE:
 		/* A conversion between SH and DF ran into another node's: all the way down resolves it. */
 		gl->gl_demote_state = UN;
-	else if (gl->gl_req_flags & TRY_FLAGS)
-		fail_waiters(gl, TRY_FLAGS, GLR_TRYFAILED, NULL);
-	else if (!SEEDED_BUG("glock-deadlock-asks-again"))
-		gl->gl_unlock_first = true;
+		break;
+	case GLY_PROMOTE:
+	case GLY_UNLOCK:
+		if (gl->gl_req_flags & TRY_FLAGS)
+			fail_waiters(gl, TRY_FLAGS, GLR_TRYFAILED, NULL);
+		else if (!SEEDED_BUG("glock-deadlock-asks-again"))
+			gl->gl_unlock_first = true;
+		break;
+	}
 	settle(gl);
 	promote(gl, false);
 }
@@ -422,8 +433,25 @@ static bool foreign_forbids(const struct gfs2_glock *gl, enum lm_state state)
 	return unlikely(gl->gl_foreign != UN) && (state == EX || state != gl->gl_foreign);
 }
 
-/* In phase IDLE: which transition is needed next? */
-static bool next_step(struct gfs2_glock *gl, struct glock_step *step)
+/*
+ * Before @step: is there something that must be written under EX first, and may that be possible?  One try for each transition, and
+ * never by waiting: two nodes that hold DF and wait for EX wait for each other.  A request for another try is not made to take longer.
+ */
+static bool raise_first(struct gfs2_glock *gl, struct glock_step *step)
+{
+	if ((gl->gl_state != LM_ST_DEFERRED && gl->gl_state != LM_ST_SHARED) || step->target == EX ||
+	    step->target == gl->gl_state || step->why == GLY_UNLOCK || (step->flags & TRY_FLAGS) ||
+	    gl->gl_raise_tried || !gl->gl_table->t_lm->lm_has_peers || frozen_by_withdraw(gl) ||
+	    atomic_load_explicit(&gl->gl_table->t_destroying, memory_order_relaxed) ||
+	    foreign_forbids(gl, EX) || !atomic_load_explicit(&gl->gl_wants_ex, memory_order_relaxed))
+		return false;
+	*step = (struct glock_step){ .why = GLY_RAISE, .target = EX,
+				     .flags = SEEDED_BUG("glock-raise-waits") ? 0 : LM_FLAG_TRY };
+	return true;
+}
+
+/* In phase IDLE: which transition is needed? */
+static bool transition_needed(struct gfs2_glock *gl, struct glock_step *step)
 {
 	const struct gfs2_holder *gh;
 
@@ -470,6 +498,19 @@ static bool next_step(struct gfs2_glock *gl, struct glock_step *step)
 	return true;
 }
 
+/* And which one comes next? */
+static bool next_step(struct gfs2_glock *gl, struct glock_step *step)
+{
+	if (!transition_needed(gl, step)) {
+		/* Whoever the lock was raised for may have gone; the next transition is another. */
+		gl->gl_raise_tried = false;
+		return false;
+	}
+	if (!SEEDED_BUG("glock-raise-forgotten"))
+		raise_first(gl, step);
+	return true;
+}
+
 /* Caches are ready for the new state: is it still wanted, and may the old one be given up? */
 static bool still_wanted(const struct gfs2_glock *gl)
 {
@@ -477,6 +518,7 @@ static bool still_wanted(const struct gfs2_glock *gl)
 
 	switch ((enum glock_why)gl->gl_why) {
 	case GLY_DEMOTE:
+	case GLY_RAISE:
 		return !frozen_by_withdraw(gl);
 	case GLY_UNLOCK:
 		return gh && !frozen_by_withdraw(gl);
@@ -500,6 +542,7 @@ static const char *why_text(const struct gfs2_glock *gl)
 {
 	static const char *const words[] = {
 		[GLY_PROMOTE] = "promotion", [GLY_DEMOTE] = "demotion", [GLY_UNLOCK] = "way out of a deadlock",
+		[GLY_RAISE] = "publication of times",
 	};
 
 	return words[gl->gl_why];

@@ -205,4 +205,44 @@ def case_mtime_strict():
     volume.fsck()
 
 
+def case_close_does_not_wait():
+    """Who closes a file after a direct write does not wait for the direct writes of others, nor keep them waiting."""
+    need_fuse()
+    volume = Volume(size="128M")
+    with volume.mount("dio_mtime_interval=3600", f"control={temp('control')}") as mount, Aligned(b"c" * 4096) as data:
+        path = mount / "f"
+        write_file(path, bytes(65536), sync=True)
+        fds = [os.open(path, os.O_RDWR | os.O_DIRECT) for _ in range(2)]
+        inode = os.fstat(fds[0]).st_ino
+        control = Control(mount)
+
+        def in_flight():
+            return control.json("dio", "--json", f"inode:{inode}")[0]["in_flight"]
+
+        seconds = 1
+        while True:
+            os.pwrite(fds[1], data, 4096)   # its time is to be published
+            control("set", "fault", f"op=write,cls=dio,delay_us={seconds}000000")
+            slow = threading.Thread(target=os.pwrite, args=(fds[0], data, 0))
+            slow.start()
+            wait_for(lambda: in_flight() or not slow.is_alive(), "the slow write to be under way")
+            control("set", "fault", "none")
+            begin = time.monotonic()
+            os.close(fds[1])
+            after = in_flight()
+            took = time.monotonic() - begin
+            mtime = os.stat(path).st_mtime_ns
+            slow.join()
+            if after:
+                break
+            # Either it waited, or this machine was not quick enough to tell.
+            check(took > seconds and seconds < 16, f"close came back after the write, in {took:.1f} s")
+            seconds *= 2
+            fds[1] = os.open(path, os.O_RDWR | os.O_DIRECT)
+        check(abs(time.time_ns() - mtime) < 3600 * 10**9, "a time of today")
+        os.close(fds[0])
+        control.close()
+    volume.fsck()
+
+
 main()

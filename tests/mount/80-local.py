@@ -158,6 +158,60 @@ def case_direct_writers(_volume, a, b):
         run([prog("dio240"), f"{a / name},{b / name}", mode, 4, 3 << 20 if FULL else 1 << 20, number])
 
 
+def case_times_of_direct_writes():
+    """dio_mtime=deferred: with one writer stat is exact on both nodes, though nothing is published by time; two that have something
+    to publish do not wait for each other; never backwards."""
+    volume = shared_volume(2, size="256M")
+    nodes = [mount(volume, "dio_mtime_interval=3600") for _ in range(2)]
+    a, b = nodes
+    write_file(a / "f", bytes(1 << 20), sync=True)
+    fds = [os.open(node / "f", os.O_RDWR | os.O_DIRECT) for node in nodes]
+    inode = os.fstat(fds[0]).st_ino
+    last = 0
+    with Aligned(b"t" * 4096) as data:
+        for number in range(6):
+            writer, reader = number % 2, 1 - number % 2
+            os.pwrite(fds[writer], data, 4096 * number)
+            seen = os.stat(nodes[reader] / "f").st_mtime_ns
+            equal(seen, os.fstat(fds[writer]).st_mtime_ns, f"mtime on the other node after write {number}")
+            check(seen > last, f"mtime {seen} after write {number}, before it {last}")
+            last = seen
+            wait_for(lambda then=time.time_ns(): time.time_ns() > then + 20000000, "another tick")
+
+        # Read by its own node in between, so that the lock is shared.
+        os.pwrite(fds[0], data, 0)
+        equal(read_file(a / "f")[:4], b"tttt", "data")
+        equal(os.stat(b / "f").st_mtime_ns, os.fstat(fds[0]).st_mtime_ns, "mtime after a read")
+
+        os.pwrite(fds[0], data, 0)
+        with Trace(a) as trace:
+            for number in range(50):
+                os.pwrite(fds[0], data, 4096 * number)
+        asked = [event for event in trace.of(inode) if event.get("to") == "EX"]
+        equal(asked, [], "EX for a run of direct writes")
+
+        for number in range(10):
+            for fd in fds:
+                os.pwrite(fd, data, 4096 * number)
+            # Both hold the lock in DF and know a time that the other does not.
+            threads = [threading.Thread(target=os.fsync, args=(fd,)) for fd in fds]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(STEP_SECONDS)
+                check(not thread.is_alive(), "two nodes that publish wait for each other")
+            seen = [os.fstat(fd).st_mtime_ns for fd in fds]
+            equal(seen[0], seen[1], f"mtime on both nodes, round {number}")
+            check(seen[0] >= last, f"mtime {seen[0]} in round {number}, {last} before")
+            last = seen[0]
+    for fd in fds:
+        os.close(fd)
+    for node in nodes:
+        equal(os.stat(node / "f").st_mtime_ns, last, "mtime after close")
+        node.umount()
+    volume.fsck()
+
+
 def case_unlinked_open():
     """A file that is open on one node and unlinked on the other lives until it is closed, and is freed then."""
     volume = shared_volume(3, size="128M")

@@ -219,7 +219,7 @@ static const char *const bugs[] = {
 	"glock-no-sync-to-shared", "glock-no-inval-to-deferred", "glock-not-instantiated-again",
 	"glock-deadlock-asks-again", "glock-cancel-taken-for-grant", "glock-cancel-wakes-nobody",
 	"glock-try-waits-in-dlm", "glock-try-waits-for-holder", "glock-holder-kept-on-error",
-	"glock-withdrawn-gives-up",
+	"glock-withdrawn-gives-up", "glock-raise-waits", "glock-raise-forgotten",
 	/* what a lock module, a glock type and a supervisor must do */
 	"sim-no-gate", "sim-no-writeback", "sim-stale-value-block", "sim-purge-first",
 };

@@ -5,7 +5,8 @@
  * A resource has two parts on the device, which are treated as metadata and as data are (glock_rights): `meta` is read by
  * go_instantiate and may stay cached under any lock, `data` is read by holders and may stay cached under EX and SH.  A writer under EX adds one
  * to both in its cache; go_sync first commits them to the node's journal, then writes them in place.  A writer under DF
- * adds one to `data` on the device.  `truth` is what everybody must see; `committed` is what survives the death of a writer, and was
+ * adds one to `data` on the device, and leaves a time to be published under EX (fs/dio_time.c): the lock may not be given up without a
+ * try for EX, which must not wait.  `truth` is what everybody must see; `committed` is what survives the death of a writer, and was
  * acknowledged by fsync.
  */
 #include "sim.h"
@@ -22,6 +23,8 @@ struct version { unsigned meta, data; };
 
 struct cache {
 	bool meta_valid, data_valid, dirty;
+	/* EX was tried for the time of a direct write (gl_wants_ex), for the request that comes next. */
+	bool raise_tried;
 	struct version v;
 };
 
@@ -205,12 +208,21 @@ static void commit(unsigned n, unsigned r)
 	sim_say("    node %u: %u/%u of resource %u committed", n, c->v.meta, c->v.data, r);
 }
 
+/* The time of a direct write.  It goes with the glock, as an inode keeps its own. */
+static void set_pending(struct gfs2_glock *gl, bool pending)
+{
+	w.nodes[node_of(gl)].caches[res_of(gl)].raise_tried = false;
+	atomic_store_explicit(&gl->gl_wants_ex, pending, memory_order_relaxed);
+}
+
 static int s_sync(struct gfs2_glock *gl)
 {
 	unsigned n = node_of(gl), r = res_of(gl);
 	struct cache *c = &w.nodes[n].caches[r];
 
 	co_yield(L_SYNC, r);
+	if (gl->gl_state == EX)
+		set_pending(gl, false);
 	if (!c->dirty || SEEDED_BUG("sim-no-writeback"))
 		return 0;
 	if (w.nodes[n].sick) {
@@ -328,7 +340,7 @@ static unsigned users_of(const struct node *nd, unsigned r)
 }
 
 /* The state is about to change: what may not be in the caches then? */
-static void check_request(unsigned n, unsigned r, enum lm_state req)
+static void check_request(unsigned n, unsigned r, enum lm_state req, bool try)
 {
 	const struct node *nd = &w.nodes[n];
 	const struct simlock *l = &nd->locks[r];
@@ -347,6 +359,11 @@ static void check_request(unsigned n, unsigned r, enum lm_state req)
 		sim_fail("node %u: goes to DF with data of resource %u cached", n, r);
 	if (users_of(nd, r))
 		sim_fail("node %u: changes the lock of resource %u under a holder", n, r);
+	if (l->gl->gl_why == GLY_RAISE && !try)
+		sim_fail("node %u: waits for EX on resource %u, which it holds in %s", n, r, glock_state_name(l->state));
+	if (atomic_load(&l->gl->gl_wants_ex) && l->state != UN && req != EX && l->gl->gl_why != GLY_UNLOCK &&
+	    !c->raise_tried && !try && !nd->sick && !gfs2_glock_table_dying(l->gl->gl_table))
+		sim_fail("node %u: gives resource %u up with a time that nobody else can see, and has not tried for EX", n, r);
 	if (l->gl->gl_why == GLY_DEMOTE && l->demand_timed && !l->demand_local &&
 	    w.clock < l->granted_ns + GLOCK_HOLD_MIN_NS)
 		sim_fail("node %u: gives up resource %u before the minimum hold time is over", n, r);
@@ -358,7 +375,10 @@ static void sim_lm_lock(struct gfs2_glock *gl, enum lm_state req, unsigned flags
 	struct simlock *l = lock_of(gl);
 	struct dlm_msg *m;
 
-	check_request(n, r, req);
+	check_request(n, r, req, flags & (LM_FLAG_TRY | LM_FLAG_TRY_1CB));
+	/* A try counts for the one request that follows. */
+	if (r < MAX_RES)
+		w.nodes[n].caches[r].raise_tried = gl->gl_why == GLY_RAISE;
 	note(1, n, r * 4 + req);
 	sim_say("    node %u: asks for %u %s%s", n, r, glock_state_name(req),
 		flags & (LM_FLAG_TRY | LM_FLAG_TRY_1CB) ? " (try)" : "");
@@ -670,6 +690,7 @@ static void use_exclusive(struct task *t, struct gfs2_glock *gl, const struct op
 		sim_fail("node %u reads %u in resource %u under EX, not %u", n, c->v.data, r,
 			 w.truth[r].data);
 	co_yield(L_USE, r);
+	set_pending(gl, false);
 	w.truth[r].meta = ++c->v.meta;
 	w.truth[r].data = ++c->v.data;
 	c->dirty = true;
@@ -684,8 +705,9 @@ static void use_exclusive(struct task *t, struct gfs2_glock *gl, const struct op
 }
 
 /* Direct I/O.  Under an EX lock the cache must be dealt with here: nobody else did. */
-static void use_deferred(unsigned n, unsigned r)
+static void use_deferred(struct gfs2_glock *gl)
 {
+	unsigned n = node_of(gl), r = res_of(gl);
 	struct cache *c = &w.nodes[n].caches[r];
 
 	if (c->dirty) {
@@ -698,6 +720,7 @@ static void use_deferred(unsigned n, unsigned r)
 	co_yield(L_USE_DF, r);
 	w.committed[r].data = ++w.truth[r].data;
 	w.disk[r].data++;
+	set_pending(gl, true);
 }
 
 static void use(struct task *t, struct gfs2_holder *gh, const struct op *op)
@@ -735,7 +758,7 @@ static void use(struct task *t, struct gfs2_holder *gh, const struct op *op)
 		if (gh->gh_state == EX) {
 			use_exclusive(t, gl, op);
 		} else if (gh->gh_state == DF && (as == DF || held == EX)) {
-			use_deferred(n, r);
+			use_deferred(gl);
 		} else if (as == SH) {
 			if (!c->data_valid) {
 				unsigned data = w.disk[r].data;
@@ -1326,7 +1349,8 @@ static uint64_t hash_glock(uint64_t h, const struct simlock *l)
 	h = mix(h, gl->gl_phase | gl->gl_state << 2 | gl->gl_target << 4 | gl->gl_demote_state << 6 |
 			   gl->gl_req << 8 | gl->gl_why << 10 | gl->gl_unlock_first << 12 |
 			   gl->gl_cancel_sent << 13 | gl->gl_cb_wanted << 14 | gl->gl_cb_running << 15 |
-			   gl->gl_cb_remote << 16 | gl->gl_used << 17);
+			   gl->gl_cb_remote << 16 | gl->gl_used << 17 | gl->gl_raise_tried << 18 |
+			   atomic_load(&gl->gl_wants_ex) << 19);
 	h = mix(h, gl->gl_flags);
 	h = mix(h, (uint64_t)gl->gl_req_flags << 32 | atomic_load(&gl->gl_ref));
 	h = mix(h, over > w.clock ? over - w.clock : 0);
@@ -1357,7 +1381,7 @@ static uint64_t hash_node(uint64_t h, const struct node *nd)
 		const struct cache *c = &nd->caches[r];
 
 		h = mix(h, c->meta_valid | c->data_valid << 1 | c->dirty << 2 |
-				   nd->journal[r].valid << 3 | (uint64_t)c->v.meta << 8 |
+				   nd->journal[r].valid << 3 | c->raise_tried << 4 | (uint64_t)c->v.meta << 8 |
 				   (uint64_t)c->v.data << 16 | (uint64_t)nd->journal[r].v.meta << 24 |
 				   (uint64_t)nd->journal[r].v.data << 32);
 		h = mix(h, nd->users[r][EX] | nd->users[r][DF] << 8 | nd->users[r][SH] << 16);

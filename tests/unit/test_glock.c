@@ -518,6 +518,50 @@ static void test_try_sync(void **state)
 }
 
 /* Try requests may wait for one another's answer, but not for that of a plain one. */
+/* What can be written under EX only: one try for EX before each transition that gives DF or SH up, which keeps nobody waiting. */
+static void test_raise(void **state)
+{
+	struct gfs2_glock *gl = gfs2_glock_get(table, 1, &inode_ops);
+	struct gfs2_holder gh;
+
+	cache_state(gl, DF);
+	atomic_store(&gl->gl_wants_ex, true);
+	gfs2_glock_cb(gl, SH, false);
+	await(atomic_load(&lm.requests) == 1);
+	assert_int_equal(atomic_load(&lm.flags), LM_FLAG_TRY);
+	answer(gl, 1, EX, DF);
+	answer(gl, 2, SH, SH);
+	assert_int_equal(atomic_load(&lm.flags), 0);
+	gfs2_glock_cb(gl, UN, false);
+	answer(gl, 3, EX, SH);
+	answer(gl, 4, UN, UN);
+	notes("sync lock:EX:try sync lock:SH sync lock:EX:try sync inval:all lock:UN");
+
+	/* Granted: go_sync has EX before it goes.  A holder is served by that. */
+	cache_state(gl, DF);
+	gfs2_glock_cb(gl, SH, false);
+	answer(gl, 1, EX, EX);
+	answer(gl, 2, SH, SH);
+	assert_int_equal(state_of(gl), SH);
+	queue(gl, DF, GL_SKIP, &gh);
+	answer(gl, 3, EX, EX);
+	assert_true(granted(&gh));
+	gfs2_glock_dq_uninit(&gh);
+	notes("sync lock:EX:try sync lock:SH sync lock:EX:try");
+	assert_int_equal(atomic_load(&lm.requests), 3);
+
+	/* An error is no reason to try for ever, and nothing to try for none to try at all. */
+	cache_state(gl, SH);
+	gfs2_glock_cb(gl, UN, false);
+	answer(gl, 1, EX, SH | LM_OUT_ERROR);
+	answer(gl, 2, UN, UN);
+	cache_state(gl, DF);
+	atomic_store(&gl->gl_wants_ex, false);
+	gfs2_glock_cb(gl, UN, false);
+	answer(gl, 1, UN, UN);
+	gfs2_glock_put(gl);
+}
+
 static void test_try_queue(void **state)
 {
 	struct gfs2_glock *gl = gfs2_glock_get(table, 1, &plain_ops);
@@ -1645,6 +1689,7 @@ int main(void)
 		MANUAL(test_nocache),
 		MANUAL(test_nocache_at_once),
 		MANUAL(test_try),
+		MANUAL(test_raise),
 		MANUAL(test_try_sync),
 		MANUAL(test_try_queue),
 		MANUAL(test_bast_before_grant),
