@@ -61,8 +61,12 @@ int namei_find(struct gfs2_inode *dip, const struct gfs2_qname *q, struct gfs2_i
 	       unsigned *type)
 {
 	struct gfs2_inum_host inum;
-	int error = gfs2_dir_search(dip, q, &inum, type);
+	int error;
 
+	/* A directory that was removed still has its "..": what that names may have been removed and freed since. */
+	if (!dip->i_nlink)
+		return -ENOENT;
+	error = gfs2_dir_search(dip, q, &inum, type);
 	if (error)
 		return error;
 	/* Would make callers lock one inode twice. */

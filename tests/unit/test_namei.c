@@ -481,6 +481,30 @@ static void test_unlink_in_use(void **state)
 
 /* --- rename --- */
 
+/* A directory that was removed and is still in use leads nowhere: what its ".." names has been freed. */
+static void test_removed_dir(void **state)
+{
+	struct gfs2_inode *ip;
+	struct stat st;
+
+	vol_make(4096, 64, 1, "");
+	vol_up();
+	OK(p_create("a", S_IFDIR | 0755));
+	OK(p_create("a/b", S_IFDIR | 0755));
+	OK(p_create("d", S_IFDIR | 0755));
+	OK(walk("a/b", &ip, &st));
+	OK(p_remove("a/b", true));
+	OK(p_remove("a", true));
+	FAILS(gfs2_rename(sdp->sd_root, "d", ip, "x", 0), ENOENT);
+	FAILS(gfs2_rename(ip, "x", sdp->sd_root, "y", 0), ENOENT);
+	FAILS(gfs2_unlink(ip, "x"), ENOENT);
+	gfs2_inode_put(ip);
+	assert_false(gfs2_withdrawn(sdp));
+	OK(p_remove("d", true));
+	assert_fresh();
+	vol_down();
+}
+
 static void test_rename(void **state)
 {
 	uint64_t a, b;
@@ -879,6 +903,7 @@ static int run(void)
 		cmocka_unit_test(test_open_existing),
 		cmocka_unit_test(test_link_unlink),
 		cmocka_unit_test(test_unlink_in_use),
+		cmocka_unit_test(test_removed_dir),
 		cmocka_unit_test(test_rename),
 		cmocka_unit_test(test_rename_hashed),
 		cmocka_unit_test(test_against_host),
