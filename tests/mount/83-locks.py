@@ -245,7 +245,14 @@ def case_fcntl_waits(a, b):
     equal(one("setlkw", "a", WR, 20, 1), "EDEADLK", "each would wait for the other")
     equal(one("setlk", "a", UN, 0, 0), "ok", "unlock")
     equal(three.end(), "ok", "who waited")
-    # Another node waits: this node's others do not go on for ever one after the other.
+
+
+@with_nodes
+def case_fcntl_turns(a, b):
+    """Another node waits: this node's others do not go on for ever one after the other."""
+    two, three, four = on(b), on(a), on(a)
+    equal(three("setlk", "a", WR, 20, 10), "ok", "nobody has any")
+    # A volume of its own: nobody has asked for the lock before, so the demand is this one's.
     two.begin("setlkw", "a", WR, 0, 1)
     queued(b, 7)
     wanted(a, 7)
