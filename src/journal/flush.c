@@ -328,6 +328,17 @@ static void tell_flush(struct gfs2_log *log, const struct flush *fl, bool start)
 		log->l_hooks.flush_event(log->l_hooks.arg, start, fl->sequence, fl->flags);
 }
 
+/*
+ * While the lock that keeps the next batch away is still held: its header must not be written after one that is missing, or the journal could
+ * not be replayed, and what it made durable would be lost.
+ */
+static int flush_failed(struct gfs2_log *log, const struct flush *fl, int rc)
+{
+	log_set_error(log, rc, "writing the journal");
+	tell_flush(log, fl, false);
+	return rc;
+}
+
 /* The flush lock held.  1: @fl needs its header; 0: nothing to do; -errno. */
 static int flush_begin(struct gfs2_log *log, struct flush *fl, enum log_flush_mode mode)
 {
@@ -336,16 +347,16 @@ static int flush_begin(struct gfs2_log *log, struct flush *fl, enum log_flush_mo
 	if (log_error(log))
 		return -EIO;
 	rc = log_seal(log, fl, mode);
+	if (rc < 0)
+		log_set_error(log, rc, "writing the journal");
 	if (rc <= 0)
 		return rc;
 	fl->sequence = log->l_sequence++;
 	tell_flush(log, fl, true);
 	rc = write_payload(log, fl);
 	log_image_trim(&log->l_image, LOG_CHUNKS_KEPT);
-	if (rc) {
-		tell_flush(log, fl, false);
-		return rc;
-	}
+	if (rc)
+		return flush_failed(log, fl, rc);
 	GFS2_BUG_ON(mode == LOG_FLUSH_UNMOUNT && fl->tail != fl->first + fl->nr);
 	return 1;
 }
@@ -357,10 +368,11 @@ static int flush_end(struct gfs2_log *log, const struct flush *fl)
 
 	if (!rc)
 		rc = log_write_header(log, fl->sequence, fl->first + fl->nr, fl->tail, fl->flags, fl->local);
-	if (!rc)
-		log_committed(log, fl);
+	if (rc)
+		return flush_failed(log, fl, rc);
+	log_committed(log, fl);
 	tell_flush(log, fl, false);
-	return rc;
+	return 0;
 }
 
 /* Wait until every header whose batch is sealed has been written, or has failed. */
@@ -432,8 +444,6 @@ int log_flush(struct gfs2_log *log, uint64_t seq, uint32_t flags, enum log_flush
 	} else {
 		rc = flush_batch(log, flags);
 	}
-	if (rc)
-		log_set_error(log, rc, "writing the journal");
 	log_tell_error(log);
 	return rc ? -EIO : 0;
 }

@@ -232,6 +232,17 @@ static inline void fix_local_statfs(void *arg, int64_t v[3])
 	v[2] = atomic_load(&f->stat_dinodes);
 }
 
+/*
+ * At the end of a flush, with the next one still kept away from its header: it is committed, or everybody can know that it has failed.  (A
+ * header after a missing one makes a journal that cannot be replayed.)
+ */
+static inline void fix_flush_event(void *arg, bool start, uint64_t sequence, uint32_t flags)
+{
+	struct fix *f = arg;
+
+	GFS2_BUG_ON(!start && !log_error(f->log) && f->log->l_shown_sequence != sequence);
+}
+
 static inline void fix_withdraw(void *arg, int error, const char *what)
 {
 	atomic_fetch_add(&((struct fix *)arg)->withdrawn, 1);
@@ -301,7 +312,8 @@ static inline void fix_open_log(struct fix *f)
 	struct gfs2_log_config cfg = {
 		.engine = f->e, .bufs = f->bufs, .bsize = f->bsize, .jd = &f->jd, .head = f->head,
 		.commit_secs = f->commit_secs,
-		.hooks = { .arg = f, .local_statfs = fix_local_statfs, .withdraw = fix_withdraw },
+		.hooks = { .arg = f, .local_statfs = fix_local_statfs, .withdraw = fix_withdraw,
+			   .flush_event = fix_flush_event },
 	};
 
 	assert_int_equal(gfs2_log_create(&cfg, &f->log), 0);
