@@ -171,7 +171,9 @@ struct gfs2_glock {
 	 * The state in which a node that is played by hand has it (gfs2_glock_foreign_hold); UN: none.  What that does not allow is not asked for.
 	 */
 	enum lm_state gl_foreign;
-	/* What a breakpoint keeps from going on, and what it needs for that (machine.c; GLS_*). */
+	/*
+	 * Breakpoints (machine.c; GLS_*): a demand that is held, a request that was held once; what has been let go; what it needs then.
+	 */
 	unsigned gl_stopped, gl_resume;
 	int gl_stop_reply;
 	enum lm_state gl_stop_wished;

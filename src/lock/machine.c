@@ -593,10 +593,7 @@ static bool stop_glock_at(struct gfs2_glock *gl, const struct stop_site *site, u
 	void (*go)(void *) = what == GLS_TRANSITION ? go_transition : what == GLS_REQUEST ? go_request :
 			     what == GLS_REPLY ? go_reply : go_demand;
 
-	if (atomic_load_explicit(&gl->gl_table->t_destroying, memory_order_relaxed) || !stop_defer(site, go, gl))
-		return false;
-	gl->gl_stopped |= what;
-	return true;
+	return !atomic_load_explicit(&gl->gl_table->t_destroying, memory_order_relaxed) && stop_defer(site, go, gl);
 }
 
 static bool stop_glock(struct gfs2_glock *gl, enum stop_point point, unsigned what)
@@ -621,8 +618,10 @@ static void ask_module(struct gfs2_glock *gl, bool forget)
 
 	if (lm->lm_has_peers && !forget) {
 		if (stop_armed() && !(flags & TRY_FLAGS) && !(gl->gl_stopped & GLS_REQUEST) &&
-		    stop_glock(gl, STOP_DLM_REQUEST, GLS_REQUEST))
+		    stop_glock(gl, STOP_DLM_REQUEST, GLS_REQUEST)) {
+			gl->gl_stopped |= GLS_REQUEST;
 			return;
+		}
 		gl->gl_stopped &= ~(unsigned)GLS_REQUEST;
 		ev_glock(EV_DLM_LOCK, gl, gl->gl_state, req, flags & TRY_FLAGS ? "try" : NULL);
 	}
@@ -823,6 +822,7 @@ static bool stop_demand(struct gfs2_glock *gl, enum lm_state wished)
 	site.to = (int8_t)wished;
 	if (!stop_glock_at(gl, &site, GLS_DEMAND))
 		return false;
+	gl->gl_stopped |= GLS_DEMAND;
 	gl->gl_stop_wished = wished;
 	gfs2_glock_hold(gl);
 	return true;
@@ -854,13 +854,11 @@ void glock_resume(struct gfs2_glock *gl)
 		gl->gl_puts++;
 	}
 	if (what & GLS_TRANSITION) {
-		gl->gl_stopped &= ~(unsigned)GLS_TRANSITION;
 		run_transition(gl);
 	} else if (what & GLS_REQUEST) {
 		/* ask_module() sees that it has been stopped once. */
 		ask_module(gl, false);
 	} else if (what & GLS_REPLY) {
-		gl->gl_stopped &= ~(unsigned)GLS_REPLY;
 		take_reply(gl, gl->gl_stop_reply);
 	}
 }

@@ -235,6 +235,9 @@ class Terminal:
 
     def quit(self):
         self.type("quit\r")
+        self.ends()
+
+    def ends(self):
         wait_for(self._gone, "glockctl's end")
         os.close(self.fd)
 
@@ -299,7 +302,13 @@ def case_repl(mount):
     t.type("\x1b[A\x1b[A")                       # quit, frobnicate
     t.expect("frobnicate")
     t.type("\x15")
-    t.quit()
+    # Ctrl-C at the prompt again and again: a line each, and nothing is left that keeps it busy; SIGTERM ends it.
+    for _ in range(20):
+        t.type("x\x03")
+        t.expect("^C")
+        t.expect("glockctl> ")
+    os.kill(t.pid, signal.SIGTERM)
+    t.ends()
 
 
 def case_probes():

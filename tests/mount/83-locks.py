@@ -286,8 +286,8 @@ for _ in range(rounds):
         equal(int(read_file(b / kind)), 4 * rounds, f"what was counted under {kind}")
 
 
-@with_nodes
-def case_death_of_a_node(a, b):
+def two_wait(a, b):
+    """A process of a has both kinds of lock, two of b wait for one each."""
     one, two, three = on(a), on(b), on(b, "other")
     equal(one("flock", "a", EX), "ok", "nobody has it")
     equal(one("setlk", "a", WR, 0, 0), "ok", "nobody has any")
@@ -296,6 +296,12 @@ def case_death_of_a_node(a, b):
     equal(three("open", "b", b / "f"), "ok", "open")
     three.begin("setlkw", "b", WR, 0, 0)
     three.waits()
+    return one, two, three
+
+
+@with_nodes
+def case_death_of_a_node(a, b):
+    _, two, three = two_wait(a, b)
     a.kill()
     equal(two.end(), "ok", "flock of a dead node")
     equal(three.end(), "ok", "fcntl lock of a dead node")
@@ -304,14 +310,7 @@ def case_death_of_a_node(a, b):
 @with_nodes
 def case_forced_end(a, b):
     """SIGTERM while locks are held and waited for: the daemon ends, the other node goes on."""
-    one, two, three = on(a), on(b), on(b, "other")
-    equal(one("flock", "a", EX), "ok", "nobody has it")
-    equal(one("setlk", "a", WR, 0, 0), "ok", "nobody has any")
-    two.begin("flock", "a", EX)
-    two.waits()
-    equal(three("open", "b", b / "f"), "ok", "open")
-    three.begin("setlkw", "b", WR, 0, 0)
-    three.waits()
+    one, two, three = two_wait(a, b)
     b.daemon.terminate()
     b.daemon.wait(STEP_SECONDS)
     b.daemon = None

@@ -19,10 +19,12 @@ enum { EXIT_DONE = 0, EXIT_REFUSED = 1, EXIT_USAGE = 2 };
 void complain(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void die(int status, const char *fmt, ...) __attribute__((format(printf, 2, 3), noreturn));
 
-/* --- interrupt.c: Ctrl-C --- */
+/* --- interrupt.c: Ctrl-C and SIGTERM --- */
 
 /* Who waits for a daemon stops waiting.  Never lost: looked at before every wait, and the wait sees it come. */
 bool interrupted(void);
+/* It was SIGTERM: not only what runs is to end. */
+bool interrupt_ended(void);
 void interrupt_clear(void);
 /* Take SIGINT and SIGTERM this way from now on. */
 void interrupt_catch(void);

@@ -5,38 +5,45 @@
 #include "glockctl.h"
 
 #include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-static volatile sig_atomic_t taken;
 static int fd = -1;
+static volatile sig_atomic_t ended;
 
 static void on_signal(int sig)
 {
 	int saved = errno;
 
-	taken = 1;
-	/* It can only fail by being readable already. */
-	if (eventfd_write(fd, 1))
-		taken = 1;
+	if (sig == SIGTERM)
+		ended = 1;
+	/* It could only fail by being readable already, and errno is put back. */
+	(void)!eventfd_write(fd, 1);
 	errno = saved;
 }
 
+/* The descriptor is all the state there is: what is looked at and what is waited for cannot differ. */
 bool interrupted(void)
 {
-	return taken;
+	struct pollfd p = { .fd = fd, .events = POLLIN };
+
+	return fd >= 0 && poll(&p, 1, 0) == 1;
+}
+
+bool interrupt_ended(void)
+{
+	return ended;
 }
 
 void interrupt_clear(void)
 {
 	eventfd_t n;
 
-	/* In this order: a signal in between leaves both set, or none. */
 	if (fd >= 0 && eventfd_read(fd, &n) && errno != EAGAIN)
 		die(EXIT_REFUSED, "eventfd: %s", strerror(errno));
-	taken = 0;
 }
 
 void interrupt_catch(void)

@@ -569,6 +569,8 @@ static void interactive(void)
 	while (!rp.end) {
 		int n = poll(p, 3, conn_has_line(rp.c) ? 0 : -1);
 
+		if (interrupt_ended())
+			break;
 		if (interrupted())
 			drop_line();
 		if (n < 0)
@@ -593,7 +595,7 @@ static void script(void)
 	size_t room = 0;
 	ssize_t n;
 
-	while (!rp.end && !rp.status && (n = getline(&line, &room, stdin)) > 0) {
+	while (!rp.end && !rp.status && !interrupt_ended() && (n = getline(&line, &room, stdin)) > 0) {
 		line[strcspn(line, "\n")] = 0;
 		if (line[0] && line[0] != '#')
 			run_line(line);
