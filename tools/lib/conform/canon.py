@@ -72,6 +72,15 @@ def _once(line):
     return [word for at, word in enumerate(line) if not at or word != line[at - 1]]
 
 
+def looked(line):
+    """Ours, while a direct request may be in flight: attributes are looked at in DF beside it, in SH as soon as it has ended."""
+    line = list(line)
+    for at in range(len(line) - 2):
+        if line[at:at + 3] == ["?DF", "+DF", "-DF"]:
+            line[at:at + 3] = ["?SH", "+SH", "-SH"]
+    return line
+
+
 def canonical(line, waited=True):
     """The words of a lock line, as recorded or as ours, as a list to compare; @waited: there was a pause before."""
     line = [re.sub(r"^io:R\w*$", "io:R", re.sub(r"^io:[WN]\w*$", "io:W", word)) for word in line]

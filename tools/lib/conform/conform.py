@@ -17,6 +17,7 @@ is 1 when there is another, or when one of these is not there any more.
 
   GFS2_FUSE, GFS2_TEST_PROGS   the daemon and the directory of the test programs (default: built)
 """
+import collections
 import fnmatch
 import os
 import shutil
@@ -84,6 +85,7 @@ class Run:
         self.names[f"5/{inode:x}"] = name + ".iopen"
 
     def prepare(self):
+        self.begin = self.volume.next_event()
         os.mkdir(self.top)
         for what, *more in self.text.prepare:
             getattr(self, "prepare_" + what)(*more)
@@ -155,6 +157,7 @@ class Run:
     def steps(self):
         """Do them; (step, result, events) of each."""
         done = []
+        self.events(self.begin, None)   # what prepares the first step has ended
         since = self.volume.next_event()
         for step in self.text.steps:
             if step.pause:
@@ -177,13 +180,28 @@ class Run:
             time.sleep(0.001)
         raise mount.Broken(f"{self.text.name}: {step}: something that must follow did not happen")
 
+    def ended(self, events):
+        """No request that began holds a lock: a read that is copied from the store to its caller has its answer before."""
+        held, direct = collections.Counter(), set()
+        for event in events:
+            request, kind = event.get("req"), event["event"]
+            if request and event["glock"] in self.names and event["glock"].startswith("2/"):
+                held[request] += {"glock_queue": 1, "glock_dequeue": -1}.get(kind, 0)
+                if kind == "dio_begin":
+                    direct.add(request)
+                elif kind == "dio_end":
+                    direct.discard(request)
+        return not direct and max(held.values(), default=0) <= 0
+
     def complete(self, step, events):
         mine = [event for event in events if event.get("glock") in self.names]
-        if step.words[0] == "aiowq":
+        if step and step.words[0] == "aiowq":
             # requests that are not waited for: all of them are under way
             sent = {event.get("req") for event in mine if event["event"] in ("dio_submit", "dio_upgrade", "dio_end")}
             return len(sent) >= int(step.words[5])
-        if step.words[0] == "unlink":
+        if not self.ended(mine):
+            return False
+        if step and step.words[0] == "unlink":
             # the kernel has forgotten the inode, and it is freed
             kinds = [event["event"] for event in mine if self.names[event["glock"]] == "F"]
             return (kinds.count("glock_queue") == kinds.count("glock_dequeue") and
@@ -221,7 +239,7 @@ def compare_steps(names, done):
             request = event.get("req")
             if request or step.words[0] != "unlink":    # giving up the lock of what is gone is "meanwhile"
                 lines[home.setdefault(request, here) if request else at].append(event)
-    found, waited = [], True
+    found, waited, in_flight = [], True, False
     for at, (step, result, _) in enumerate(done):
         title = f"{at + 1} {step}"
         waited = waited or bool(step.pause)
@@ -231,10 +249,14 @@ def compare_steps(names, done):
             return batch(done, at, canon.canonical(words, waited), recorded)
 
         recorded = canon.words(step.locks or "")
-        row = Row(title, "locks", canonical(recorded), canonical(mount.line_of(lines[at], names), False))
+        ours = mount.line_of(lines[at], names, step.words[0] == "aiowq")
+        if in_flight:
+            ours = canon.looked(ours)
+        row = Row(title, "locks", canonical(recorded), canonical(ours, False))
         row.recorded, row.canonical = recorded, canonical
         found.append(row)
         waited = False
+        in_flight = step.words[0] == "aiowq" or in_flight and step.words[0] != "aiowait"
     return found
 
 

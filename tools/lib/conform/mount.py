@@ -179,8 +179,11 @@ def runs(data):
 
 # -- events as a lock line
 
-def line_of(events, names):
-    """The words that a list of events makes; names: {"2/1f": "F"}, what to tell of which glock."""
+def line_of(events, names, several=False):
+    """The words that a list of events makes; names: {"2/1f": "F"}, what to tell of which glock.
+
+    With several requests at a time the states come first: their order is that of time, and nobody's in particular.
+    """
     out = []
     maps = []                   # what the map said lately, as (offset, word): told in the order of the file
     kinds, moving = {}, set()   # direct requests: read or write, and those with I/O under way
@@ -190,7 +193,9 @@ def line_of(events, names):
             moving.discard(request)
             out.append("io:R" if kinds.get(request) == "read" else "io:W")
 
-    for event in by_request(events):
+    first = [event for event in events if several and event["event"] == "glock_state"]
+    rest = [event for event in events if not (several and event["event"] == "glock_state")]
+    for event in first + by_request(rest):
         name = names.get(event.get("glock"))
         if name is None:
             continue
