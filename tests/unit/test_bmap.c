@@ -3,56 +3,10 @@
  * The metadata tree on real volumes: the worked example of reference 11.6, heights, truncation,
  * deletion.
  */
-#include "vol.h"
+#include "volfile.h"
 #include <pthread.h>
 #include "fs/file.h"
-#include "fs/namei.h"
 #include "util/ctx.h"
-
-struct mounted {
-	struct io_engine *e;
-	struct gfs2_sbd *sdp;
-};
-
-static struct mounted do_mount(void)
-{
-	struct mounted m = { vol_open(false), NULL };
-
-	assert_int_equal(gfs2_mount(m.e, &vol_args, &m.sdp), 0);
-	return m;
-}
-
-static void do_unmount(struct mounted *m)
-{
-	assert_int_equal(gfs2_unmount(m->sdp), 0);
-	io_engine_close(m->e);
-	vol_fsck();
-}
-
-static struct gfs2_inode *make_file(struct gfs2_sbd *sdp, const char *name)
-{
-	const struct gfs2_create_args a = { .mode = S_IFREG | 0644, .excl = true };
-	struct gfs2_inode *ip;
-	struct stat st;
-	bool created;
-
-	assert_int_equal(gfs2_create(sdp->sd_root, name, &a, &ip, &st, &created), 0);
-	return ip;
-}
-
-static struct gfs2_inode *open_file(struct gfs2_sbd *sdp, const char *name)
-{
-	struct gfs2_inode *ip;
-	struct stat st;
-
-	assert_int_equal(gfs2_lookup(sdp->sd_root, name, &ip, &st), 0);
-	return ip;
-}
-
-static void lock(struct gfs2_inode *ip, enum lm_state state, struct gfs2_holder *gh)
-{
-	assert_int_equal(gfs2_glock_nq_init(ip->i_gl, state, 0, gh), 0);
-}
 
 static void write_at(struct gfs2_inode *ip, const void *buf, uint64_t pos, uint32_t len)
 {

@@ -3,21 +3,15 @@
  * fallocate on volumes whose blocks are full of junk: what was never written is zero whatever happens;
  * punched holes give their blocks back; a full volume is full to the block; inode flags.
  */
-#include "vol.h"
+#include "volfile.h"
 #include <linux/falloc.h>
 #include "fs/falloc.h"
 #include "fs/fileattr.h"
-#include "fs/namei.h"
 
 #define PUNCH (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE)
 #define IO_MAX (1u << 20)
 
 static char *io_buf;
-
-struct mounted {
-	struct io_engine *e;
-	struct gfs2_sbd *sdp;
-};
 
 /* A volume of junk. */
 static void make(unsigned bsize, unsigned mib)
@@ -26,41 +20,6 @@ static void make(unsigned bsize, unsigned mib)
 	assert_int_equal(vol_sh("rm -f %s && head -c %uM /dev/zero | tr '\\0' '\\245' >%s && "
 				"mkfs.gfs2 -O -q -K -p lock_nolock -b %u -j 1 -J 8 %s",
 				vol_path, mib, vol_path, bsize, vol_path), 0);
-}
-
-static struct mounted do_mount(void)
-{
-	struct mounted m = { vol_open(false), NULL };
-
-	assert_int_equal(gfs2_mount(m.e, &vol_args, &m.sdp), 0);
-	return m;
-}
-
-static void do_unmount(struct mounted *m)
-{
-	assert_int_equal(gfs2_unmount(m->sdp), 0);
-	io_engine_close(m->e);
-	vol_fsck();
-}
-
-static struct gfs2_inode *make_file(struct gfs2_sbd *sdp, const char *name)
-{
-	const struct gfs2_create_args a = { .mode = S_IFREG | 0644, .excl = true };
-	struct gfs2_inode *ip;
-	struct stat st;
-	bool created;
-
-	assert_int_equal(gfs2_create(sdp->sd_root, name, &a, &ip, &st, &created), 0);
-	return ip;
-}
-
-static struct gfs2_inode *open_file(struct gfs2_sbd *sdp, const char *name)
-{
-	struct gfs2_inode *ip;
-	struct stat st;
-
-	assert_int_equal(gfs2_lookup(sdp->sd_root, name, &ip, &st), 0);
-	return ip;
 }
 
 static struct stat stat_of(struct gfs2_inode *ip)

@@ -4,63 +4,23 @@
  * with the lock being taken away in between; durability, full volumes, attributes. 
  * GFS2_TEST_SEED repeats a run.
  */
-#include "vol.h"
+#include "volfile.h"
 #include <linux/fuse.h>
 #include <linux/falloc.h>
 #include "fs/falloc.h"
 #include "fs/file.h"
 #include "fs/fileattr.h"
-#include "fs/namei.h"
 
 #define MODEL_MAX (3u << 20)
 #define IO_MAX (700u << 10)
 
-struct mounted {
-	struct io_engine *e;
-	struct gfs2_sbd *sdp;
-};
-
-static struct mounted do_mount(void)
+/* A small cache, so that write-back and eviction happen. */
+static struct mounted mount_small(void)
 {
-	struct mounted m = { vol_open(false), NULL };
 	struct gfs2_args args = vol_args;
 
-	/* small, so that write-back and eviction happen */
 	args.ar_cache = 8 << 20;
-	assert_int_equal(gfs2_mount(m.e, &args, &m.sdp), 0);
-	return m;
-}
-
-static void do_unmount(struct mounted *m)
-{
-	assert_int_equal(gfs2_unmount(m->sdp), 0);
-	io_engine_close(m->e);
-	vol_fsck();
-}
-
-static struct gfs2_inode *make_file(struct gfs2_sbd *sdp, const char *name)
-{
-	const struct gfs2_create_args a = { .mode = S_IFREG | 0644, .excl = true };
-	struct gfs2_inode *ip;
-	struct stat st;
-	bool created;
-
-	assert_int_equal(gfs2_create(sdp->sd_root, name, &a, &ip, &st, &created), 0);
-	return ip;
-}
-
-static struct gfs2_inode *open_file(struct gfs2_sbd *sdp, const char *name)
-{
-	struct gfs2_inode *ip;
-	struct stat st;
-
-	assert_int_equal(gfs2_lookup(sdp->sd_root, name, &ip, &st), 0);
-	return ip;
-}
-
-static void lock(struct gfs2_inode *ip, enum lm_state state, struct gfs2_holder *gh)
-{
-	assert_int_equal(gfs2_glock_nq_init(ip->i_gl, state, 0, gh), 0);
+	return mount_with(&args);
 }
 
 static void set_jdata(struct gfs2_inode *ip)
@@ -275,7 +235,7 @@ static void random_files(unsigned bsize, unsigned steps)
 	struct mounted m;
 
 	vol_make(bsize, 64, 1, "");
-	m = do_mount();
+	m = mount_small();
 	for (unsigned i = 0; i < ARRAY_SIZE(files); i++) {
 		struct model *f = &files[i];
 
@@ -293,7 +253,7 @@ static void random_files(unsigned bsize, unsigned steps)
 			gfs2_inode_put(files[i].ip);
 		if (rnd(2)) {
 			do_unmount(&m);
-			m = do_mount();
+			m = mount_small();
 		}
 		for (unsigned i = 0; i < ARRAY_SIZE(files); i++)
 			files[i].ip = open_file(m.sdp, files[i].name);
@@ -301,7 +261,7 @@ static void random_files(unsigned bsize, unsigned steps)
 	for (unsigned i = 0; i < ARRAY_SIZE(files); i++)
 		gfs2_inode_put(files[i].ip);
 	do_unmount(&m);
-	m = do_mount();
+	m = mount_small();
 	for (unsigned i = 0; i < ARRAY_SIZE(files); i++) {
 		struct model *f = &files[i];
 
@@ -330,7 +290,7 @@ static void test_random(void **state)
 /* In a child that dies: what was synced is there after the replay. */
 static void crash_child(void)
 {
-	struct mounted m = do_mount();
+	struct mounted m = mount_small();
 	struct gfs2_inode *a = make_file(m.sdp, "a"), *b = make_file(m.sdp, "b");
 	struct gfs2_inode *j = make_file(m.sdp, "j"), *o = make_file(m.sdp, "o");
 
@@ -392,7 +352,7 @@ static void test_sync(void **state)
 		crash_child();
 	assert_int_equal(waitpid(pid, &status, 0), pid);
 	assert_int_equal(status, 0);
-	m = do_mount();
+	m = mount_small();
 	expect("a", 300000, 0, 10000, 'a', m.sdp);
 	expect("a", 300000, 10000, 5000, 'b', m.sdp);
 	expect("a", 300000, 15000, 15000, 'a', m.sdp);
@@ -442,7 +402,7 @@ static void test_read_cached(void **state)
 	for (unsigned i = 0; i < SIZE; i++)
 		data[i] = (char)(i / 7 + i / 4096);
 	vol_make(4096, 64, 1, "");
-	m = do_mount();
+	m = mount_small();
 	gfs2_budget_set(m.sdp, 256 << 20); /* room for all of it */
 	ip = make_file(m.sdp, "cached");
 	lock(ip, LM_ST_EXCLUSIVE, &gh);
@@ -506,7 +466,7 @@ static void test_nospace(void **state)
 		int64_t ret;
 
 		vol_make(bsize, 32, 1, "");
-		m = do_mount();
+		m = mount_small();
 		ip = make_file(m.sdp, "fill");
 		memset(src_buf, 'f', IO_MAX);
 		while ((ret = write_at(ip, src_buf, pos, IO_MAX)) > 0)
@@ -533,7 +493,7 @@ static void test_limits(void **state)
 	struct gfs2_inode *ip;
 
 	vol_make(512, 64, 1, "");
-	m = do_mount();
+	m = mount_small();
 	ip = make_file(m.sdp, "f");
 	assert_int_equal(write_at(ip, "x", INT64_MAX, 1), -EFBIG);
 	assert_int_equal(write_at(ip, "xyz", INT64_MAX - 1, 3), 1);
@@ -554,7 +514,7 @@ static void test_attr(void **state)
 	struct timespec t;
 
 	vol_make(4096, 64, 1, "");
-	m = do_mount();
+	m = mount_small();
 	ip = make_file(m.sdp, "f");
 	set.st_mode = 06755;
 	assert_int_equal(gfs2_setattr(ip, &set, FATTR_MODE), 0);
@@ -598,7 +558,7 @@ static void test_attr(void **state)
 	gfs2_inode_put(ip);
 	do_unmount(&m);
 
-	m = do_mount();
+	m = mount_small();
 	ip = open_file(m.sdp, "f");
 	lock(ip, LM_ST_SHARED, &gh);
 	gfs2_getattr(ip, &st);
@@ -626,7 +586,7 @@ static void test_publish_all(void **state)
 	char name[16];
 
 	vol_make(512, 64, 1, "");
-	m = do_mount();
+	m = mount_small();
 	t.tv_sec += 100;
 	for (unsigned i = 0; i < ARRAY_SIZE(ip); i++) {
 		snprintf(name, sizeof(name), "f%u", i);
@@ -651,7 +611,7 @@ static void test_withdrawn(void **state)
 	struct gfs2_inode *ip, *gone;
 
 	vol_make(4096, 64, 1, "");
-	m = do_mount();
+	m = mount_small();
 	ip = make_file(m.sdp, "f");
 	gone = make_file(m.sdp, "gone");
 	memset(src_buf, 'w', 100000);
@@ -669,7 +629,7 @@ static void test_withdrawn(void **state)
 	msg_set_level(MSG_INFO);
 	io_engine_close(m.e);
 	/* The next mount finds a volume that is whole. */
-	m = do_mount();
+	m = mount_small();
 	do_unmount(&m);
 }
 

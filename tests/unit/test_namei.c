@@ -9,18 +9,6 @@
 #include "fs/namei.h"
 #include "fs/rgrp.h"
 
-/* Under the thread sanitizer everything takes ten times as long; less of it will do there. */
-#if defined(__SANITIZE_THREAD__)
-#define SCALE(n) ((n) / 8)
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define SCALE(n) ((n) / 8)
-#endif
-#endif
-#ifndef SCALE
-#define SCALE(n) (n)
-#endif
-
 static struct io_engine *engine;
 static struct gfs2_sbd *sdp;
 static struct gfs2_statfs_host fresh;
