@@ -705,8 +705,12 @@ static int64_t dio_write(struct gfs2_dio *dio)
 	whole = dio_whole_fallback(dio);
 	if (whole < 0 && (dio->behaviour == SHORT_DIO_PRECHECK || sdp->sd_args.ar_dio_strict)) {
 		ret = dio_find_hole(dio);
-		if (ret > 0)
+		if (ret > 0) {
+			/* Nothing was started: all of it is left. */
 			whole = DIO_HOLE;
+			dio_event(dio, EV_DIO_HOLE, dio->pos, dio->len, 0, "precheck");
+			dio_stop(dio, STOP_DIO_HOLE, 0);
+		}
 	}
 	if (whole == DIO_STUFFED && dio->pos + dio->len <= ip->i_size)
 		dio_event(dio, EV_MAP, dio->pos, dio->len, -ENOTBLK, "inline");

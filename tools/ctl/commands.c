@@ -128,6 +128,10 @@ const struct command commands[] = {
 	  "everything else goes on.  FROM and TO: a state, several with |, or *.  -c: from the COUNTth on;\n"
 	  "-p: of this process; -t: let go after SECONDS; -1: once.  Until Ctrl-C hits are told as they happen,\n"
 	  "and let go when their time is over; in the REPL they can be stepped.", cmd_break, .json = true },
+	{ "run", "run [--keep | --check] FILE [DIR]...",
+	  "Run a scenario, with breakpoints and steps, in a directory of its own below DIR (the mount point), and tell\n"
+	  "what each step caused; fails when something is not as the scenario expects.  For several nodes a DIR\n"
+	  "on the mount of each.  --keep: leave the directory; --check: only read FILE.", cmd_run },
 	{ "get", "get [NAME]", "Print a tunable's value, or all.  `stats` are counters.", .json = true },
 	{ "set", "set NAME VALUE",
 	  "Change a tunable: short_dio, dio_mtime, dio_mtime_interval, dio_rest, commit, cache, data_events, or fault\n"

@@ -18,6 +18,8 @@ enum { EXIT_DONE = 0, EXIT_REFUSED = 1, EXIT_USAGE = 2 };
 
 void complain(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void die(int status, const char *fmt, ...) __attribute__((format(printf, 2, 3), noreturn));
+/* @p, or the end of the program if there is no memory. */
+void *must(void *p);
 
 /* --- interrupt.c: Ctrl-C and SIGTERM --- */
 
@@ -110,6 +112,10 @@ int cmd_locks(struct conn *c, int argc, char **argv, bool json);
 int cmd_where(struct conn *c, int argc, char **argv, bool json);
 int cmd_explain(struct conn *c, int argc, char **argv, bool json);
 int repl(struct conn *c);
+
+/* --- run.c --- */
+
+int cmd_run(struct conn *c, int argc, char **argv, bool json);
 
 /* --- record.c, timeline.c --- */
 

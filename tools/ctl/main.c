@@ -42,6 +42,13 @@ void die(int status, const char *fmt, ...)
 	exit(status);
 }
 
+void *must(void *p)
+{
+	if (!p)
+		die(EXIT_REFUSED, "out of memory");
+	return p;
+}
+
 static void usage(FILE *out)
 {
 	const struct command *cmd;
@@ -78,6 +85,12 @@ static const char *first_path(const char *cmd, int argc, char **argv)
 {
 	int i;
 
+	/* The directory behind the file, which itself is anywhere. */
+	if (!strcmp(cmd, "run")) {
+		for (i = 0; i < argc && argv[i][0] == '-' && argv[i][1]; i++)
+			;
+		return i + 1 < argc ? argv[i + 1] : NULL;
+	}
 	for (i = 0; i < argc; i++)
 		if ((names_glock(cmd, i, i ? argv[i - 1] : NULL) || !strcmp(cmd, "break")) && !is_glock(argv[i]) &&
 		    strchr(argv[i], '/'))
@@ -138,10 +151,10 @@ int main(int argc, char **argv)
 		printf("usage: glockctl %s\n%s\n", cmd->synopsis, cmd->help);
 		return EXIT_DONE;
 	}
-	if (cmd->no_mount)
+	if (cmd->no_mount || (!strcmp(cmd->name, "run") && argc && !strcmp(argv[0], "--check")))
 		return run_command(NULL, cmd, argc, argv, json);
-	if (nr_sources > 1 && strcmp(cmd->name, "explain")) {
-		complain("only explain looks at several mounts at once");
+	if (nr_sources > 1 && strcmp(cmd->name, "explain") && strcmp(cmd->name, "run")) {
+		complain("only explain and run look at several mounts at once");
 		return EXIT_USAGE;
 	}
 	if (!strcmp(cmd->name, "explain") && nr_sources > 1)
@@ -152,7 +165,8 @@ int main(int argc, char **argv)
 	/* Events are wanted when they happen, also by a pipe. */
 	if (!strcmp(cmd->name, "trace") || !strcmp(cmd->name, "break"))
 		setvbuf(stdout, NULL, _IOLBF, 0);
-	if (!strcmp(cmd->name, "break") || !strcmp(cmd->name, "hold") || !strcmp(cmd->name, "record"))
+	if (!strcmp(cmd->name, "break") || !strcmp(cmd->name, "hold") || !strcmp(cmd->name, "record") ||
+	    !strcmp(cmd->name, "run"))
 		interrupt_catch();
 	status = run_command(&c, cmd, argc, argv, json);
 	conn_close(&c);

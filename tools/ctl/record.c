@@ -196,38 +196,44 @@ const char *recording_line(struct recording *r)
 	return NULL;
 }
 
-bool recording_event(struct recording *r, struct event *e)
+bool event_parse(const char *json, struct event *e)
 {
 	char state[8], glock[40];
 	long long n;
 
 	*e = (struct event){ .from = -1, .to = -1 };
-	if (json_number(r->line, "gap", &e->gap) && json_number(r->line, "seq", &e->seq) && e->gap > 0 && e->seq > 0)
+	if (json_number(json, "gap", &e->gap) && json_number(json, "seq", &e->seq) && e->gap > 0 && e->seq > 0)
 		return true;
 	e->gap = 0;
-	if (!json_get(r->line, "event", e->name, sizeof(e->name)) || !json_number(r->line, "seq", &e->seq) ||
-	    !json_number(r->line, "t_ns", &e->t) || e->seq < 0 || e->t < 0 || e->t > EVENT_TIME_MAX) {
-		complain("%s: line %u is not an event", r->path, r->nr);
-		r->failed = true;
+	if (!json_get(json, "event", e->name, sizeof(e->name)) || !json_number(json, "seq", &e->seq) ||
+	    !json_number(json, "t_ns", &e->t) || e->seq < 0 || e->t < 0 || e->t > EVENT_TIME_MAX)
 		return false;
-	}
-	json_number(r->line, "pid", &e->pid);
-	json_number(r->line, "req", &e->req);
-	e->has_glock = json_get(r->line, "glock", glock, sizeof(glock)) && sscanf(glock, "%u/%llx", &e->gl_type, &e->gl_number) == 2;
-	e->has_off = json_number(r->line, "off", &e->off);
-	e->has_len = json_number(r->line, "len", &e->len);
-	e->has_rc = json_number(r->line, "rc", &e->rc);
-	e->has_reason = json_get(r->line, "reason", e->reason, sizeof(e->reason));
+	json_number(json, "pid", &e->pid);
+	json_number(json, "req", &e->req);
+	e->has_glock = json_get(json, "glock", glock, sizeof(glock)) && sscanf(glock, "%u/%llx", &e->gl_type, &e->gl_number) == 2;
+	e->has_off = json_number(json, "off", &e->off);
+	e->has_len = json_number(json, "len", &e->len);
+	e->has_rc = json_number(json, "rc", &e->rc);
+	e->has_reason = json_get(json, "reason", e->reason, sizeof(e->reason));
 	for (char *s = e->reason; *s; s++)
 		if ((unsigned char)*s < ' ' || (unsigned char)*s >= 0x7f)
 			*s = '?';
-	if (json_get(r->line, "from", state, sizeof(state)))
+	if (json_get(json, "from", state, sizeof(state)))
 		e->from = state_number(state);
-	if (json_get(r->line, "to", state, sizeof(state)))
+	if (json_get(json, "to", state, sizeof(state)))
 		e->to = state_number(state);
-	if (json_number(r->line, "node", &n))
+	if (json_number(json, "node", &n))
 		e->node = n;
 	return true;
+}
+
+bool recording_event(struct recording *r, struct event *e)
+{
+	if (event_parse(r->line, e))
+		return true;
+	complain("%s: line %u is not an event", r->path, r->nr);
+	r->failed = true;
+	return false;
 }
 
 /* --- states --- */
@@ -240,6 +246,11 @@ int state_number(const char *name)
 		if (!strcmp(name, state_names[s]))
 			return s;
 	return -1;
+}
+
+bool event_about_lock(const struct event *e)
+{
+	return !strncmp(e->name, "glock_", 6) || !strncmp(e->name, "dlm_", 4) || !strncmp(e->name, "break_", 6);
 }
 
 /* The DLM's name, as the kernel's tracepoints have it. */
@@ -278,15 +289,10 @@ static void print_lock_event(const struct event *e)
 		printf(" %s%s", e->from >= 0 ? "to " : "", mode(e->to));
 }
 
-static bool about_lock(const char *event)
-{
-	return !strncmp(event, "glock_", 6) || !strncmp(event, "dlm_", 4) || !strncmp(event, "break_", 6);
-}
-
-static void print_event(const struct event *e)
+void event_print(const struct event *e)
 {
 	printf("%lld.%06lld pid %lld: ", e->t / 1000000000, e->t / 1000 % 1000000, e->pid);
-	if (about_lock(e->name))
+	if (event_about_lock(e))
 		print_lock_event(e);
 	else if (e->has_glock)
 		printf("%s: inode %llu", e->name, e->gl_number);
@@ -327,7 +333,7 @@ int cmd_show(struct conn *c, int argc, char **argv, bool json)
 		else if (e.gap)
 			printf("-- %lld events were missed\n", e.gap);
 		else
-			print_event(&e);
+			event_print(&e);
 	}
 	status = r.failed ? EXIT_REFUSED : EXIT_DONE;
 	recording_close(&r);

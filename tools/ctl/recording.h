@@ -28,6 +28,13 @@ struct event {
 	bool has_glock, has_off, has_len, has_rc, has_reason;
 };
 
+/* What a line of `trace --json` or of a recording says; false: it is none. */
+bool event_parse(const char *json, struct event *e);
+/* About a lock: otherwise about a file's data or the journal. */
+bool event_about_lock(const struct event *e);
+/* In the words of `trace`, with a newline. */
+void event_print(const struct event *e);
+
 struct recording {
 	const char *path;
 	FILE *file;

@@ -6,7 +6,7 @@ usage: tools/conform [--list] [--mutate] [SCENARIO...]
 
 Runs what was recorded with the kernel's gfs2 (tests/conform/*.txt) on a mount of ours and compares three
 things: the result of every step, what the device holds afterwards, and the locks that were asked for,
-granted and given back on the way.  A SCENARIO is a name or a pattern (w02*); without one all are run.
+granted and given back on the way.  Scenarios that stop what they do are run by glockctl.  A SCENARIO is a name or a pattern (w02*); without one all are run.
 With names, the two sides of each are shown beside each other, otherwise only where they differ.
 
   --list     print the scenarios and end
@@ -15,12 +15,14 @@ With names, the two sides of each are shown beside each other, otherwise only wh
 Differences that are meant are in tests/conform/differences, each with its reason.  The exit status
 is 1 when there is another, or when one of these is not there any more.
 
-  GFS2_FUSE, GFS2_TEST_PROGS   the daemon and the directory of the test programs (default: built)
+  GFS2_FUSE, GLOCKCTL, GFS2_TEST_PROGS   the programs and the directory of the test programs (default: built)
 """
 import collections
 import fnmatch
+import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import textwrap
@@ -50,6 +52,22 @@ class Row:
 
 
 # ---------------------------------------------------------------- running a scenario
+
+class Expectation(Row):
+    """What a scenario with stops expects, as glockctl has judged it."""
+
+    def __init__(self, told, lines):
+        wanted, got = told["wanted"].split(), told["got"].split()
+        if told["judged"] == "content":
+            wanted, got = wanted[-1].split(","), told["got"].split(",")
+        super().__init__(lines[told["line"] - 1].strip(), told["judged"], wanted, got)
+        self.ok = told["ok"]
+        if told["judged"] not in ("result", "content") and (told["judged"] != "expect" or "..." in wanted):
+            self.recorded = []      # a part of it is enough, so not every change makes it wrong
+
+    def same(self):
+        return self.ok
+
 
 class Run:
     """A scenario on a mounted volume."""
@@ -357,7 +375,7 @@ def show(text, rows, verdict, differences, everything):
     print(f"{verdict:9} {text.name}: {text.about}")
     if not everything and verdict != "DIFFERENT":
         return
-    print(f"      {'the kernel':56} | gfs2-fuse")
+    print(f"      {'what is expected' if text.stops else 'the kernel':56} | gfs2-fuse")
     last = None
     for row in rows:
         if not everything and differences.judge(text.name, row):
@@ -425,7 +443,23 @@ def build(into):
     return daemon, steps
 
 
+def run_with_stops(volume, text):
+    """glockctl is who can stop something; what it has judged are the rows."""
+    path = os.path.join(SCENARIOS, text.name + ".txt")
+    built = os.path.dirname(os.path.dirname(os.path.abspath(volume.daemon)))
+    argv = [os.environ.get("GLOCKCTL") or f"{built}/tools/glockctl", "--json", "-s", f"{volume.where}/control", "run", path, volume.dir]
+    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=mount.WAIT_SECONDS * 4, check=False)
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    if not told or not told[-1].get("completed"):
+        raise mount.Broken(f"{text.name}: {done.stderr}")
+    with open(path) as lines:
+        lines = lines.read().splitlines()
+    return [Expectation(one, lines) for one in told if "judged" in one]
+
+
 def run_scenario(volume, text):
+    if text.stops:
+        return run_with_stops(volume, text)
     run = Run(volume, text)
     try:
         return run.rows()

@@ -24,12 +24,26 @@
   content F 0+65536 A*8192,B*4096,~*53248
                                   what the device holds for that range of the file at the end (~: hole)
 
+A scenario may also stop what it does, and play the other node; `glockctl run` does that (tools/ctl/run.c; gfs2-fuse-scenario(5) has all
+of the format), and with it tools/conform:
+
+  set short_dio async             a tunable, for this scenario
+  1 break dio hole F              a step that is asked of the daemon: CONTROLS
+    says TEXT                     a part of its answer
+    stop dio hole F 32768+16384   what was stopped then
+    waits F EX                    or what the step waits for
+    expect ?DF ... -DF            what happened to the locks (...: any words)
+
 Words of a lock line: ?X asked for state X, +X got it, -X let it go; [A->B] the lock's state; dlm(MODE FLAGS), bast(MODE),
 demote(A->B by); map=WHAT[,rc=N] what the block map said; io:KIND file data moved.  Those of another object than F have its name in
 front.  ( ... )xN: N times.
 """
 import os
 import re
+
+
+# What is asked of the daemon; all else is done by the hands.
+CONTROLS = ("break delete step continue hold release demote set get dio dump map stats breaks stops holds timeout").split()
 
 
 class Mistake(Exception):
@@ -57,6 +71,7 @@ class Scenario:
         self.hold = []          # (node, object, state)
         self.steps = []
         self.content = []       # (object, offset, length, runs)
+        self.stops = False      # only glockctl can run it
         for number, line in enumerate(text.splitlines(), 1):
             try:
                 self._line(line)
@@ -90,6 +105,7 @@ class Scenario:
         if words[-1].startswith("@"):
             later = float(words.pop()[1:].removesuffix("ms")) / 1000
         step = Step(int(words[0]), words[1:], together, later)
+        self.stops = self.stops or step.words[0] in CONTROLS
         if not self._body:
             self.prepare.append(("step", step))
             return
@@ -102,6 +118,10 @@ class Scenario:
             step.result = text[1:].strip()
         elif text.startswith(":"):
             step.locks = text[1:].strip()
+        elif re.match(r"(\d+ )?(stop|waits|expect|says)\b", text):
+            self.stops = True
+        elif re.match(r"\d+ =", text):
+            self.stops = True
         else:
             found = re.fullmatch(r"(\d+) meanwhile :\s*(.*)", text)
             if not found:
@@ -110,6 +130,10 @@ class Scenario:
 
     def _times(self, words):
         self.strict = {"strict": True, "deferred": False}[words[0]]
+
+    def _set(self, words):
+        self.stops = True
+        self.prepare.append(("set", words[0], words[1]))
 
     def _nodes(self, words):
         self.nodes = int(words[0])
