@@ -239,6 +239,48 @@ bool request_is_patient(const struct rx_buf *b)
 	return opcode == FUSE_FORGET || opcode == FUSE_BATCH_FORGET;
 }
 
+bool request_is_brief(const struct rx_buf *b)
+{
+	const struct fuse_in_header *in = rx_header(b);
+	const struct fuse_setattr_in *setattr = (const void *)(in + 1);
+
+	if (b->s->sdp->sd_lm->lm_has_peers)
+		return false;
+	switch (in->opcode) {
+	case FUSE_LOOKUP:
+	case FUSE_FORGET:
+	case FUSE_GETATTR:
+	case FUSE_READLINK:
+	case FUSE_SYMLINK:
+	case FUSE_MKNOD:
+	case FUSE_MKDIR:
+	case FUSE_UNLINK:
+	case FUSE_RMDIR:
+	case FUSE_RENAME:
+	case FUSE_RENAME2:
+	case FUSE_LINK:
+	case FUSE_OPEN:
+	case FUSE_CREATE:
+	case FUSE_READ:
+	case FUSE_WRITE:
+	case FUSE_RELEASE:
+	case FUSE_GETXATTR:
+	case FUSE_SETXATTR:
+	case FUSE_LISTXATTR:
+	case FUSE_REMOVEXATTR:
+	case FUSE_OPENDIR:
+	case FUSE_READDIR:
+	case FUSE_READDIRPLUS:
+	case FUSE_RELEASEDIR:
+	case FUSE_STATFS:
+		return true;
+	case FUSE_SETATTR:
+		return in->len >= sizeof(*in) + sizeof(*setattr) && !(setattr->valid & FATTR_SIZE);
+	default:
+		return false;
+	}
+}
+
 static void submit(struct server *s, struct work *w, void (*fn)(struct work *), const struct rx_buf *b)
 {
 	list_init(&w->list);

@@ -4,9 +4,10 @@
  *
  * States of a reader:
  *
- *   READY  counted in `ready`: reader_read(), reader_fast().  To BUSY with reader_unready(), before anything that may wait.
+ *   READY  counted in `ready`: reader_read(), reader_fast(), request_run() of a brief request.  To BUSY with reader_unready(), before anything
+ *          that may wait.  If more are ready than there should be it leaves (reader_spare()) and is a plain worker again.
  *   BUSY   not counted: request_run(), wait_for_device().  Back to READY with reader_return(), unless the rings read or
- *          enough others are ready: then it is a plain worker again.
+ *          enough others are ready: then it is a plain worker again, too.
  */
 #include "fuse/readers.h"
 
@@ -16,8 +17,12 @@
 #include "fuse/server.h"
 #include "util/seeded.h"
 #include "util/util.h"
+#include "util/wait.h"
 
 #define READERS_READY 4		/* so many stay in read(2) when there is nothing to do */
+#define READERS_LONE 1		/* the same as long as a lone caller's requests are brief */
+#define STIR_UP 16		/* so many brief requests of one caller make up for one that is not */
+#define STIR_MAX 1024
 #define READERS_DEEP 4		/* so many waiting for the device: the rings do that with fewer threads */
 #define READERS_CROWD 32	/* so many requests in a row met another one on the fast path */
 #define STOP_AGAIN_NS 5000000ull
@@ -33,6 +38,8 @@ struct readers {
 	atomic_uint ready;	/* acq_rel: see reader_unready() */
 	atomic_uint waiting;	/* readers that wait for the device; relaxed */
 	atomic_uint fast;	/* readers on the fast path; relaxed */
+	atomic_uint stir;	/* not 0: several readers are of use; relaxed, and lost updates do no harm */
+	atomic_uint caller;	/* of the last request that had one; relaxed */
 	bool begun;		/* `lock` */
 	atomic_bool gone;	/* relaxed: the mount is */
 };
@@ -42,6 +49,11 @@ static _Thread_local int reply_fd = -1;
 
 ssize_t readers_writev(int fd, struct iovec *iov, int count, void *userdata)
 {
+	const struct fuse_out_header *out = iov->iov_base;
+
+	/* A notification, for which the kernel may wait for other requests. */
+	if (!out->unique)
+		about_to_wait();
 	return writev(reply_fd >= 0 ? reply_fd : fd, iov, count);
 }
 
@@ -155,10 +167,47 @@ static void reader_unready(struct readers *rd)
 		readers_event(rd->s, READ_UNREAD);
 }
 
+static unsigned readers_wanted(struct readers *rd)
+{
+	return atomic_load_explicit(&rd->stir, memory_order_relaxed) ? READERS_READY : READERS_LONE;
+}
+
+/* After each request: what does it say about how many readers there should be? */
+static void note_stir(struct readers *rd, const struct rx_buf *b, bool brief)
+{
+	unsigned stir = atomic_load_explicit(&rd->stir, memory_order_relaxed);
+	uint32_t caller = rx_header(b)->pid;
+
+	/* FORGET and RELEASE are nobody's. */
+	if (caller && caller != atomic_load_explicit(&rd->caller, memory_order_relaxed)) {
+		atomic_store_explicit(&rd->caller, caller, memory_order_relaxed);
+		brief = false;
+	}
+	if (!brief)
+		stir = min_t(unsigned, stir + STIR_UP, STIR_MAX);
+	else if (stir)
+		stir--;
+	else
+		return;
+	atomic_store_explicit(&rd->stir, stir, memory_order_relaxed);
+}
+
+/* Are more ready than there should be?  Then this one is no more. */
+static bool reader_spare(struct readers *rd)
+{
+	unsigned ready = atomic_load_explicit(&rd->ready, memory_order_relaxed), wanted = readers_wanted(rd);
+
+	while (ready > wanted)
+		if (atomic_compare_exchange_weak_explicit(&rd->ready, &ready, ready - 1, memory_order_acq_rel,
+							  memory_order_relaxed))
+			return true;
+	return false;
+}
+
 /* The request is done: read on? */
 static bool reader_return(struct readers *rd)
 {
-	if (!readers_read(rd) || atomic_load_explicit(&rd->ready, memory_order_relaxed) >= READERS_READY)
+	if (!readers_read(rd) || atomic_load_explicit(&rd->ready, memory_order_relaxed) >= readers_wanted(rd))
 		return false;
 	atomic_fetch_add_explicit(&rd->ready, 1, memory_order_acq_rel);
 	return true;
@@ -244,6 +293,33 @@ static void note_crowd(struct readers *rd, struct rx_buf *b, unsigned fast)
 	}
 }
 
+/* A brief request after all has to wait. */
+struct brief {
+	struct before_wait bw;
+	struct readers *rd;
+	enum reader_state state;
+};
+
+static void brief_waits(struct before_wait *bw)
+{
+	struct brief *brief = container_of(bw, struct brief, bw);
+
+	if (SEEDED_BUG("readers-brief"))
+		return;
+	brief->state = READER_BUSY;
+	reader_unready(brief->rd);
+}
+
+static enum reader_state run_brief(struct readers *rd, struct rx_buf *b)
+{
+	struct brief brief = { .bw.fn = brief_waits, .rd = rd, .state = READER_READY };
+
+	before_wait_set(&brief.bw);
+	request_run(rd->s, rx_request(b), b->size);
+	before_wait_set(NULL);
+	return brief.state;
+}
+
 /*
  * What may wait.  Nobody waits for FORGETs, which come by the thousand: when many are being done already it is left to the
  * pool which is when.
@@ -252,15 +328,21 @@ static enum reader_state reader_slow(struct readers *rd, struct rx_buf *b)
 {
 	struct server *s = rd->s;
 	bool patient = request_is_patient(b), turn = patient && pool_patient_begin(s->pool);
+	enum reader_state state = READER_BUSY;
 
 	if (patient && !turn && request_submit_copy(s, b))
 		return READER_READY;
-	reader_unready(rd);
-	request_run(s, rx_request(b), b->size);
+	if (request_is_brief(b)) {
+		state = run_brief(rd, b);
+	} else {
+		reader_unready(rd);
+		request_run(s, rx_request(b), b->size);
+	}
 	pool_buffer_done();
 	if (turn)
 		pool_patient_end(s->pool);
-	return READER_BUSY;
+	note_stir(rd, b, state == READER_READY);
+	return state;
 }
 
 /* Handle what was read; the state in which this left the reader. */
@@ -271,11 +353,12 @@ static enum reader_state reader_handle(struct readers *rd, struct rx_buf *b)
 	bool done = reader_fast(rd, b, &state);
 
 	atomic_fetch_sub_explicit(&rd->fast, 1, memory_order_relaxed);
-	if (done && state == READER_READY) {
-		note_crowd(rd, b, fast);
-	} else if (!done) {
+	if (!done)
 		state = reader_slow(rd, b);
-	}
+	else
+		note_stir(rd, b, false);
+	if (done && state == READER_READY)
+		note_crowd(rd, b, fast);
 	rx_buf_trim(b);
 	return state;
 }
@@ -286,6 +369,8 @@ static void reader_loop(struct readers *rd, struct rx_buf *b)
 		if (reader_handle(rd, b) == READER_BUSY) {
 			if (!reader_return(rd))
 				return;
+		} else if (reader_spare(rd)) {
+			return;
 		} else if (!readers_read(rd)) {
 			break;
 		}

@@ -8,10 +8,18 @@
  * reader is a worker (pool.c) that blocks in read(2), handles in place what it gets, answers, and reads on.
  *
  * Guarantee: at every moment somebody is about to take the next request, and nothing that another request brings about
- * has to happen first.  That is a reader that is `ready` (in read(2), on the way there, or on the fast path, which
- * waits for nothing), or the rings.  A reader stops being ready before it does anything that may wait; the last one
- * first sees to it that there is another, or else that the rings read again.  In ordinary times two or more are
- * ready, so this is one atomic subtraction for each request.
+ * has to happen first.  That is a reader that is `ready` (in read(2), on the way there, on the fast path, which
+ * waits for nothing, or in a brief request that has not had to wait yet), or the rings.  A reader stops being ready before it
+ * waits for anything; the last one first sees to it that there is another, or else that the rings read again.
+ *
+ * Brief requests (request_is_brief()) hardly ever wait and are done in some microseconds.  The reader stays ready, and stops
+ * being it in about_to_wait() (util/wait.h), which every place where it could sleep calls first.  In a cluster there are more places
+ * to sleep (libdlm, another node's time) and no request is brief.
+ *
+ * How many are ready.  The kernel wakes the reader that has waited longest, on any processor.  A lone caller whose requests are
+ * brief is best off with a single reader: with two, the FORGET and the request that follow an unlink wake both, the scheduler spreads them over the
+ * processors, and from then on each request and each answer wakes a sleeping processor, which takes several times as long as handling it.  As soon as
+ * requests come from several callers, or have to wait, or are for the fast path, up to READERS_READY are kept; `stir` remembers for how long.
  *
  * Who reads follows a table (readers.c); every change is made under `lock`:
  *
@@ -37,7 +45,8 @@
  * End: a reader that finds the mount gone tells the main thread.  readers_stop() gets the others out of read(2) with
  * a signal that does nothing else, again and again until all are out, since it may come just before the read.
  *
- * Locking: `lock` (RANK_READERS) guards changes and the list of readers; the counts are atomics.
+ * Locking: `lock` (RANK_READERS, high: whoever is about to wait may hold anything) guards changes and the list of readers; the
+ * counts are atomics.
  */
 #ifndef GFS2FUSE_READERS_H
 #define GFS2FUSE_READERS_H

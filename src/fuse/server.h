@@ -175,6 +175,8 @@ void rx_mode_changed(struct server *s);
 void request_run(struct server *s, void *mem, uint32_t size);
 /* May it wait, since nobody waits for it? (work.patient) */
 bool request_is_patient(const struct rx_buf *b);
+/* Does it hardly ever wait, and go through about_to_wait() when it does? */
+bool request_is_brief(const struct rx_buf *b);
 /* A copy of a short request goes to a worker; false without memory for it. */
 bool request_submit_copy(struct server *s, const struct rx_buf *b);
 /* Fast path: answer from the ring; the buffer is released when the reply is out (a reader keeps it). */

@@ -25,6 +25,7 @@
 #include <unistd.h>
 
 #include "util/util.h"
+#include "util/wait.h"
 
 enum { PH_DELAY, PH_IO, PH_FLUSH, PH_END };
 
@@ -276,11 +277,13 @@ int io_ring_wait(struct io_ring *r, unsigned nr)
 	do {
 		int ret = 0;
 
-		if (got < nr)
+		if (got < nr) {
+			about_to_wait();
 			ret = io_uring_submit_and_wait(&r->r_uring, nr - got);
-		else if (must_enter(r))
+		} else if (must_enter(r)) {
 			/* Not submit(): it would not run what DEFER_TASKRUN has deferred. */
 			ret = io_uring_submit_and_get_events(&r->r_uring);
+		}
 		got += dispatch(r);
 		if (ret == -EINTR)
 			return 0;

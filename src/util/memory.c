@@ -16,6 +16,7 @@
 #include <sys/mman.h>
 #include <time.h>
 #include "util/util.h"
+#include "util/wait.h"
 
 #define RESERVE_BYTES (4u << 20)
 #define NAP_MIN_NS 1000000u
@@ -30,6 +31,7 @@ static atomic_uint inside;			/* threads that may be in the callback */
 
 static void nap(uint32_t ns)
 {
+	about_to_wait();
 	nanosleep(&(struct timespec){ .tv_nsec = ns }, NULL);
 }
 

@@ -11,6 +11,7 @@
 #include "util/mutex.h"
 
 #include "util/util.h"
+#include "util/wait.h"
 
 #ifdef GFS2_DEBUG_CHECKS
 
@@ -28,7 +29,7 @@ static const char *rank_name(enum lock_rank rank)
 		R(RANK_INODE),	     R(RANK_ORDERED),	 R(RANK_MAPPING),    R(RANK_BUF_SHARD),
 		R(RANK_LOG),	     R(RANK_GLOCK_TABLE), R(RANK_GLOCK),     R(RANK_GLOCK_WORK),
 		R(RANK_LM),	     R(RANK_DIO),	 R(RANK_IO),	     R(RANK_CONTROL),
-		R(RANK_EVENT),	     R(RANK_BUF_FREE),
+		R(RANK_EVENT),	     R(RANK_READERS),	 R(RANK_BUF_FREE),
 	};
 #undef R
 	return rank > RANK_NONE && rank < RANK_MAX && names[rank] ? names[rank] : "unknown rank";
@@ -112,7 +113,11 @@ void rmutex_lock(struct rmutex *m)
 {
 	/* Before the lock is taken: a violation is reported, not a hang. */
 	check_order(m);
-	GFS2_BUG_ON(pthread_mutex_lock(&m->m));
+	/* Whoever has it may be sleeping with it. */
+	if (pthread_mutex_trylock(&m->m)) {
+		about_to_wait();
+		GFS2_BUG_ON(pthread_mutex_lock(&m->m));
+	}
 	push(m);
 }
 
@@ -150,6 +155,7 @@ void rcond_destroy(struct rcond *c)
 
 void rcond_wait(struct rcond *c, struct rmutex *m)
 {
+	about_to_wait();
 	/* @m leaves and re-enters the list of held mutexes: when waking up, others must not be above it. */
 	pop(m);
 	check_order(m);
@@ -165,6 +171,7 @@ bool rcond_wait_until(struct rcond *c, struct rmutex *m, unsigned long long dead
 	};
 	int error;
 
+	about_to_wait();
 	pop(m);
 	check_order(m);
 	error = pthread_cond_timedwait(&c->c, &m->m, &ts);

@@ -16,8 +16,6 @@
 
 enum lock_rank {
 	RANK_NONE = 0,
-	RANK_READERS,	  /* fuse/readers.c: who reads /dev/fuse */
-	RANK_POOL,	  /* fuse/pool.c: work queue, idle threads */
 	RANK_ICACHE,	  /* fs/inode.c: inode hash and counts */
 	RANK_LOG_FLUSH,	  /* journal/log.c: one flush at a time */
 	RANK_LOG_HEADER,  /* journal/log.c: one log header at a time, in the order of the batches */
@@ -40,6 +38,8 @@ enum lock_rank {
 	RANK_CONTROL,	  /* debug/control.c: clients */
 	RANK_STOP,	  /* debug/stop.c: breakpoints and what they hold */
 	RANK_EVENT,	  /* debug/event.c */
+	RANK_READERS,	  /* fuse/readers.c: who reads /dev/fuse; taken before a thread sleeps, under whatever it holds */
+	RANK_POOL,	  /* fuse/pool.c: work queue, idle threads */
 	RANK_BUF_FREE,	  /* io/buf.c: free buffers; a leaf: buf_put() may be called under any lock */
 	RANK_MAX
 };

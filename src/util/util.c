@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <syslog.h>
 #include <unistd.h>
+#include "util/wait.h"
 
 #define MSG_MAX 1024
 
@@ -42,6 +43,7 @@ void msg_use_syslog(void)
 
 static void msg_write(const char *text, size_t len)
 {
+	about_to_wait();
 	while (len) {
 		ssize_t n = write(STDERR_FILENO, text, len);
 

@@ -26,6 +26,7 @@
 #include "fuse/server.h"
 #include "util/seeded.h"
 #include "util/util.h"
+#include "util/wait.h"
 
 enum {
 	OP_PLAIN = FUSE_GETATTR,	/* goes to a handler, which returns at once */
@@ -113,8 +114,10 @@ void fuse_session_process_buf(struct fuse_session *se, const struct fuse_buf *bu
 		while (now > most && !atomic_compare_exchange_weak(&patient_most, &most, now))
 			;
 	}
-	if (in->opcode == OP_WAIT || in->opcode == OP_PATIENT)
+	if (in->opcode == OP_WAIT || in->opcode == OP_PATIENT) {
+		about_to_wait();	/* as every place in the daemon where a handler may wait */
 		await(in->nodeid);
+	}
 	if (in->opcode == OP_PATIENT)
 		atomic_fetch_sub(&patient_now, 1);
 	answer(unique);
@@ -181,6 +184,16 @@ static void send_as(uint64_t unique, uint32_t opcode, uint64_t nodeid)
 
 	if (write(to_server, &in, sizeof(in)) != sizeof(in))
 		abort();
+}
+
+static void lone_of(uint32_t opcode, uint32_t caller)
+{
+	uint64_t n = number();
+	struct fuse_in_header in = { .len = sizeof(in), .opcode = opcode, .unique = n, .pid = caller };
+
+	if (write(to_server, &in, sizeof(in)) != sizeof(in))
+		abort();
+	await(n);
 }
 
 static uint64_t send_request(uint32_t opcode, uint64_t nodeid)
@@ -281,6 +294,7 @@ static int start(void **state)
 	assert_int_equal(io_engine_open(image, false, &sb.sd_io), 0);
 	assert_int_equal(io_fault_parse("op=read,cls=dio,delay_us=" DEVICE_US, &delay), 0);
 	assert_int_equal(io_fault_add(sb.sd_io, &delay), 0);
+	sb.sd_lm = &lm_nolock;
 	server.sdp = &sb;
 	server.fd = open(fifo, O_RDWR | O_NONBLOCK | O_CLOEXEC);
 	server.wake_fd = eventfd(0, EFD_CLOEXEC);
@@ -402,6 +416,38 @@ static void no_thread_to_be_had(void **state)
 	}
 }
 
+static unsigned started(void)
+{
+	return (unsigned)atomic_load(&sb.sd_receive.started);
+}
+
+/*
+ * A lone caller has one reader, so the first of its requests that waits finds nobody else ready.  After that there are several
+ * for a while, and several callers have several all the time.
+ */
+static void one_reader_for_a_lone_caller(void **state)
+{
+	readers_begin(&server);
+	for (unsigned i = 0; i < 10; i++) {
+		unsigned before;
+
+		/* Those that are too many leave when they have had a request; the last chain is forgotten, too. */
+		lone(OP_PLAIN, 400);
+		before = started();
+		chain(1, OP_PLAIN);
+		assert_true(started() > before);
+	}
+	chain(4, OP_PLAIN);
+	for (unsigned i = 0; i < 10; i++) {
+		unsigned before = started();
+
+		chain(1, OP_PLAIN);
+		lone_of(OP_PLAIN, 1);
+		lone_of(OP_PLAIN, 2);
+		assert_int_equal(started(), before);
+	}
+}
+
 /* FORGETs come in any number: they do not get a thread each, and keep nobody from reading. */
 static void patience(void **state)
 {
@@ -440,7 +486,7 @@ static void stopped_at_any_moment(void **state)
 
 /* --- bugs --- */
 
-static const char *const bugs[] = { "readers-unread", "readers-untold", "readers-none" };
+static const char *const bugs[] = { "readers-unread", "readers-untold", "readers-none", "readers-brief" };
 
 static int with_bug(const char *name)
 {
@@ -477,6 +523,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test_setup_teardown(requests_that_wait_for_others, start, end),
 		cmocka_unit_test_setup_teardown(to_and_fro_under_load, start, end),
 		cmocka_unit_test_setup_teardown(no_thread_to_be_had, start, end),
+		cmocka_unit_test_setup_teardown(one_reader_for_a_lone_caller, start, end),
 		cmocka_unit_test_setup_teardown(patience, start, end),
 		cmocka_unit_test_setup_teardown(stopped_at_any_moment, start, end),
 		cmocka_unit_test(bugs_are_found),
