@@ -14,8 +14,10 @@
 #include <inttypes.h>
 #include "fs/dealloc.h"
 #include "fs/dir.h"
+#include "fs/evict_later.h"
 #include "fs/xattr.h"
 #include "util/util.h"
+#include "util/wait.h"
 
 /*
  * How long to wait for other nodes that have the inode in core.  The kernel waits 5 s; those who have been asked before are not asked
@@ -150,33 +152,46 @@ static int delete_all(struct gfs2_inode *ip)
 	return error;
 }
 
-int gfs2_evict_unlinked(struct gfs2_inode *ip)
+int gfs2_evict_begin(struct gfs2_inode *ip, struct gfs2_holder *gh, struct gfs2_holder *iopen_gh)
 {
-	struct gfs2_holder gh, iopen_gh;
-	int ret = gfs2_glock_nq_init(ip->i_gl, LM_ST_EXCLUSIVE, GL_SKIP, &gh), error;
+	int ret = gfs2_glock_nq_init(ip->i_gl, LM_ST_EXCLUSIVE, GL_SKIP, gh), error;
 
 	if (ret)
 		return ret < 0 ? ret : -EIO;
 	ret = should_delete(ip);
-	if (ret <= 0)
-		goto out;
-	error = upgrade_iopen(ip, &iopen_gh);
-	if (error) {
+	if (ret > 0) {
+		error = upgrade_iopen(ip, iopen_gh);
+		if (!error)
+			return 1;
 		ret = error < 0 ? error : 0;
-		goto out;
 	}
+	/* It goes on living somewhere: what was written here must not be lost. */
+	error = mapping_sync(&ip->i_data);
+	gfs2_glock_dq_uninit(gh);
+	return error && !ret ? error : ret;
+}
+
+void gfs2_evict_end(struct gfs2_holder *gh, struct gfs2_holder *iopen_gh)
+{
+	gfs2_glock_dq_uninit_nocache(iopen_gh);
+	gfs2_glock_dq_uninit(gh);
+}
+
+int gfs2_evict_unlinked(struct gfs2_inode *ip)
+{
+	struct gfs2_holder gh, iopen_gh;
+	int ret, error;
+
+	/* It may take as long as the inode is large. */
+	about_to_wait();
+	ret = gfs2_evict_begin(ip, &gh, &iopen_gh);
+	if (ret <= 0)
+		return ret;
 	error = delete_all(ip);
-	ret = error ? error : 1;
-	gfs2_glock_dq_uninit_nocache(&iopen_gh);
-out:
-	if (ret <= 0) {
-		/* It goes on living somewhere: what was written here must not be lost. */
-		error = mapping_sync(&ip->i_data);
-		if (error && !ret)
-			ret = error;
-	}
-	gfs2_glock_dq_uninit(&gh);
-	return ret;
+	if (error)
+		mapping_sync(&ip->i_data);
+	gfs2_evict_end(&gh, &iopen_gh);
+	return error ? error : 1;
 }
 
 static int reclaim(struct gfs2_sbd *sdp, uint64_t blkno, unsigned flags)

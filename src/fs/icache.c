@@ -26,12 +26,14 @@
  *   new (i_new)    -> live      lookup_setup() has the glocks
  *   new            -> unhashed  no glock
  *   live           -> dead      gfs2_inode_put(): last reference, nothing left to write; gfs2_icache_trim()
- *   dead (i_dead)  -> unhashed  inode_destroy(); freed by it or by the last waiter (i_unhashed)
+ *   dead (i_dead)  -> unhashed  inode_destroy(), for a deleted one perhaps by evict_later.c's thread; freed by it or by the last
+ *                               waiter (i_unhashed)
  * Kernel: inode.c:gfs2_inode_lookup, super.c:gfs2_evict_inode, the VFS's I_NEW and I_FREEING.
  */
 #include <inttypes.h>
 #include <limits.h>
 #include "fs/dir.h"
+#include "fs/evict_later.h"
 #include "fs/icache.h"
 #include "fs/rgrp.h"
 #include "util/seeded.h"
@@ -240,6 +242,7 @@ static struct gfs2_inode *inode_alloc(struct gfs2_sbd *sdp, uint64_t no_addr, ui
 	list_init(&ip->i_rest);
 	list_init(&ip->i_idle);
 	list_init(&ip->i_reap);
+	list_init(&ip->i_evict);
 	/* What an earlier object of this inode logged may not be durable yet: fsync must believe it. */
 	if (sdp->sd_log) {
 		atomic_init(&ip->i_log_seq, gfs2_trans_batch_seq(sdp->sd_log));
@@ -364,6 +367,7 @@ bool gfs2_inodes_wait_gone(struct gfs2_inode *ip, uint64_t gone)
 	unsigned long long began = now_ns();
 	struct gfs2_inode *other, *next;
 
+	gfs2_evict_hurry(ip->i_sbd);
 	rmutex_lock(&ic->lock);
 	while (gfs2_inodes_gone(ip->i_sbd) == gone) {
 		bool hunt = hunt_on(ic, ip->i_sbd);
@@ -739,7 +743,23 @@ int gfs2_icache_delete_again(struct gfs2_sbd *sdp)
 	return left ? -EIO : 0;
 }
 
-void gfs2_inode_put(struct gfs2_inode *ip)
+void gfs2_inode_evicted(struct gfs2_inode *ip, int result)
+{
+	struct gfs2_sbd *sdp = ip->i_sbd;
+
+	if (result < 0) {
+		/* After a withdrawal that was said already, and there may be many. */
+		if (!gfs2_withdrawn(sdp))
+			fs_err("inode %" PRIu64 ": cannot be deleted: %s", ip->i_no_addr, strerror(-result));
+		note_undeleted(sdp->sd_icache, ip->i_no_addr);
+	}
+	/* read by waiters after i_dead is cleared under the lock */
+	ip->i_deleted = result > 0;
+	inode_destroy(ip);
+}
+
+/* @later: the caller does not need what a deleted inode had. */
+static void inode_put(struct gfs2_inode *ip, bool later)
 {
 	struct gfs2_icache *ic;
 	struct gfs2_sbd *sdp;
@@ -778,18 +798,15 @@ void gfs2_inode_put(struct gfs2_inode *ip)
 	GFS2_BUG_ON(ip->i_nlookup || ip->i_opens);
 	ip->i_dead = true;
 	rmutex_unlock(&ic->lock);
-	if (delete) {
-		int error = gfs2_evict_unlinked(ip);
+	if (!delete)
+		inode_destroy(ip);
+	else if (!later || !gfs2_evict_later(ip))
+		gfs2_inode_evicted(ip, gfs2_evict_unlinked(ip));
+}
 
-		if (error < 0) {
-			fs_err("inode %" PRIu64 ": cannot be deleted: %s", ip->i_no_addr,
-			       strerror(-error));
-			note_undeleted(ic, ip->i_no_addr);
-		}
-		/* read by waiters after i_dead is cleared under the lock */
-		ip->i_deleted = error > 0;
-	}
-	inode_destroy(ip);
+void gfs2_inode_put(struct gfs2_inode *ip)
+{
+	inode_put(ip, false);
 }
 
 /* --- objects that only the kernel's lookups keep --- */
@@ -961,7 +978,7 @@ void gfs2_inode_forget(struct gfs2_inode *ip, uint64_t n)
 	last = n && !ip->i_nlookup;
 	rmutex_unlock(&ic->lock);
 	if (last)
-		gfs2_inode_put(ip);
+		inode_put(ip, true);
 }
 
 void gfs2_inode_forget_addr(struct gfs2_sbd *sdp, uint64_t no_addr, uint64_t n)
@@ -985,7 +1002,7 @@ void gfs2_inode_forget_addr(struct gfs2_sbd *sdp, uint64_t no_addr, uint64_t n)
 	if (!ip)
 		return;
 	gfs2_inode_forget(ip, n);
-	gfs2_inode_put(ip);
+	inode_put(ip, true);
 }
 
 void gfs2_inode_open_inc(struct gfs2_inode *ip, bool cached)
@@ -1008,7 +1025,7 @@ void gfs2_inode_open_dec(struct gfs2_inode *ip, bool cached)
 	ip->i_opens--;
 	ip->i_cached_opens -= cached;
 	rmutex_unlock(&ic->lock);
-	gfs2_inode_put(ip);
+	inode_put(ip, true);
 }
 
 bool gfs2_inode_cached_opens(struct gfs2_inode *ip)

@@ -90,6 +90,7 @@ struct gfs2_inode {
 	bool i_deleted;		/* went away because its blocks were freed */
 	struct list_head i_doomed; /* the icache's list */
 	struct list_head i_reap;
+	struct list_head i_evict; /* dead: evict_later.c's queue */
 	struct gfs2_inode *i_hash;
 	struct list_head i_idle;
 

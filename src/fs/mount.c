@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <unistd.h>
 #include "debug/event.h"
+#include "fs/evict_later.h"
 #include "fs/inode.h"
 #include "fs/kdrop.h"
 #include "fs/mount_i.h"
@@ -330,6 +331,8 @@ static int mount_steps(struct gfs2_sbd *sdp)
 		err = sdp->sd_ro ? gfs2_statfs_init(sdp, &head) : make_rw(sdp, &head);
 	if (!err)
 		err = gfs2_maint_start(sdp);
+	if (!err)
+		err = gfs2_evict_later_start(sdp);
 	if (err)
 		return err;
 	if (sdp->sd_first && sdp->sd_lm->lm_first_done)
@@ -404,6 +407,7 @@ static int teardown(struct gfs2_sbd *sdp)
 
 	atomic_store_explicit(&sdp->sd_unmounting, true, memory_order_relaxed);
 	gfs2_maint_stop(sdp);
+	gfs2_evict_later_stop(sdp);
 	if (sdp->sd_icache)
 		gfs2_icache_forget_all(sdp);
 	put_inode(&sdp->sd_root);

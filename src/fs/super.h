@@ -22,6 +22,7 @@ struct gfs2_rgrps;
 struct gfs2_icache;
 struct gfs2_statfs;
 struct gfs2_maint;
+struct gfs2_evict_queue;
 struct gfs2_kdrops;
 
 enum short_dio { SHORT_DIO_DRAIN, SHORT_DIO_ASYNC, SHORT_DIO_FAIL, SHORT_DIO_PRECHECK, SHORT_DIO_BLOCKDEV };
@@ -112,6 +113,7 @@ struct gfs2_sbd {
 		sd_sc_gh;
 	struct gfs2_glock *sd_rename_gl;
 	struct gfs2_maint *sd_maint;
+	struct gfs2_evict_queue *sd_evict_queue; /* NULL: whoever drops the last reference frees */
 	bool sd_first;			/* no other node has the volume mounted */
 	bool sd_rgrplvb;		/* what value blocks say of resource groups is looked at */
 	bool sd_replayed;		/* mounting replayed a journal: there has been a crash */

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <sys/statvfs.h>
 #include <sys/sysmacros.h>
+#include "fs/evict_later.h"
 #include "fs/file.h"
 #include "fs/namei.h"
 #include "fuse/ops.h"
@@ -327,6 +328,8 @@ void op_statfs(fuse_req_t req, fuse_ino_t ino)
 	struct gfs2_statfs_host sc;
 	struct statvfs sv = { 0 };
 
+	/* Whoever has removed files wants to see their space. */
+	gfs2_evict_wait(s->sdp);
 	gfs2_statfs_get(s->sdp, &sc);
 	sv.f_bsize = sv.f_frsize = s->sdp->sd_bsize;
 	sv.f_blocks = (fsblkcnt_t)sc.total;

@@ -29,7 +29,7 @@ static const char *rank_name(enum lock_rank rank)
 		R(RANK_INODE),	     R(RANK_ORDERED),	 R(RANK_MAPPING),    R(RANK_BUF_SHARD),
 		R(RANK_LOG),	     R(RANK_GLOCK_TABLE), R(RANK_GLOCK),     R(RANK_GLOCK_WORK),
 		R(RANK_LM),	     R(RANK_DIO),	 R(RANK_IO),	     R(RANK_CONTROL),
-		R(RANK_EVENT),	     R(RANK_READERS),	 R(RANK_BUF_FREE),
+		R(RANK_EVENT),	     R(RANK_READERS),	 R(RANK_BUF_FREE),   R(RANK_EVICT),
 	};
 #undef R
 	return rank > RANK_NONE && rank < RANK_MAX && names[rank] ? names[rank] : "unknown rank";

@@ -17,6 +17,7 @@
 enum lock_rank {
 	RANK_NONE = 0,
 	RANK_ICACHE,	  /* fs/inode.c: inode hash and counts */
+	RANK_EVICT,	  /* fs/evict_later.c: deleted inodes that wait to be freed */
 	RANK_LOG_FLUSH,	  /* journal/log.c: one flush at a time */
 	RANK_LOG_HEADER,  /* journal/log.c: one log header at a time, in the order of the batches */
 	RANK_LOG_GATE,	  /* journal/log.c: open transactions, log space */

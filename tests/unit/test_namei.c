@@ -6,6 +6,8 @@
 #include <linux/fs.h>
 #include <sys/sysmacros.h>
 #include "vol.h"
+#include "fs/evict_later.h"
+#include "fs/file.h"
 #include "fs/namei.h"
 #include "fs/rgrp.h"
 
@@ -467,6 +469,179 @@ static void test_unlink_in_use(void **state)
 	vol_down();
 }
 
+/* --- freed later --- */
+
+/* As the kernel knows it: created, looked up. */
+static struct gfs2_inode *known(const char *path, mode_t mode, uint32_t bytes)
+{
+	static char data[256 * 1024];
+	struct gfs2_inode *ip;
+	struct gfs2_holder gh;
+	struct stat st;
+
+	OK(p_create(path, mode));
+	OK(walk(path, &ip, &st));
+	if (bytes) {
+		assert_int_equal(gfs2_glock_nq_init(ip->i_gl, LM_ST_EXCLUSIVE, 0, &gh), 0);
+		assert_int_equal(gfs2_file_write(ip, data, 0, bytes, 0), bytes);
+		gfs2_glock_dq_uninit(&gh);
+	}
+	gfs2_inode_lookup_inc(ip);
+	gfs2_inode_put(ip);
+	return ip;
+}
+
+static uint64_t free_now(void)
+{
+	struct gfs2_statfs_host sc;
+
+	gfs2_statfs_get(sdp, &sc);
+	return (uint64_t)sc.free;
+}
+
+/* Every kind of inode, some freed together, some alone; what each had comes back, not before the kernel has forgotten it. */
+static void test_freed_later(void **state)
+{
+	static struct gfs2_inode *ips[SCALE(4000)];
+	const unsigned nr = ARRAY_SIZE(ips);
+	char name[64];
+	uint64_t before;
+
+	vol_make(4096, 128, 1, "");
+	vol_up();
+	for (unsigned turn = 0; turn < 2; turn++) {
+		for (unsigned i = 0; i < nr; i++) {
+			mode_t mode = i % 7 == 3 ? S_IFLNK | 0777 : i % 7 == 5 ? S_IFDIR | 0755 : S_IFREG | 0644;
+
+			snprintf(name, sizeof(name), "f%u", i);
+			/* in the dinode, one block, several, more than are freed together */
+			ips[i] = known(name, mode, !S_ISREG(mode) ? 0 : i % 5 ? i % 3 * 5000 : i % 100 ? 20000 : 200000);
+		}
+		for (unsigned i = 0; i < nr; i++) {
+			snprintf(name, sizeof(name), "f%u", i);
+			OK(p_remove(name, i % 7 == 5));
+		}
+		before = free_now();
+		for (unsigned i = 0; i < nr; i++)
+			gfs2_inode_forget_addr(sdp, ips[i]->i_no_addr, 1);
+		if (turn) {
+			gfs2_evict_wait(sdp);
+			assert_true(free_now() >= before + nr);
+			assert_fresh();
+		}
+		/* The first time what is still on the queue is freed by who unmounts, and the counts are right. */
+		vol_down();
+		vol_up();
+	}
+	assert_fresh();
+	vol_down();
+}
+
+/* What waits to be freed is there for whoever finds no space. */
+static void test_space_freed_later(void **state)
+{
+	struct gfs2_inode *ips[64];
+	char name[64];
+
+	vol_make(4096, 16, 1, "");
+	vol_up();
+	OK(p_create("d", S_IFDIR | 0755));
+	for (unsigned turn = 0; turn < 8; turn++) {
+		unsigned nr = 0;
+		int error = 0;
+
+		for (; nr < ARRAY_SIZE(ips); nr++) {
+			snprintf(name, sizeof(name), "d/f%u", nr);
+			ips[nr] = known(name, S_IFREG | 0644, 30000);
+		}
+		for (unsigned i = 0; !error; i++) {
+			snprintf(name, sizeof(name), "d/full%u", i);
+			error = p_create(name, S_IFREG | 0644);
+		}
+		FAILS(error, ENOSPC);
+		for (unsigned i = 0; i < nr; i++) {
+			snprintf(name, sizeof(name), "d/f%u", i);
+			OK(p_remove(name, false));
+			gfs2_inode_forget_addr(sdp, ips[i]->i_no_addr, 1);
+		}
+		OK(p_create("d/now", S_IFREG | 0644));
+		OK(p_remove("d/now", false));
+		for (unsigned i = 0;; i++) {
+			snprintf(name, sizeof(name), "d/full%u", i);
+			if (!p_exists(name))
+				break;
+			OK(p_remove(name, false));
+		}
+	}
+	OK(p_remove("d", true));
+	gfs2_evict_wait(sdp);
+	assert_fresh();
+	vol_down();
+}
+
+struct churn {
+	pthread_t t;
+	unsigned number;
+};
+
+static void *churn_main(void *arg)
+{
+	struct churn *c = arg;
+	struct gfs2_inode *ips[50];
+	char name[64];
+
+	for (unsigned turn = 0; turn < SCALE(40); turn++) {
+		for (unsigned i = 0; i < ARRAY_SIZE(ips); i++) {
+			snprintf(name, sizeof(name), "%u/f%u", c->number, i);
+			ips[i] = known(name, S_IFREG | 0644, i % 3 * 3000);
+		}
+		for (unsigned i = 0; i < ARRAY_SIZE(ips); i++) {
+			uint64_t no_addr = ips[i]->i_no_addr;
+
+			snprintf(name, sizeof(name), "%u/f%u", c->number, i);
+			OK(p_remove(name, false));
+			gfs2_inode_forget_addr(sdp, no_addr, 1);
+			/* Somebody has an old file handle. */
+			if (i % 8 == 0) {
+				struct gfs2_inode *ip = gfs2_inode_find(sdp, no_addr);
+
+				gfs2_inode_put(ip);
+			}
+		}
+		if (turn % 4 == c->number)
+			gfs2_evict_wait(sdp);
+	}
+	return NULL;
+}
+
+/* Freed by one thread while others allocate in the same groups, look for the dead, and wait for the space. */
+static void test_freed_under_load(void **state)
+{
+	struct churn c[4];
+
+	vol_make(4096, 64, 1, "");
+	vol_up();
+	for (unsigned i = 0; i < ARRAY_SIZE(c); i++) {
+		char name[8];
+
+		c[i].number = i;
+		snprintf(name, sizeof(name), "%u", i);
+		OK(p_create(name, S_IFDIR | 0755));
+	}
+	for (unsigned i = 0; i < ARRAY_SIZE(c); i++)
+		assert_int_equal(pthread_create(&c[i].t, NULL, churn_main, &c[i]), 0);
+	for (unsigned i = 0; i < ARRAY_SIZE(c); i++) {
+		char name[8];
+
+		pthread_join(c[i].t, NULL);
+		snprintf(name, sizeof(name), "%u", i);
+		OK(p_remove(name, true));
+	}
+	gfs2_evict_wait(sdp);
+	assert_fresh();
+	vol_down();
+}
+
 /* --- rename --- */
 
 /* A directory that was removed and is still in use leads nowhere: what its ".." names has been freed. */
@@ -891,6 +1066,9 @@ static int run(void)
 		cmocka_unit_test(test_open_existing),
 		cmocka_unit_test(test_link_unlink),
 		cmocka_unit_test(test_unlink_in_use),
+		cmocka_unit_test(test_freed_later),
+		cmocka_unit_test(test_space_freed_later),
+		cmocka_unit_test(test_freed_under_load),
 		cmocka_unit_test(test_removed_dir),
 		cmocka_unit_test(test_rename),
 		cmocka_unit_test(test_rename_hashed),

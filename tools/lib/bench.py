@@ -59,6 +59,7 @@ SMALL_FILES = 20000
 RANDOM_READS = 20000
 SOURCES = "/usr/src/linux-source-6.1.tar.xz"
 STEP_SECONDS = 300
+ERROR_LINES = 6
 
 # name, unit, fio's options; a rate is in requests or MB a second, a latency in microseconds
 DIRECT = [
@@ -116,9 +117,12 @@ def run(argv, **more):
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                           timeout=more.pop("timeout", STEP_SECONDS), check=False, **more)
     if done.returncode:
-        text = (done.stderr or done.stdout).strip().splitlines()
-        # The first line names the cause, the last one often only says that there was one.
-        raise Failure(f"{argv[0]}: " + (" … ".join(dict.fromkeys((text[0], text[-1]))) if text else f"exit {done.returncode}"))
+        text = list(dict.fromkeys((done.stderr or done.stdout).strip().splitlines()))
+        how = f"signal {-done.returncode}" if done.returncode < 0 else f"exit {done.returncode}"
+        # The first lines name the cause, the last one often only says that there was one.
+        if len(text) > ERROR_LINES:
+            text[ERROR_LINES - 1:-1] = [f"({len(text) - ERROR_LINES} more lines)"]
+        raise Failure(f"{argv[0]}: {how}: " + " … ".join(text))
     return done.stdout
 
 
@@ -443,7 +447,8 @@ def unpack_sources(target):
     where = os.path.join(target.dir, "sources")
     os.mkdir(where)
     started = time.perf_counter()
-    run(["tar", "-C", where, "-xf", archive])
+    with target.explained():
+        run(["tar", "-C", where, "-xf", archive])
     fd = os.open(where, os.O_RDONLY)
     try:
         os.fsync(fd)
@@ -473,7 +478,8 @@ def memory_after_walk(bench, work, *options):
     archive = sources(work)
     ours = Ours(tempfile.mkdtemp(prefix="alone.", dir=work), bench.program, bench.glockctl, options=options, file_mib=0)
     try:
-        run(["tar", "-C", ours.dir, "-xf", archive])
+        with ours.explained():
+            run(["tar", "-C", ours.dir, "-xf", archive])
         found, wanted = walk(ours.dir), count_names(archive)
         if found != wanted:
             raise Failure(f"{found} names were walked over instead of {wanted}")
@@ -533,7 +539,25 @@ class Passthrough:
         end_mount(self.daemon, self.dir)
 
 
-class LocalPeer:
+class Explained:
+    """What has a daemon with a log."""
+
+    @contextlib.contextmanager
+    def explained(self):
+        """What fails inside is told together with what the daemon has said about it."""
+        try:
+            yield
+        except (Failure, OSError, subprocess.TimeoutExpired) as reason:
+            with open(self.log, errors="replace") as log:
+                said = log.read().strip().splitlines()[-ERROR_LINES:]
+            alive = "" if self.daemon.poll() is None else f"; the daemon has ended: {self.daemon.returncode}"
+            free = os.statvfs(self.dir) if not alive else None
+            if free:
+                alive = f"; {free.f_bavail * free.f_frsize // MIB} MiB free"
+            raise Failure(f"{reason}{alive}" + (f"; {self.name}: " + " … ".join(said) if said else "")) from None
+
+
+class LocalPeer(Explained):
     """Another file system in userspace, on an image of its own."""
     image_mib = 4096
 
@@ -570,7 +594,7 @@ class Ntfs(LocalPeer):
     mount = ["ntfs-3g", "-o", "no_detach,big_writes", "{image}", "{dir}"]
 
 
-class Ours:
+class Ours(Explained):
     """The daemon on an image in the store."""
     name = "gfs2-fuse"
 
@@ -707,6 +731,7 @@ class Bench:
     def __init__(self, options, program, glockctl):
         self.options, self.program, self.glockctl = options, program, glockctl
         self.rows = []
+        self.failures = []  # what could not be measured, and why
         self.cpu = {}       # row name: [(user, system) share of one CPU while it ran]
 
     def store(self, store, names):
@@ -746,7 +771,7 @@ class Bench:
                 try:
                     values.setdefault((name, "gfs2-fuse"), []).append(globals()[name](self, work))
                 except Failure as reason:
-                    say(f"{store}: {name}: {reason}")
+                    self.failed(f"{store}: {name}: {reason}")
                     break
         if names:
             self.report(store, names, values)
@@ -765,9 +790,13 @@ class Bench:
                     try:
                         values.setdefault(key, []).append(self.one(target, name, unit, who))
                     except Failure as reason:
-                        say(f"{store}: {name}: {who}: {reason}")
+                        self.failed(f"{store}: {name}: {who}: {reason}")
                         values[key] = None
         return values
+
+    def failed(self, text):
+        say(text)
+        self.failures.append(text)
 
     @staticmethod
     def asked(name, targets):
@@ -902,6 +931,8 @@ def main():
         bench = Bench(options, *build(os.path.join(scratch, "build")))
         for store in options["stores"] or ["memory", "disk"]:
             bench.store(store, names)
+        if bench.failures:
+            print("could not be measured:", *(f"  {text}" for text in bench.failures), sep="\n")
         if options["json"]:
             with open(options["json"], "w") as out:
                 json.dump(bench.rows, out, indent=1)
