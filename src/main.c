@@ -372,9 +372,14 @@ static int resolve_paths(struct options *o)
 		fprintf(stderr, "gfs2-fuse: %s: %s\n", o->device, strerror(errno));
 		return -EINVAL;
 	}
+	errno = 0;
 	dir = realpath(o->dir, NULL);
 	if (!dir || stat(dir, &st) || !S_ISDIR(st.st_mode)) {
-		fprintf(stderr, "gfs2-fuse: %s: %s\n", o->dir, dir ? "not a directory" : strerror(errno));
+		const char *why = dir && !errno ? "not a directory" : strerror(errno);
+
+		/* What a killed daemon leaves behind. */
+		fprintf(stderr, "gfs2-fuse: %s: %s%s\n", o->dir, why,
+			errno == ENOTCONN || errno == ECONNABORTED ? " (umount it first)" : "");
 		free(device);
 		free(dir);
 		return -EINVAL;

@@ -5,6 +5,7 @@
  */
 #include <ctype.h>
 #include <getopt.h>
+#include <mntent.h>
 #include <stdio.h>
 #include "options.h"
 #include "util/util.h"
@@ -112,7 +113,10 @@ static int bad_value(const struct opt *o, const char *value)
 	fprintf(stderr, "gfs2-fuse: option '%s': bad value '%s'", o->name, value ? value : "");
 	for (unsigned i = 0; i < o->nr; i++)
 		fprintf(stderr, "%s%s", i ? "|" : " (wanted ", o->names[i]);
-	fprintf(stderr, o->nr ? ")\n" : o->max ? " (wanted %u to %u)\n" : "\n", o->min, o->max);
+	if (o->kind == K_SIZE)
+		fprintf(stderr, " (wanted 4M to 1T)\n");
+	else
+		fprintf(stderr, o->nr ? ")\n" : o->max ? " (wanted %u to %u)\n" : "\n", o->min, o->max);
 	return -EINVAL;
 }
 
@@ -192,9 +196,48 @@ static int add_fuse_opt(struct options *opts, const char *name)
 	return 0;
 }
 
+/* Is NAME, or NAME=VALUE, a word of the list? */
+static bool has_word(const char *list, const char *name, const char *value)
+{
+	size_t len = strlen(name), value_len = value ? strlen(value) : 0;
+
+	for (const char *end; ; list = end + 1) {
+		end = strchrnul(list, ',');
+		if (!strncmp(list, name, len) &&
+		    (value ? list[len] == '=' && !strncmp(list + len + 1, value, value_len) && list + len + 1 + value_len == end :
+			     list + len == end))
+			return true;
+		if (!*end)
+			return false;
+	}
+}
+
+/*
+ * mount(8) adds fstab's options to those of a remount that names only the directory.  (The names are compared as they are: looking
+ * into the directories of a whole fstab may hang.)
+ */
+static bool fstab_says(const char *dir, const char *name, const char *value)
+{
+	const char *path = getenv("LIBMOUNT_FSTAB");
+	FILE *fstab = setmntent(path ? path : "/etc/fstab", "re");
+	char *real = realpath(dir, NULL);
+	struct mntent *m;
+	bool found = false;
+
+	while (fstab && real && !found && (m = getmntent(fstab))) {
+		for (char *end = strchr(m->mnt_dir, 0); end - m->mnt_dir > 1 && end[-1] == '/'; )
+			*--end = 0;
+		found = !strcmp(m->mnt_dir, real) && has_word(m->mnt_opts, name, value);
+	}
+	free(real);
+	if (fstab)
+		endmntent(fstab);
+	return found;
+}
+
 /*
  * What the daemon has been told it knows; what a remount can change are flags of the kernel's.  Some of ours are given again with
- * every mount of a volume (fstab), and are taken to be what they were.
+ * every mount of a volume, and are taken to be what they were.
  */
 static bool may_be_given_again(const struct opt *o)
 {
@@ -211,6 +254,8 @@ static int set_option(struct options *opts, const struct opt *o, const char *val
 	bool takes_value = o->kind >= K_STRING;
 
 	if (opts->remount && !may_be_given_again(o)) {
+		if (fstab_says(opts->dir, o->name, value))
+			return 0;
 		fprintf(stderr, "gfs2-fuse: option '%s' cannot be changed by a remount\n", o->name);
 		return -EINVAL;
 	}
@@ -274,24 +319,13 @@ static int parse_one(struct options *opts, char *text)
 	return -EINVAL;
 }
 
-/* What other options mean depends on it, and it may come last. */
-static bool has_remount(const char *list)
-{
-	static const char word[] = "remount";
-	size_t len = sizeof(word) - 1;
-
-	for (const char *at = list; (at = strstr(at, word)); at += len)
-		if ((at == list || at[-1] == ',') && (!at[len] || at[len] == ','))
-			return true;
-	return false;
-}
-
 static int parse_list(struct options *opts, const char *list)
 {
 	char *copy = xstrdup(list), *p = copy, *one;
 	int error = 0;
 
-	opts->remount = has_remount(list);
+	/* What other options mean depends on it, and it may come last. */
+	opts->remount = opts->dir && has_word(list, "remount", NULL);
 	while (!error && (one = strsep(&p, ",")))
 		error = parse_one(opts, one);
 	free(copy);
@@ -371,8 +405,6 @@ static int parse_operands(struct options *o, int nr, char **args)
 	}
 	o->device = xstrdup(args[0]);
 	o->dir = xstrdup(args[1]);
-	o->args.ar_lockproto = o->lockproto;
-	o->args.ar_locktable = o->locktable;
 	return 0;
 }
 
@@ -418,6 +450,8 @@ int options_parse(struct options *o, int argc, char **argv)
 			error = -EINVAL;
 		}
 	}
+	if (!error && !wait)
+		error = parse_operands(o, argc - optind, argv + optind);
 	/* All at once, because -s may come last. */
 	if (!error && lists)
 		error = parse_list(o, lists);
@@ -426,7 +460,9 @@ int options_parse(struct options *o, int argc, char **argv)
 		return error;
 	if (wait)
 		return parse_wait(o, argc - optind, argv + optind);
-	return parse_operands(o, argc - optind, argv + optind);
+	o->args.ar_lockproto = o->lockproto;
+	o->args.ar_locktable = o->locktable;
+	return 0;
 }
 
 void options_free(struct options *o)

@@ -32,8 +32,8 @@ int ctl_dir(char *dir, size_t size)
 	if (lstat(dir, &st))
 		return -errno;
 	if (!S_ISDIR(st.st_mode) || st.st_uid != geteuid() || st.st_mode & 022) {
-		fs_err("control socket: %s is not a directory that only uid %u can write", dir,
-		       (unsigned)geteuid());
+		fs_err("control socket: %s is not a directory that only uid %u can write%s", dir, (unsigned)geteuid(),
+		       geteuid() ? ": set XDG_RUNTIME_DIR, or use -o control=PATH" : "");
 		return -EPERM;
 	}
 	return 0;

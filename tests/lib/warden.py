@@ -26,7 +26,7 @@ import time
 PR_SET_CHILD_SUBREAPER = 36
 PR_SET_PDEATHSIG = 1
 CLONE_NEWNS = 0x20000
-MS_REC, MS_PRIVATE = 0x4000, 1 << 18
+MS_REC, MS_SLAVE = 0x4000, 1 << 19
 ADDR_NO_RANDOMIZE = 0x0040000
 GRACE_SECONDS = 5
 POLL_SECONDS = 0.02
@@ -161,7 +161,7 @@ def private_namespace():
     if libc.unshare(CLONE_NEWNS):
         print("warden: no mount namespace of its own:", os.strerror(ctypes.get_errno()))
         return
-    libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None)
+    libc.mount(b"none", b"/", None, MS_REC | MS_SLAVE, None)
     libc.mount(b"tmpfs", b"/run", b"tmpfs", 0, b"mode=755")
 
 

@@ -106,6 +106,52 @@ def case_busy():
     volume.fsck()
 
 
+def case_dead_mount():
+    """What a killed daemon leaves on the directory: the next mount there says what is the matter."""
+    need_fuse()
+    volume = Volume(size="64M")
+    mount = volume.mount()
+    mount.daemon.kill()
+    mount.daemon.wait()
+    done = run([gfs2_fuse(), volume.path, mount.dir], ok=(32,))
+    check("umount it first" in done.stdout, "no help: " + done.stdout)
+    mount.daemon = None
+    mount.drop()
+    with volume.mount():
+        pass
+    volume.fsck()
+
+
+NAMESPACE = """
+set -e
+mount --make-rshared /
+mkdir "$WORK/shared"
+mount -t tmpfs none "$WORK/shared"
+mkdir "$WORK/test"
+cat >"$WORK/look" <<'END'
+#!/bin/sh
+grep -q "$WORK/shared" /proc/self/mounts && echo begun >"$WORK/begun"
+read line <"$WORK/go"
+! grep "$WORK/shared" /proc/self/mounts
+END
+chmod +x "$WORK/look"
+mkfifo "$WORK/begun" "$WORK/go"
+python3 -B "$WARDEN" --namespace --timeout 60 --dir "$WORK/test" -- "$WORK/look" &
+read line <"$WORK/begun"
+umount "$WORK/shared"
+echo >"$WORK/go"
+wait $!
+"""
+
+
+def case_while_tests_run():
+    """What is unmounted on the machine while a test runs is not kept by the test's own mount namespace."""
+    work = temp("namespace")
+    os.mkdir(work)
+    run(["unshare", "--mount", "sh", "-c", NAMESPACE], env={
+        **os.environ, "WORK": work, "WARDEN": os.path.join(ROOT, "tests", "lib", "warden.py")})
+
+
 def case_many_times():
     """Mounting and unmounting at once, many times: nothing is left of any of them."""
     volume = Volume(size="64M")

@@ -92,6 +92,16 @@ def case_remount():
     remount("remount,rw")
     check(not {"nosuid", "nodev", "noexec"} & set(flags()), f"flags are {flags()}")
     check("cannot be changed" in remount("remount,commit=5", ok=(1,)), "no word about an option of the daemon's")
+    # What fstab says mount(8) gives again with every remount.
+    fstab = temp("fstab")
+    write_file(fstab, f"/dev/x {where}/other gfs2 rw,commit=5 0 0\n"
+                      f"{volume.path} {where}/ fuse.gfs2-fuse cache=64M,commit=3600,dio=auto 0 0\n".encode())
+    environment = dict(os.environ, LIBMOUNT_FSTAB=fstab)
+    for given, status in (("cache=64M,commit=3600,dio=auto", 0), ("commit=3600", 0), ("commit=5", 1), ("commit=36000", 1),
+                          ("commit=360", 1), ("cache=64M,commit=3600,short_dio=async", 1), ("commit", 1)):
+        run([helper, volume.path, where, "-o", f"rw,{given},remount,ro"], ok=(status,), env=environment)
+        check(("rw" if status else "ro") in flags(), f"remount with fstab and {given}: {flags()}")
+        remount("remount,rw")
     check("unknown option" in remount("remount,nosuchthing", ok=(1,)), "no word about an unknown option")
     run(["umount", where])
     wait_free(volume)

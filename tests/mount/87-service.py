@@ -36,8 +36,10 @@ def case_unit():
         skip("there is no systemd-analyze")
     with open(os.path.join(ROOT, "systemd", "gfs2-fuse@.service.in")) as text:
         unit = text.read()
+    # The documentation's place, whatever the prefix is.
+    check("\nEnvironmentFile=/etc/gfs2-fuse/%i.conf\n" in unit, "the volume's file is elsewhere: " + unit)
     # What is named must exist: here, a program and a unit that do.
-    unit = unit.replace("@sbindir@/gfs2-fuse", "/bin/true").replace("@sysconfdir@", "/etc")
+    unit = unit.replace("@sbindir@/gfs2-fuse", "/bin/true")
     check("@" not in re.sub(r"gfs2-fuse@", "", unit), "everything is filled in: " + unit)
     path = temp("unit")
     os.mkdir(path)

@@ -54,6 +54,7 @@ def case_usage():
     equal(cluster("up", 1, "--no-mount", "--image", "/nonexistent", ok=None).returncode, 1, "no image")
     equal(cluster("run", 1, "true", ok=None).returncode, 125, "run without a cluster")
     equal(cluster("status", ok=None).returncode, 1, "status without a cluster")
+    check("no cluster is up" in cluster("logs", 1, ok=(1,)).stderr, "logs without a cluster")
     equal(cluster("down").returncode, 0, "down without a cluster")
     equal(leftovers(), [], "left behind")
 
@@ -162,6 +163,7 @@ def case_kill_and_start():
         cluster("start", 1)
         equal(cluster("run", 1, "cat /mnt/gfs2/one /mnt/gfs2/two").stdout, "one\ntwo\n", "content")
         check("Replayed" in cluster("logs", 1).stdout, "the kernel has replayed the journal")
+        check("nothing of a node 2" in cluster("logs", 2, ok=(1,)).stderr, "logs of a node that there is not")
         cluster("stop", 1)
     check(not uml.volume.is_dirty(image.path), "the journal is clean after down")
 

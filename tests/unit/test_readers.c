@@ -277,13 +277,18 @@ static void *client(void *arg)
 
 /* --- life --- */
 
+static void name_files(pid_t pid)
+{
+	snprintf(fifo, sizeof(fifo), "/tmp/test_readers.%d.fifo", pid);
+	snprintf(image, sizeof(image), "/tmp/test_readers.%d.image", pid);
+}
+
 static int start(void **state)
 {
 	struct io_fault delay;
 	int fd;
 
-	snprintf(fifo, sizeof(fifo), "/tmp/test_readers.%d.fifo", getpid());
-	snprintf(image, sizeof(image), "/tmp/test_readers.%d.image", getpid());
+	name_files(getpid());
 	unlink(fifo);
 	assert_int_equal(mkfifo(fifo, 0600), 0);
 	fd = open(image, O_RDWR | O_CREAT | O_TRUNC, 0600);
@@ -511,6 +516,10 @@ static void bugs_are_found(void **state)
 			_exit(127);
 		}
 		assert_int_equal(waitpid(pid, &status, 0), pid);
+		/* It ends in the middle. */
+		name_files(pid);
+		unlink(fifo);
+		unlink(image);
 		if (!WIFEXITED(status) || (WEXITSTATUS(status) != 3 && WEXITSTATUS(status) != 4))
 			fail_msg("%s was not found: status %x", bugs[i], status);
 	}

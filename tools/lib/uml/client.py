@@ -668,6 +668,8 @@ class Cluster:
                 continue
             with open(self.log_path(name), errors='replace') as f:
                 texts.append('==> %s <==\n%s' % (name, f.read()))
+        if not texts and names:
+            raise ClusterError('there is nothing of a node %d' % node)
         if not texts:
             raise ClusterError('no cluster is up and no logs have been kept')
         return '\n'.join(texts)

@@ -269,7 +269,7 @@ class Session:
             json.dump(self.setup, text)
         # A session of its own: Ctrl-C is for us, and what we kill is the first process of the namespace.
         self.process = subprocess.Popen(
-            ["unshare", "--mount", "--net", "--pid", "--fork", "--kill-child=KILL", "--mount-proc", "python3", "-B",
+            ["unshare", "--mount", "--propagation", "slave", "--net", "--pid", "--fork", "--kill-child=KILL", "--mount-proc", "python3", "-B",
              f"{self.run}/inside.py", self.run], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             start_new_session=True, preexec_fn=end_with_parent)
 
