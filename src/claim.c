@@ -71,6 +71,45 @@ static bool is_behind(int fd, const struct stat *st, uint64_t *offset)
 	return info.lo_inode == st->st_ino && (dev_t)info.lo_device == st->st_dev;
 }
 
+/* --- by one way only --- */
+
+static bool locked_between(int fd, off_t from, off_t len)
+{
+	struct flock l = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = from, .l_len = len };
+
+	return !fcntl(fd, F_OFD_GETLK, &l) && l.l_type != F_UNLCK;
+}
+
+/* Bytes far behind every volume, and apart from those that lock_local has for journals. */
+#define WAYS (1ll << 61)
+#define WAYS_NR (1ll << 32)
+
+/*
+ * Daemons that share a volume find each other's locks by what they have opened: the file, or one loop device over it.  Each keeps
+ * a read lock on the byte of the file that stands for its way, first, and then nobody may have one anywhere else.
+ */
+static int claim_way(int fd, off_t way, const char *path, uint64_t deadline)
+{
+	struct flock l = { .l_type = F_RDLCK, .l_whence = SEEK_SET, .l_start = WAYS + way, .l_len = 1 };
+
+	while (fcntl(fd, F_OFD_SETLK, &l)) {
+		if (errno != EAGAIN && errno != EACCES)
+			return 0;
+		if (now_ns() >= deadline)
+			goto busy;
+		usleep(10000);
+	}
+	while ((way && locked_between(fd, WAYS, way)) || locked_between(fd, WAYS + way + 1, WAYS_NR - way - 1)) {
+		if (now_ns() >= deadline)
+			goto busy;
+		usleep(10000);
+	}
+	return 0;
+busy:
+	fs_err("%s is in use: its file, or a loop device over that, is mounted by another way", path);
+	return -EBUSY;
+}
+
 /* --- a loop device: the file behind it --- */
 
 static int claim_backing(struct claim *c, int fd, const struct stat *dev, const char *path, bool shared,
@@ -99,7 +138,7 @@ static int claim_backing(struct claim *c, int fd, const struct stat *dev, const 
 		       path, file);
 		return -EBUSY;
 	}
-	return 0;
+	return shared && !part && !offset ? claim_way(c->backing_fd, 1 + minor(dev->st_rdev), path, deadline) : 0;
 }
 
 /* --- a file: the loop devices over it --- */
@@ -157,13 +196,23 @@ int claim_take(struct claim *c, int fd, const char *path, bool shared, unsigned 
 	*c = (struct claim)CLAIM_NONE;
 	if (fstat(fd, &st))
 		return -errno;
-	if (!S_ISBLK(st.st_mode))
-		return shared ? 0 : check_loops(&st, path, deadline);
-	if (!shared && open_excl(path, deadline, &c->excl_fd) == -EBUSY) {
-		fs_err("%s is in use: mounted by the kernel, or opened exclusively by another program", path);
-		return -EBUSY;
+	if (S_ISBLK(st.st_mode)) {
+		if (open_excl(path, deadline, &c->excl_fd) == -EBUSY) {
+			fs_err("%s is in use: mounted by the kernel, or opened exclusively by another program", path);
+			return -EBUSY;
+		}
+		if (shared && c->excl_fd >= 0) {
+			close(c->excl_fd);
+			c->excl_fd = -1;
+		}
+		error = claim_backing(c, fd, &st, path, shared, deadline);
+	} else {
+		error = check_loops(&st, path, deadline);
+		if (!error && shared) {
+			c->backing_fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+			error = c->backing_fd < 0 ? -errno : claim_way(c->backing_fd, 0, path, deadline);
+		}
 	}
-	error = claim_backing(c, fd, &st, path, shared, deadline);
 	if (error)
 		claim_drop(c);
 	return error;

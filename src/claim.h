@@ -6,10 +6,11 @@
  *
  * What a claim does
  *  - a block device: opened O_EXCL, so that the kernel, mkfs or fsck do not use it at the same time
- *    (not if @shared: then other daemons of this machine are to use it, too);
+ *    (if @shared only for a moment, to see that nobody does: other daemons of this machine are to use it, too);
  *  - a loop device: flock on the file behind it, as the daemon that mounts that file would take it;
  *  - a file: refused if a loop device over it is in use.  (One that is set up or mounted by the kernel later cannot be
  *    prevented.)
+ *  - with @shared, the way to the file: all who share a volume have opened it itself, or the same loop device over it.
  */
 #ifndef GFS2FUSE_CLAIM_H
 #define GFS2FUSE_CLAIM_H

@@ -23,9 +23,9 @@ def loops_away():
         run(["losetup", "-d", _loops.pop()], ok=None)
 
 
-def all_refused(*stores):
+def all_refused(*stores, options="rw"):
     """Each waits a moment for who might be about to leave, so they are tried together."""
-    tries = [(store, subprocess.Popen([gfs2_fuse(), store, temp_dir()], stdout=subprocess.PIPE,
+    tries = [(store, subprocess.Popen([gfs2_fuse(), "-o", options, store, temp_dir()], stdout=subprocess.PIPE,
                                       stderr=subprocess.STDOUT, text=True)) for store in stores]
     for store, process in tries:
         said, _ = process.communicate(timeout=STEP_SECONDS)
@@ -84,6 +84,27 @@ def case_loop_first():
             except OSError as error:
                 equal(error.errno, errno.EBUSY, "an exclusive open of what is mounted")
         volume.fsck()
+
+    with_loops(case)
+
+
+def case_shared():
+    """Mounts that share a volume on this machine must find each other: all by its image, or all by one loop device."""
+    def case(volume):
+        volume.remove()
+        volume = Volume(size="128M", journals=3, proto="lock_dlm", table="a:b")
+        first, second = loop_over(volume.path), loop_over(volume.path)
+        stores = [volume.path, first, second]
+        for store in stores[:2]:
+            others = [other for other in stores if other != store]
+            with Mount(store, ["lockproto=lock_local"]) as one, Mount(store, ["lockproto=lock_local"]) as two:
+                write_file(one / "f", store.encode())
+                equal(read_file(two / "f"), store.encode(), f"two mounts by {store}")
+                all_refused(*others, options="lockproto=lock_local")
+            volume.fsck()
+        fd = os.open(first, os.O_RDONLY | os.O_EXCL)
+        all_refused(volume.path, first, options="lockproto=lock_local")
+        os.close(fd)
 
     with_loops(case)
 
