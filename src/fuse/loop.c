@@ -8,7 +8,12 @@
  *  - A WRITE's payload lies on a page boundary in registered memory, so it goes to the device without a copy.
  *  - While readers read (readers.h) no reads are posted, and the thread sleeps.
  *  - Several requests are read in one system call when several come at once: as many reads are kept posted as lately
- *    found something together.  A lone caller finds one (every posted read is woken by every request).
+ *    found something together.  Two at least, which tell whether requests come together; every posted read is woken by
+ *    every request.
+ *  - What is for a device is sent when RX_SEND requests have been found, before more are read.  Callers who keep many under way get all
+ *    their answers at once, and then send all at once again: if all of these were read before the first was sent, the device would stand
+ *    still meanwhile, and then the callers.  A store that is memory has no device that could stand still; there larger
+ *    batches wake the callers less often.
  *
  * Buffers: RX_REGISTERED of them per thread are registered with the ring, their first RX_REGISTERED_PAYLOAD bytes: registered
  * memory is locked for good.  When all are in use, further ones are made; up to RX_KEEP_EXTRA of these stay for the next time.
@@ -29,9 +34,12 @@
 #define RX_REGISTERED 48
 #define RX_KEEP_EXTRA 32
 #define RX_KEEP_LARGE 8
-#define RX_MAX_READS 16
+#define RX_MIN_READS 2
+#define RX_MAX_READS 16		/* a store that is memory */
+#define RX_MAX_READS_DEVICE 4
+#define RX_SEND 2
 #define RX_FUSE_SLOT 1		/* 0 is the volume: io/ring.c */
-#define RX_LONE_HITS 16		/* so many requests one by one: one read is enough */
+#define RX_LONE_HITS 16		/* so many requests one by one: the fewest reads are enough */
 #define RX_CALM 64		/* so many requests that readers would rather have had: let them read */
 #define RX_CALM_INFLIGHT 2
 
@@ -56,10 +64,12 @@ struct rx {
 	unsigned fuse_flags;	/* IOSQE_FIXED_FILE with the slot */
 	struct list_head reading; /* buffers with a read posted */
 	unsigned reads;		/* how many these are */
-	unsigned want;		/* and how many there should be */
+	unsigned want;		/* and how many there should be: RX_MIN_READS to max_reads */
+	unsigned max_reads;
 	bool rings;		/* who reads are the rings; as last looked at */
 	unsigned hits, fast;	/* requests found by this wait; how many of these took the fast path */
-	unsigned lone;		/* sleeps in a row that ended with just one */
+	unsigned unsent;	/* found for a device, and not sent yet */
+	unsigned lone;		/* looks in a row that found just one */
 	unsigned calm;		/* requests in a row that readers would rather have had: rx_calm() */
 	unsigned replies;	/* under way */
 };
@@ -352,6 +362,20 @@ void rx_reply(struct rx_buf *b, int error, const void *data_in_place, size_t len
 
 /* --- reading --- */
 
+static bool rx_has_device(const struct rx *rx)
+{
+	return io_quick_max(rx->s->sdp->sd_io) == UINT32_MAX;
+}
+
+/* A request has been queued for the device. */
+static void rx_send(struct rx *rx)
+{
+	if (rx_has_device(rx) && ++rx->unsent >= RX_SEND) {
+		rx->unsent = 0;
+		io_ring_send(rx->ring);
+	}
+}
+
 static void rx_read_done(struct io_handler *h, struct io_ring *r, int32_t res, uint32_t flags)
 {
 	struct rx_buf *b = container_of(h, struct rx_buf, read_h);
@@ -369,10 +393,12 @@ static void rx_read_done(struct io_handler *h, struct io_ring *r, int32_t res, u
 	rx->hits++;
 	b->size = (uint32_t)res;
 	rx_buf_used(b, b->size);
-	if (fast_request(b, rx->ring))
+	if (fast_request(b, rx->ring)) {
 		rx->fast++;
-	else
+		rx_send(rx);
+	} else {
 		rx_hand_over(rx, b);
+	}
 }
 
 static void rx_wake_done(struct io_handler *h, struct io_ring *r, int32_t res, uint32_t flags)
@@ -435,11 +461,12 @@ static void rx_cancel_reads(struct rx *rx, unsigned keep)
 
 /*
  * Requests that are handed over, and those that come one by one with hardly anything at the device, are better off with
- * readers.  Fewer at the device than make readers give way (READ_DEEP): so that it does not go to and fro.
+ * readers.  Fewer at the device than make readers give way (READ_DEEP): so that it does not go to and fro.  Whether we had to
+ * sleep until one came tells nothing: a lone caller's next request may be there before we look.
  */
-static void rx_calm(struct rx *rx, bool slept)
+static void rx_calm(struct rx *rx)
 {
-	if (rx->fast && (!slept || io_ring_inflight(rx->ring) > RX_CALM_INFLIGHT))
+	if (rx->fast && (rx->hits > 1 || io_ring_inflight(rx->ring) > RX_CALM_INFLIGHT))
 		rx->calm = 0;
 	else
 		rx->calm += rx->hits;
@@ -449,22 +476,20 @@ static void rx_calm(struct rx *rx, bool slept)
 	readers_event(rx->s, READ_CALM);
 }
 
-/*
- * How many reads should be posted?  Requests that were there before we had to sleep mean that several callers are at work;
- * one that had to be waited for, again and again, is a lone caller.
- */
-static void rx_adapt(struct rx *rx, bool slept)
+/* How many reads should be posted?  Twice what was found together; the least after a lone caller's requests. */
+static void rx_adapt(struct rx *rx)
 {
-	if (rx->hits && !slept) {
+	if (rx->hits > 1) {
 		rx->lone = 0;
-		rx->want = min_t(unsigned, 2 * rx->want, RX_MAX_READS);
-	} else if (rx->hits == 1 && rx->want > 1 && ++rx->lone >= RX_LONE_HITS) {
+		if (rx->hits >= rx->want)
+			rx->want = min_t(unsigned, 2 * rx->want, rx->max_reads);
+	} else if (rx->hits == 1 && rx->want > RX_MIN_READS && ++rx->lone >= RX_LONE_HITS) {
 		rx->lone = 0;
-		rx->want = 1;
-		rx_cancel_reads(rx, 1);
+		rx->want = RX_MIN_READS;
+		rx_cancel_reads(rx, RX_MIN_READS);
 	}
-	rx_calm(rx, slept);
-	rx->hits = rx->fast = 0;
+	rx_calm(rx);
+	rx->hits = rx->fast = rx->unsent = 0;
 }
 
 /* Post what reads there should be, or withdraw them all, once, since the readers read. */
@@ -474,7 +499,7 @@ static void rx_follow_mode(struct rx *rx)
 
 	if (rx->rings && !rings) {
 		rx_cancel_reads(rx, 0);
-		rx->want = 1;
+		rx->want = RX_MIN_READS;
 		rx->lone = 0;
 	}
 	rx->rings = rings;
@@ -490,11 +515,11 @@ static void rx_follow_mode(struct rx *rx)
 static int rx_wait(struct rx *rx)
 {
 	int error = io_ring_wait(rx->ring, 0);
-	bool slept = !error && !rx->hits && (rx->reads || !rx->rings) && rx->wake_armed && !rx->gone;
+	bool sleep = !error && !rx->hits && (rx->reads || !rx->rings) && rx->wake_armed && !rx->gone;
 
-	if (slept)
+	if (sleep)
 		error = io_ring_wait(rx->ring, 1);
-	rx_adapt(rx, slept);
+	rx_adapt(rx);
 	return error;
 }
 
@@ -604,7 +629,8 @@ int rx_create(struct server *s, struct rx **out)
 	struct rx *rx = xzalloc(sizeof(*rx));
 
 	rx->s = s;
-	rx->want = 1;
+	rx->want = RX_MIN_READS;
+	rx->max_reads = rx_has_device(rx) ? RX_MAX_READS_DEVICE : RX_MAX_READS;
 	list_init(&rx->reading);
 	rx->wake_h.complete = rx_wake_done;
 	pthread_mutex_init(&rx->lock, NULL);

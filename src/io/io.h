@@ -129,6 +129,8 @@ void io_ring_submit_req(struct io_ring *r, struct io_req *req);
  * A signal ends the wait early, with 0.  Handlers may queue requests, not wait.
  */
 int io_ring_wait(struct io_ring *r, unsigned nr);
+/* Submit what is queued, as far as that goes; dispatch nothing.  io_ring_wait() does the rest. */
+void io_ring_send(struct io_ring *r);
 unsigned io_ring_inflight(const struct io_ring *r); /* io_reqs sent and not completed */
 
 /*

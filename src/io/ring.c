@@ -295,6 +295,12 @@ int io_ring_wait(struct io_ring *r, unsigned nr)
 	return 0;
 }
 
+void io_ring_send(struct io_ring *r)
+{
+	/* What is refused stays queued. */
+	io_uring_submit(&r->r_uring);
+}
+
 /* --- requests --- */
 
 void io_req_init(struct io_req *req, enum io_op op, enum io_class cls, void *buf, uint32_t len,

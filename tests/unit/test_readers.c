@@ -56,6 +56,7 @@ static uint64_t next_unique = 1;
 static bool done[SLOTS];		/* by unique % SLOTS: the last one with it; `lock` */
 static uint64_t stall_ns = STALL_NS;
 static atomic_uint patient_now, patient_most;	/* handlers of OP_PATIENT that have begun */
+static atomic_uint follow;		/* so many requests are still to be sent, each from within the answer to another */
 
 /* --- threads that cannot be had --- */
 
@@ -146,6 +147,8 @@ static void device_done(struct io_req *req)
 	fast_done(req->priv);
 }
 
+static void send_follower(void);
+
 bool fast_request(struct rx_buf *b, struct io_ring *ring)
 {
 	const struct fuse_in_header *in = (void *)rx_request(b);
@@ -154,6 +157,7 @@ bool fast_request(struct rx_buf *b, struct io_ring *ring)
 	b->dio.done_ns = 0;
 	if (in->opcode == OP_FAST) {
 		fast_done(b);
+		send_follower();
 		return true;
 	}
 	if (in->opcode != OP_DEVICE)
@@ -202,6 +206,16 @@ static uint64_t send_request(uint32_t opcode, uint64_t nodeid)
 
 	send_as(n, opcode, nodeid);
 	return n;
+}
+
+static void send_follower(void)
+{
+	unsigned left = atomic_load(&follow);
+
+	while (left && !atomic_compare_exchange_weak(&follow, &left, left - 1))
+		;
+	if (left)
+		send_request(OP_FAST, 0);
 }
 
 static void lone(uint32_t opcode, unsigned count)
@@ -358,6 +372,24 @@ static void each_way(void **state)
 	assert_true(switches() >= 1);
 	until_readers();
 	assert_true(sb.sd_receive.to_readers >= 2);
+}
+
+/*
+ * A lone caller who is quicker than the receive thread: his next request is always there before that has to sleep.  After
+ * others have made the rings read, the readers get him all the same.
+ */
+static void a_quick_lone_caller(void **state)
+{
+	uint64_t before;
+
+	readers_begin(&server);
+	until_rings();
+	before = sb.sd_receive.to_readers;
+	atomic_store(&follow, 1000);
+	send_request(OP_FAST, 0);
+	while (atomic_load(&follow))
+		usleep(1000);
+	assert_true(sb.sd_receive.to_readers > before);
 }
 
 static void requests_that_wait_for_others(void **state)
@@ -529,6 +561,7 @@ int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(each_way, start, end),
+		cmocka_unit_test_setup_teardown(a_quick_lone_caller, start, end),
 		cmocka_unit_test_setup_teardown(requests_that_wait_for_others, start, end),
 		cmocka_unit_test_setup_teardown(to_and_fro_under_load, start, end),
 		cmocka_unit_test_setup_teardown(no_thread_to_be_had, start, end),
