@@ -581,9 +581,36 @@ static bool trace_wants(const struct trace_filter *f, const struct gfs2_event *e
 	return !f->by_req || e->req == f->req;
 }
 
+/*
+ * What a trace may cost those who are traced: after a batch of events its thread sleeps, TRACE_REST times the processor time that the
+ * batch took if there were more than it could take (so it uses a sixteenth of a processor, and who makes more events than that
+ * overwrites some before they are read), else TRACE_CALM_NS.  Nobody has to wake it meanwhile, which would be a system call for
+ * each request.
+ */
+#define TRACE_REST 15
+#define TRACE_CALM_NS 2000000ull
+#define TRACE_MOST_NS 20000000ull
+
+static uint64_t thread_cpu_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+static void trace_rest(uint64_t used_ns, bool more)
+{
+	uint64_t ns = more ? min_t(uint64_t, TRACE_REST * used_ns, TRACE_MOST_NS) : TRACE_CALM_NS;
+	struct timespec ts = { .tv_nsec = (long)ns };
+
+	nanosleep(&ts, NULL);
+}
+
 static int cmd_trace(struct ctl_call *call)
 {
 	struct gfs2_event ev[64];
+	uint64_t live = gfs2_event_next_seq(), cpu;
 	struct trace_filter f;
 	uint64_t seq, end = UINT64_MAX, sent = 0;
 	char line[1024];
@@ -595,6 +622,7 @@ static int cmd_trace(struct ctl_call *call)
 		/* When the time is over, what has happened until then is still told. */
 		if (end == UINT64_MAX && f.deadline && now_ns() >= f.deadline)
 			end = gfs2_event_next_seq();
+		cpu = thread_cpu_ns();
 		n = gfs2_event_read(&seq, ev, ARRAY_SIZE(ev));
 		for (i = 0; i < n && ev[i].seq < end; i++) {
 			if (!trace_wants(&f, &ev[i]))
@@ -607,14 +635,18 @@ static int cmd_trace(struct ctl_call *call)
 			if (f.count && ++sent == f.count)
 				return ctl_flush(call);
 		}
-		if (n)
+		if (n) {
 			error = ctl_flush(call);
-		else if (end != UINT64_MAX)
+			/* What is told of the past is not for ever. */
+			if (!error && end == UINT64_MAX && seq > live)
+				trace_rest(thread_cpu_ns() - cpu, n == ARRAY_SIZE(ev));
+		} else if (end != UINT64_MAX) {
 			break;
-		else if (ctl_gone(call->conn))
+		} else if (ctl_gone(call->conn)) {
 			error = CTL_GONE;
-		else
+		} else {
 			gfs2_event_wait(seq, 100);
+		}
 	}
 	return error;
 }

@@ -58,6 +58,7 @@ static uint64_t ev_size;
 /* Apart from each other: ev_next is written by every emitter, the others almost never. */
 static alignas(64) atomic_uint_least64_t ev_next = 1;
 static alignas(64) atomic_uint ev_waiters;
+static atomic_bool ev_off;	/* relaxed, as ev_data */
 static atomic_bool ev_data;	/* relaxed: whoever switches it waits for nothing */
 static atomic_uint ev_wake;	/* futex: changed to wake the sleepers */
 
@@ -93,6 +94,7 @@ void gfs2_event_init(unsigned order)
 	ev_slots = xaligned_alloc(alignof(struct event_slot), ev_size * sizeof(*ev_slots));
 	memset(ev_slots, 0, ev_size * sizeof(*ev_slots));
 	atomic_store(&ev_next, 1);
+	atomic_store_explicit(&ev_off, false, memory_order_relaxed);
 }
 
 void gfs2_event_exit(void)
@@ -130,6 +132,21 @@ static void slot_write(struct event_slot *s, const struct gfs2_event *e)
 	atomic_store_explicit(&s->seq, 2 * e->seq, memory_order_release);
 }
 
+void gfs2_event_set_on(bool on)
+{
+	atomic_store_explicit(&ev_off, !on, memory_order_relaxed);
+}
+
+bool gfs2_event_on(void)
+{
+	return !atomic_load_explicit(&ev_off, memory_order_relaxed);
+}
+
+static bool recorded(void)
+{
+	return ev_slots && gfs2_event_on();
+}
+
 uint64_t gfs2_event_time(void)
 {
 	struct timespec ts;
@@ -142,7 +159,7 @@ uint64_t gfs2_event_time(void)
 
 static void emit_at(struct gfs2_event *e, uint64_t t_ns)
 {
-	if (unlikely(!ev_slots))
+	if (unlikely(!recorded()))
 		return;
 	if (!e->req) {
 		const struct gfs2_ctx *ctx = current_ctx();
@@ -167,8 +184,9 @@ static void set_reason(struct gfs2_event *e, const char *reason)
 {
 	if (!reason)
 		return;
-	/* The record was zeroed, the last byte stays. */
-	strncpy(e->reason, reason, sizeof(e->reason) - 1);
+	/* The record was zeroed: no need to pad. */
+	for (unsigned i = 0; i < sizeof(e->reason) - 1 && reason[i]; i++)
+		e->reason[i] = reason[i];
 	e->fields |= EVF_REASON;
 }
 
@@ -210,8 +228,8 @@ bool gfs2_event_data(void)
 	return atomic_load_explicit(&ev_data, memory_order_relaxed);
 }
 
-void ev_dio(enum gfs2_event_type t, uint64_t ino, uint64_t off, uint64_t len, int64_t rc,
-	    const char *reason)
+void ev_dio_at(enum gfs2_event_type t, uint64_t ino, uint64_t off, uint64_t len, int64_t rc,
+	       const char *reason, uint64_t t_ns)
 {
 	struct gfs2_event e = {
 		.type = t,
@@ -223,10 +241,16 @@ void ev_dio(enum gfs2_event_type t, uint64_t ino, uint64_t off, uint64_t len, in
 		.rc = rc,
 	};
 
-	if ((t == EV_MAP || t == EV_DATA_IO) && !gfs2_event_data())
+	if (((t == EV_MAP || t == EV_DATA_IO) && !gfs2_event_data()) || unlikely(!recorded()))
 		return;
 	set_reason(&e, reason);
-	gfs2_event_emit(&e);
+	emit_at(&e, t_ns ? t_ns : gfs2_event_time());
+}
+
+void ev_dio(enum gfs2_event_type t, uint64_t ino, uint64_t off, uint64_t len, int64_t rc,
+	    const char *reason)
+{
+	ev_dio_at(t, ino, off, len, rc, reason, 0);
 }
 
 /* --- reading --- */

@@ -60,11 +60,16 @@ void ev_glock(enum gfs2_event_type t, const struct gfs2_glock *gl, int from, int
 uint64_t gfs2_event_time(void);
 void ev_glock_at(enum gfs2_event_type t, const struct gfs2_glock *gl, int from, int to, const char *reason,
 		 uint64_t t_ns);
+/* Any thread: shall events be recorded?  On at first; off is for measuring what they cost, and shows nobody anything. */
+void gfs2_event_set_on(bool on);
+bool gfs2_event_on(void);
 /* Any thread: shall `map` and `data_io` be told? Off at first. */
 void gfs2_event_set_data(bool on);
 bool gfs2_event_data(void);
 void ev_dio(enum gfs2_event_type t, uint64_t ino, uint64_t off, uint64_t len, int64_t rc,
 	    const char *reason);
+void ev_dio_at(enum gfs2_event_type t, uint64_t ino, uint64_t off, uint64_t len, int64_t rc,
+	       const char *reason, uint64_t t_ns);	/* 0: now */
 
 /* Reading: sequence number of the next event to come; copy up to @nr events starting with *@seq (moved on; events that were overwritten
  * are skipped). Returns how many. */

@@ -160,6 +160,19 @@ static int set_commit(struct ctl_call *call, const char *value)
 	return 0;
 }
 
+static void get_events(struct gfs2_control *c, FILE *out)
+{
+	fputs(gfs2_event_on() ? "on" : "off", out);
+}
+
+static int set_events(struct ctl_call *call, const char *value)
+{
+	if (strcmp(value, "on") && strcmp(value, "off"))
+		return ctl_fail(call, -EINVAL, "events is on or off");
+	gfs2_event_set_on(!strcmp(value, "on"));
+	return 0;
+}
+
 static void get_data_events(struct gfs2_control *c, FILE *out)
 {
 	fputs(gfs2_event_data() ? "on" : "off", out);
@@ -239,6 +252,7 @@ static const struct tunable {
 	{ "dio_mtime_interval", true, get_interval, set_interval },
 	{ "commit", true, get_commit, set_commit },
 	{ "cache", true, get_cache, set_cache },
+	{ "events", false, get_events, set_events },
 	{ "data_events", false, get_data_events, set_data_events },
 	{ "fault", false, get_fault, set_fault },
 };

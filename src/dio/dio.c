@@ -245,7 +245,8 @@ static void dio_run_done(struct io_req *run)
 	dio_put(dio);
 }
 
-static void dio_send(struct gfs2_dio *dio)
+/* @t_ns: gfs2_event_time() */
+static void dio_send(struct gfs2_dio *dio, uint64_t t_ns)
 {
 	for (unsigned i = 0; i < dio->nr; i++) {
 		struct io_req *run = &dio->runs[i];
@@ -257,8 +258,8 @@ static void dio_send(struct gfs2_dio *dio)
 		run->priv = dio;
 		/* COUNT; relaxed: the submitter's own reference keeps the count above zero */
 		atomic_fetch_add_explicit(&dio->ref, 1, memory_order_relaxed);
-		dio_event(dio, EV_DIO_SUBMIT, dio->pos + (uint64_t)((char *)run->iov1.iov_base - dio->buf),
-			  run->iov1.iov_len, 0, NULL);
+		ev_dio_at(EV_DIO_SUBMIT, dio->ip->i_no_addr,
+			  dio->pos + (uint64_t)((char *)run->iov1.iov_base - dio->buf), run->iov1.iov_len, 0, NULL, t_ns);
 		io_ring_submit_req(dio->ring, run);
 	}
 }
@@ -393,6 +394,7 @@ static bool dio_hole_known(const struct gfs2_dio *dio)
 static bool dio_fast_start(struct gfs2_dio *dio, enum lm_state state, unsigned flags)
 {
 	struct gfs2_inode *ip = dio->ip;
+	uint64_t t_ns;
 	int error;
 
 	if (gfs2_withdrawn(ip->i_sbd))
@@ -422,9 +424,10 @@ static bool dio_fast_start(struct gfs2_dio *dio, enum lm_state state, unsigned f
 		count(&ip->i_sbd->sd_dio.fast[dio->write]);
 		dio->sent_ns = now_ns();
 	}
-	dio_event(dio, EV_DIO_BEGIN, dio->pos, dio->len, 0, dio->write ? "write" : "read");
+	t_ns = gfs2_event_time();
+	ev_dio_at(EV_DIO_BEGIN, ip->i_no_addr, dio->pos, dio->len, 0, dio->write ? "write" : "read", t_ns);
 	inode_dio_begin(ip);
-	dio_send(dio);
+	dio_send(dio, t_ns);
 	dio_put(dio);
 	return true;
 slow:
@@ -499,7 +502,7 @@ static int dio_send_all(struct gfs2_dio *dio, enum dio_walk *walk)
 		*walk = dio_walk(dio, true, &error);
 		since = phase_end(sdp, DIO_T_MAP, since);
 		dio->in_place = first && *walk == WALK_ALL && dio_can_send(dio);
-		dio_send(dio);
+		dio_send(dio, gfs2_event_time());
 		/* short_dio=async: what was started completes by itself and is the answer; that is no drain. */
 		drain = *walk == WALK_HOLE && (dio->behaviour != SHORT_DIO_ASYNC || !dio->sent);
 		if (*walk == WALK_HOLE)

@@ -159,6 +159,24 @@ def case_trace(mount):
 
 
 @on_mount
+def case_events_off(mount):
+    """Nothing is recorded, until they are on again."""
+    def seen():
+        return [event["seq"] for event in mount.glockctl("trace", "-s", "0", "-t", "0", json_lines=True)]
+    write_file(mount / "on", b"x", sync=True)
+    mount.glockctl("set", "events", "off")
+    check("off" in mount.glockctl("get", "events").stdout, "events are not off")
+    before = seen()
+    check(before, "no events from before")
+    write_file(mount / "off", b"x", sync=True)
+    equal(seen()[-1], before[-1], "the last event")
+    equal(glockctl("-m", mount.dir, "set", "events", "maybe").returncode, 1, "events maybe")
+    mount.glockctl("set", "events", "on")
+    write_file(mount / "again", b"x", sync=True)
+    check(seen()[-1] > before[-1], "no events although they are on")
+
+
+@on_mount
 def case_many_traces(mount):
     """Several at once, some killed, one that does not read: the file system goes on."""
     readers = [subprocess.Popen([glockctl_program(), "-m", mount.dir, "trace"],

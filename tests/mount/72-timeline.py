@@ -5,6 +5,7 @@
 # variants: plain asan
 import json
 import os
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -36,6 +37,7 @@ class Recorder:
         return self
 
     def _do(self):
+        """What makes some events."""
         check(self.process.poll() is None, "record has ended by itself")
         self.mount.glockctl("demote", self.mount.dir, "UN")
         os.listdir(self.mount.dir)
@@ -76,6 +78,29 @@ def slow_write(mount, path):
         breaker.communicate()
     check(recorder.said.startswith(f"{len(events(path))} events"), f"record said {recorder.said}")
     return inode, writer.pid
+
+
+def case_slow_reader():
+    """A recorder that stands still: the mount goes on, and what was made meanwhile is missing with a count."""
+    need_fuse()
+    volume = Volume()
+    path = temp("slow")
+    with volume.mount() as mount:
+        write_file(mount / "f", bytes(1 << 20), sync=True)
+        fd = os.open(mount / "f", os.O_WRONLY | os.O_DIRECT)
+        with Recorder(mount, path) as recorder, Aligned(b"x" * 4096) as data:
+            recorder.process.send_signal(signal.SIGSTOP)
+            # Six events each; the ring has 32768, and what is sent waits in the socket.
+            for number in range(20000):
+                equal(os.pwrite(fd, data, number % 256 * 4096), 4096, "bytes written")
+            recorder.process.send_signal(signal.SIGCONT)
+            # By what comes after the gap it is known.
+            wait_for(lambda: recorder._do() or '{"gap":' in open(path).read(), "the recorder to go on")
+        os.close(fd)
+    told, seqs = re.fullmatch(r"(\d+) events, (\d+) more were missed\n", recorder.said), [e["seq"] for e in events(path) if "event" in e]
+    check(told, f"record said {recorder.said}")
+    equal((int(told[1]), int(told[1]) + int(told[2])), (len(seqs), seqs[-1] - seqs[0] + 1), "events, and with those that were missed")
+    volume.fsck()
 
 
 def slices(text):

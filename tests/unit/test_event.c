@@ -164,6 +164,23 @@ static void test_overwrite(void **state)
 	assert_int_equal(seq, 30);
 }
 
+static void test_switched_off(void **state)
+{
+	uint64_t next;
+
+	emit_len(1);
+	next = gfs2_event_next_seq();
+	gfs2_event_set_on(false);
+	emit_len(2);
+	ev_dio(EV_DIO_BEGIN, 1, 0, 1, 0, NULL);
+	assert_int_equal(gfs2_event_next_seq(), next);
+	/* Holders' times need the clock all the same. */
+	assert_true(gfs2_event_time());
+	gfs2_event_set_on(true);
+	emit_len(3);
+	assert_int_equal(gfs2_event_next_seq(), next + 1);
+}
+
 static void test_without_ring(void **state)
 {
 	uint64_t seq = 0;
@@ -273,6 +290,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_names),
+		cmocka_unit_test_setup_teardown(test_switched_off, ring8, ring_exit),
 		cmocka_unit_test(test_without_ring),
 		cmocka_unit_test_setup_teardown(test_output, ring8, ring_exit),
 		cmocka_unit_test_setup_teardown(test_fields, ring8, ring_exit),

@@ -134,7 +134,7 @@ const struct command commands[] = {
 	  "on the mount of each.  --keep: leave the directory; --check: only read FILE.", cmd_run },
 	{ "get", "get [NAME]", "Print a tunable's value, or all.  `stats` are counters.", .json = true },
 	{ "set", "set NAME VALUE",
-	  "Change a tunable: short_dio, dio_mtime, dio_mtime_interval, dio_rest, commit, cache, data_events, or fault\n"
+	  "Change a tunable: short_dio, dio_mtime, dio_mtime_interval, dio_rest, commit, cache, events, data_events, or fault\n"
 	  "(adds a rule like op=write,cls=data,error=5; `none` removes all)." },
 	{ "repl", "repl", "Commands one after another, with history and completion.  The same without any command.", cmd_repl },
 	/* What belongs to a connection is of use in the REPL only; they are known so that they can be completed and explained. */

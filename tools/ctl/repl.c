@@ -173,7 +173,7 @@ static char **complete(const char *text, int start, int end)
 						   "*->*", NULL };
 	static const char *const points[] = { "hole", "drain", "upgrade", "buffered", NULL };
 	static const char *const messages[] = { "request", "ast", "bast", NULL };
-	static const char *const tunables[] = { "short_dio", "dio_mtime", "dio_mtime_interval", "dio_rest", "commit", "cache", "data_events",
+	static const char *const tunables[] = { "short_dio", "dio_mtime", "dio_mtime_interval", "dio_rest", "commit", "cache", "events", "data_events",
 						"fault", "stats", NULL };
 	static const char *const kinds[] = { "dio", "dlm", "any", NULL };
 	char *line = strndup(rl_line_buffer, (size_t)start), *words[MAX_WORDS];

@@ -20,7 +20,7 @@ only empties; a crash of the machine leaves damage.  Ours journals all metadata,
 it and bypasses the page cache.
 
 Some rows have another shape of the same work as their peer: with 4 threads beside one thread, into a
-hole beside allocated space, a file of many runs beside one of one run.  The rows *_cpu are what the
+hole beside allocated space, a file of many runs beside one of one run, with events and with a trace running beside without.  The rows *_cpu are what the
 daemon's process uses (user and system, the kernel's threads for its I/O included) per request.
 
 Some rows have a limit to keep instead of a peer: how much memory the daemon has (resident, and above it the most it ever had, told on
@@ -81,6 +81,8 @@ SHAPES = [
     ("hole_write_4k_latency", "us", "allocated"),           # durable at return
     ("hole_write_4k_latency_1ms", "us", "allocated"),       # 1 ms more for each write to the device
     ("many_runs_write_4k_cpu", "us", "one run"),            # 262,144 runs of one block
+    ("events_write_4k_qd32", "IOPS", "events off"),         # recorded, and nobody looks
+    ("trace_write_4k_qd32", "IOPS", "no trace"),            # and somebody looks at them all
 ]
 OTHER = [("buffered_write", "MB/s"), ("create_small_files", "files/s")]
 # The work of a local file system, in this order: what one makes the next one uses.
@@ -233,6 +235,32 @@ def many_runs_write_4k_cpu(ours, plain, seconds):
     if not os.path.exists(path):
         make_many_runs(other, path)
     return cpu_per_request(other, path, ["--rw=randwrite", "--bs=4k", "--iodepth=32"], seconds)
+
+
+def write_4k_qd32(ours, seconds):
+    return fio(os.path.join(ours.dir, "file"), ["--rw=randwrite", "--bs=4k", "--iodepth=32"], seconds)["IOPS"]
+
+
+def events_write_4k_qd32(ours, plain, seconds):
+    control = [ours.glockctl, "-m", ours.dir, "set", "events"]
+    if not plain:
+        return write_4k_qd32(ours, seconds)
+    run([*control, "off"])
+    try:
+        return write_4k_qd32(ours, seconds)
+    finally:
+        run([*control, "on"])
+
+
+def trace_write_4k_qd32(ours, plain, seconds):
+    if plain:
+        return write_4k_qd32(ours, seconds)
+    with subprocess.Popen([ours.glockctl, "-m", ours.dir, "--json", "trace"], stdin=subprocess.DEVNULL,
+                          stdout=subprocess.DEVNULL) as trace:
+        try:
+            return write_4k_qd32(ours, seconds)
+        finally:
+            trace.terminate()
 
 
 def fallocate(fd, mode, offset, length):
