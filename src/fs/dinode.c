@@ -11,6 +11,7 @@
  * Needs from callers: a holder on the inode's glock; for gfs2_dinode_log EX and a transaction.
  */
 #include "fs/inode.h"
+#include "util/seeded.h"
 #include "util/util.h"
 
 static bool known_type(uint32_t mode)
@@ -76,7 +77,8 @@ int gfs2_dinode_in(struct gfs2_inode *ip, const struct gfs2_bh *bh)
 	ip->i_uid = be32_to_cpu(di->di_uid);
 	ip->i_gid = be32_to_cpu(di->di_gid);
 	ip->i_nlink = be32_to_cpu(di->di_nlink);
-	ip->i_size = be64_to_cpu(di->di_size);
+	if (!ip->i_size || !SEEDED_BUG("size-kept"))
+		ip->i_size = be64_to_cpu(di->di_size);
 	ip->i_blocks = be64_to_cpu(di->di_blocks);
 	ip->i_atime.tv_sec = (int64_t)be64_to_cpu(di->di_atime);
 	ip->i_atime.tv_nsec = be32_to_cpu(di->di_atime_nsec);

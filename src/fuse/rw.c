@@ -445,7 +445,7 @@ static int64_t write_buffered(struct server *s, struct gfs2_inode *ip, const cha
 	if (ret)
 		return ret;
 	eof[0] = ip->i_size;
-	if (append)
+	if (append && !SEEDED_BUG("append-where-believed"))
 		*where = ip->i_size;
 	pos = *where;
 	/* O_APPEND may have been taken away with F_SETFL, which the kernel would refuse if it knew. */

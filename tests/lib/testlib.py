@@ -386,6 +386,13 @@ class Mount:
         return [json.loads(line) for line in done.stdout.splitlines() if line.strip()]
 
 
+def jid_of(m):
+    """The journal is held in EX under its number as long as the mount lives; a while longer are those that it replays."""
+    held = re.findall(r"^G:  s:EX n:9/([0-9a-f]+)", m.glockctl("dump").stdout, re.M)
+    equal(len(held), 1, "journals that a mount owns")
+    return int(held[0], 16)
+
+
 def clean_up():
     for mount in reversed(list(_mounts)):
         mount.drop()

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-# test: 83-coherence finds every one of a list of bugs when it is switched on, and a killed daemon that hangs leaves nothing behind
+# test: 83-coherence and 88-cluster-ops find every one of a list of bugs when it is switched on, and a killed daemon that hangs leaves nothing behind
 # timeout: 240
 # full: only
 import os
@@ -9,10 +9,10 @@ import sys
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 from testlib import *    # noqa: E402
 
-COHERENCE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "83-coherence.py")
+HERE = os.path.dirname(os.path.abspath(__file__))
 
-# Name (SEEDED_BUG() in src/) and the cases that must notice.
-BUGS = [
+# Name (SEEDED_BUG() in src/) and the cases of that test that must notice.
+BUGS = {"83-coherence.py": [
     ("data-kept", ["matrix"]), ("metadata-kept", ["matrix"]), ("map-kept", ["matrix"]),
     ("dir-hash-kept", ["growing_directory"]), ("glock-not-instantiated-again", ["matrix"]),
     ("gate-left-open", ["matrix"]), ("gate-no-drop", ["matrix"]),
@@ -20,8 +20,11 @@ BUGS = [
     # This one hangs.
     ("gate-shut", ["gate"]),
     ("undo-cuts", ["failed_append"]), ("iopen-kept", ["unlinked"]),
-]
-PATIENCE = 40       # seconds for a case that takes five without a bug
+], "88-cluster-ops.py": [(bug, ["three_nodes", "two_nodes_small_blocks"]) for bug in (
+    "data-kept", "metadata-kept", "map-kept", "size-kept", "glock-not-instantiated-again", "glock-no-sync-to-shared",
+    "gate-left-open", "gate-no-drop", "append-where-believed")
+]}
+PATIENCE = 40       # seconds for cases that take five or twenty without a bug
 SEEDS = 4
 
 
@@ -47,11 +50,11 @@ def daemons(work):
     return found
 
 
-def attempt(bug, cases, seed):
+def attempt(test, bug, cases, seed):
     """What the cases say to this bug; nothing: they did not notice."""
     work = temp("work")
     os.makedirs(work)
-    process = subprocess.Popen([sys.executable, "-B", COHERENCE, *cases], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    process = subprocess.Popen([sys.executable, "-B", os.path.join(HERE, test), *cases], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                env=dict(os.environ, GFS2_SEEDED_BUG=bug, GFS2_TEST_DIR=work, GFS2_TEST_SEED=str(seed)))
     hung = ""
     try:
@@ -63,7 +66,7 @@ def attempt(bug, cases, seed):
             os.kill(pid, signal.SIGKILL)
         out = process.communicate(timeout=STEP_SECONDS)[0]
     wait_for(lambda: work not in open("/proc/self/mounts").read(), f"{bug}: the mounts to be gone")
-    faults = [line for line in out.decode(errors="replace").splitlines() if "Error: " in line]
+    faults = [line for line in out.decode(errors="replace").splitlines() if "Error: " in line or "no order" in line]
     return hung + " ".join(faults[:1])[:160] if process.returncode else ""
 
 
@@ -71,14 +74,14 @@ def case_seeded_bugs():
     need_fuse()
     os.environ["GFS2_FUSE"] = os.environ.get("GFS2_SEEDED_FUSE") or build()
     missed = []
-    for bug, cases in BUGS:
+    for test, bug, cases in [(test, *one) for test, bugs in BUGS.items() for one in bugs]:
         for seed in range(SEED, SEED + SEEDS):
-            said = attempt(bug, cases, seed)
+            said = attempt(test, bug, cases, seed)
             if said:
                 break
-        log(f"{bug}: {said or 'NOT FOUND'}")
+        log(f"{test}: {bug}: {said or 'NOT FOUND'}")
         if not said:
-            missed.append(bug)
+            missed.append(f"{test}: {bug}")
     check(not missed, "not found: " + ", ".join(missed))
 
 

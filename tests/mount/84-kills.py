@@ -58,13 +58,6 @@ class Load:
         check(done.returncode == 0, f"{self.name}, seen from journal {m.jid}:\n{done.stdout}")
 
 
-def jid_of(m):
-    """The journal is held in EX under its number as long as the mount lives; a while longer are those that it replays."""
-    held = re.findall(r"^G:  s:EX n:9/([0-9a-f]+)", m.glockctl("dump").stdout, re.M)
-    equal(len(held), 1, "journals that a mount owns")
-    return int(held[0], 16)
-
-
 class Cluster:
     def __init__(self):
         self.arrivals = 0
