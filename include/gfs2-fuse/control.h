@@ -36,12 +36,13 @@
  *
  * Commands that hold things.  What they set up belongs to the connection, and ends with it: its breakpoints are gone, what they stopped goes on, locks
  * that it kept are released.
- *   break [-c COUNT] [-p PID] [-t SECONDS] [-1] WHAT	stop WHAT; answers "break N".  WHAT is one of
+ *   break [-c COUNT] [-p PID] [-n NODE] [-t SECONDS] [-1] WHAT	stop WHAT; answers "break N".  WHAT is one of
  *	GLOCK|any FROM->TO			a transition of a glock, before caches are written back or dropped for it; FROM, TO: a state,
  *						several with |, or * for all
  *	dio hole|drain|upgrade|buffered [GLOCK]	that point of a direct write
  *	dlm request|ast|bast [GLOCK]		before the lock module is asked; before its answer, or another node's demand, is taken notice of
- *				-c: from the COUNTth on; -p: only for this process; -t: how long a stop lasts (else `timeout`); -1: once only.
+ *				-c: from the COUNTth on; -p: only for this process; -n: only on the node with this
+ *				number (the same can be sent to all); -t: how long a stop lasts (else `timeout`); -1: once only.
  *				Try requests are never stopped (they may be made inside a transaction).
  *   breaks [--json]		this connection's breakpoints
  *   delete BREAK|all		delete breakpoints; what they have stopped stays stopped

@@ -55,7 +55,7 @@ void ctl_conn_end(struct ctl_conn *conn)
 /* --- break --- */
 
 static const char break_synopsis[] =
-	"break [-c COUNT] [-p PID] [-t SECONDS] [-1] GLOCK|any FROM->TO | dio hole|drain|upgrade|buffered [GLOCK] | dlm request|ast|bast [GLOCK]";
+	"break [-c COUNT] [-p PID] [-n NODE] [-t SECONDS] [-1] GLOCK|any FROM->TO | dio hole|drain|upgrade|buffered [GLOCK] | dlm request|ast|bast [GLOCK]";
 
 static bool parse_timeout(const char *s, uint64_t *ns)
 {
@@ -68,7 +68,7 @@ static bool parse_timeout(const char *s, uint64_t *ns)
 	return true;
 }
 
-static bool parse_break_option(struct stop_spec *spec, char opt, const char *arg)
+static bool parse_break_option(struct ctl_call *call, struct stop_spec *spec, char opt, const char *arg)
 {
 	uint64_t n;
 
@@ -79,6 +79,11 @@ static bool parse_break_option(struct stop_spec *spec, char opt, const char *arg
 		if (!ctl_parse_u64(arg, 10, &n) || !n || n > INT32_MAX)
 			return false;
 		spec->pid = (pid_t)n;
+		return true;
+	case 'n':
+		if (!ctl_parse_u64(arg, 10, &n) || n > INT32_MAX)
+			return false;
+		spec->other_node = n != call->ctl->sdp->sd_jid;
 		return true;
 	case 't':
 		return parse_timeout(arg, &spec->timeout_ns);
@@ -156,7 +161,7 @@ static int parse_break(struct ctl_call *call, struct stop_spec *spec)
 		if (!strcmp(argv[i], "-1"))
 			spec->once = true;
 		else if (argv[i][1] && !argv[i][2] && i + 1 < call->argc &&
-			 parse_break_option(spec, argv[i][1], argv[i + 1]))
+			 parse_break_option(call, spec, argv[i][1], argv[i + 1]))
 			i++;
 		else
 			goto usage;
@@ -245,13 +250,15 @@ static void show_break(unsigned id, const struct stop_spec *spec, uint64_t hits,
 	fprintf(sh->out, sh->json ? "{\"break\":%u,\"glock\":\"%s\",\"at\":\"" : "%u: glock %s at ", id, glock);
 	print_spec(sh->out, spec);
 	if (sh->json) {
-		fprintf(sh->out, "\",\"pid\":%d,\"count\":%llu,\"once\":%s,\"timeout\":%.3f,\"hits\":%llu}\n", spec->pid,
-			(unsigned long long)spec->count, spec->once ? "true" : "false", spec->timeout_ns / 1e9,
+		fprintf(sh->out, "\",\"pid\":%d,\"here\":%s,\"count\":%llu,\"once\":%s,\"timeout\":%.3f,\"hits\":%llu}\n", spec->pid,
+			spec->other_node ? "false" : "true", (unsigned long long)spec->count, spec->once ? "true" : "false", spec->timeout_ns / 1e9,
 			(unsigned long long)hits);
 		return;
 	}
 	if (spec->pid)
 		fprintf(sh->out, ", pid %d", spec->pid);
+	if (spec->other_node)
+		fputs(", on another node", sh->out);
 	if (spec->count > 1)
 		fprintf(sh->out, ", from hit %llu on", (unsigned long long)spec->count);
 	fprintf(sh->out, "%s; hits: %llu\n", spec->once ? ", once" : "", (unsigned long long)hits);

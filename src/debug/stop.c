@@ -101,7 +101,7 @@ static void emit(enum gfs2_event_type type, const struct stop_site *site, const 
 
 static bool fits(const struct stop_spec *spec, const struct stop_site *site)
 {
-	if (!(spec->points & 1u << site->point))
+	if (spec->other_node || !(spec->points & 1u << site->point))
 		return false;
 	if (!spec->any_glock && (spec->gl_type != site->gl_type || spec->gl_number != site->gl_number))
 		return false;

@@ -59,6 +59,7 @@ struct stop_spec {
 	uint64_t gl_number;
 	uint8_t from, to;	/* transition: bit per lm_state */
 	pid_t pid;		/* 0: any */
+	bool other_node;	/* meant for another node: stops nothing here */
 	uint64_t count;		/* stop at this hit and later ones; 0 and 1: at the first */
 	bool once;		/* deleted when it has stopped something */
 	uint64_t timeout_ns;	/* how long a stop lasts at most; not 0 */

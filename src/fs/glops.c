@@ -40,6 +40,7 @@ const struct gfs2_glock_operations gfs2_iopen_glops = {
 	.go_type = LM_TYPE_IOPEN,
 	.go_flags = GLOF_LRU | GLOF_NONDISK,
 	.go_callback = iopen_go_callback,
+	.go_dump = iopen_go_dump,
 };
 
 /* flock(2), with the kernel's nodes; fcntl(2) locks, among ours (src/fuse/plock.c). */

@@ -313,6 +313,16 @@ void inode_go_dump(struct gfs2_glock *gl, FILE *out)
 	gfs2_glops_end(ip);
 }
 
+void iopen_go_dump(struct gfs2_glock *gl, FILE *out)
+{
+	struct gfs2_glock *inode = gfs2_glock_find(gl->gl_table, LM_TYPE_INODE, gl->gl_number);
+
+	if (!inode)
+		return;
+	inode_go_dump(inode, out);
+	gfs2_glock_put(inode);
+}
+
 /* --- direct I/O in flight --- */
 
 void inode_dio_begin(struct gfs2_inode *ip)

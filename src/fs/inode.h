@@ -284,6 +284,7 @@ void inode_go_dump(struct gfs2_glock *gl, FILE *out);
 
 /* Another node wants to free the inode. */
 void iopen_go_callback(struct gfs2_glock *gl, bool remote);
+void iopen_go_dump(struct gfs2_glock *gl, FILE *out);
 
 /* gl's inode, safe from being freed until gfs2_glops_end(); NULL: none is in core. */
 struct gfs2_inode *gfs2_glops_begin(struct gfs2_glock *gl);

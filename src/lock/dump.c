@@ -211,7 +211,8 @@ void gfs2_dump_glock(FILE *out, struct gfs2_glock *gl)
 		}
 		snaps[nr++] = snap_holder(gh);
 	}
-	object = gl->gl_object && gl->gl_state != LM_ST_UNLOCKED;
+	/* An iopen lock shows the inode that the lock of the same number belongs to. */
+	object = (gl->gl_object || gl->gl_type == LM_TYPE_IOPEN) && gl->gl_state != LM_ST_UNLOCKED;
 	rmutex_unlock(&gl->gl_lock);
 
 	for (i = 0; i < nr; i++)

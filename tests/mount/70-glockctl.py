@@ -11,7 +11,9 @@ import sys
 import threading
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "tools", "lib", "conform"))
 from testlib import *    # noqa: E402
+import glocks            # noqa: E402
 
 STATES = ("UN", "SH", "DF", "EX")
 
@@ -79,6 +81,73 @@ def case_dump(mount):
     check(any(line.startswith(" I: n:") and f"/{inode} " in line for line in lines), "no I: line")
     for entry in mount.glockctl("dump", json_lines=True):
         check(isinstance(entry, (dict, list)), "dump --json")
+    check(not any(line.startswith(" P: ") for line in lines if "/f" in line), "a path that nobody knows")
+    with open(mount / "f"):
+        check(f" P: {mount / 'f'}" in mount.glockctl("dump", f"inode:{inode}").stdout.splitlines(), "no path of an open file")
+        equal([one.get("path") for one in mount.glockctl("dump", f"2/{inode:x}", json_lines=True)], [mount / "f"], "path in JSON")
+        equal(mount.glockctl("dump", "3/12345678", ok=(1,)).returncode, 1, "a lock that is not there")
+
+
+def kinds(locks):
+    """Which lines there are and which fields each has, by type of glock."""
+    found = {}
+    for lock in locks:
+        for kind, what in lock.items():
+            for fields in what if isinstance(what, list) else [what] if what else []:
+                found.setdefault((lock["G"]["n"].split("/")[0], kind), set()).update(fields)
+    return found
+
+
+@on_mount
+def case_dump_kernel(mount):
+    """The parser of the kernel's own dump takes ours, field by field: with holders, waiters, dirty and held locks; and nothing else."""
+    with open(os.path.join(ROOT, "tests", "conform", "glocks-kernel")) as recorded:
+        sample = recorded.read()
+    kernel = kinds(glocks.parse(sample))
+    for number in range(30):
+        write_file(mount / f"f{number}", b"x" * 10000)
+    os.mkdir(mount / "d")
+    os.symlink("f1", mount / "s")
+    inode = os.stat(mount / "f1").st_ino
+    holder = subprocess.Popen([glockctl_program(), "-m", mount.dir, "hold", mount / "f1", "SH"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    check("held SH" in holder.stdout.readline(), "hold does not hold")
+    toucher = subprocess.Popen(["touch", mount / "f1"])
+    with open(mount / "f2", "r+b") as file:
+        file.write(b"dirty")
+        wait_for(lambda: f"p:{toucher.pid} [touch]" in mount.glockctl("dump", f"inode:{inode}").stdout, "somebody who waits")
+        # What the daemon itself says; glockctl adds paths.
+        peer = socket.socket(socket.AF_UNIX)
+        peer.connect(mount.control)
+        stream = peer.makefile("rw", encoding="utf-8")
+        stream.readline()
+        stream.write("dump\n")
+        stream.flush()
+        text = "".join(line[1:] for line in iter(stream.readline, "ok\n"))
+        stream.close()
+        peer.close()
+    holder.communicate()
+    toucher.wait()
+    locks = glocks.parse(text)
+    ours = kinds(locks)
+    for (number, kind), fields in ours.items():
+        if (number, kind) in kernel:
+            equal(fields, kernel[number, kind], f"fields of {kind}: lines of type {number}")
+    check({("2", "G"), ("2", "H"), ("2", "I"), ("5", "I"), ("3", "G"), ("3", "R")} <= set(ours), f"only {sorted(ours)}")
+    (mine,) = [lock for lock in locks if lock["G"]["n"] == f"2/{inode:x}"]
+    equal([(h["s"], "W" in h["f"], h["p"], h["comm"]) for h in mine["H"]], [("EX", True, str(toucher.pid), "touch")], "who waits")
+    equal((mine["I"] or {}).get("n", f"?/{inode}").split("/")[1], str(inode), "the inode's number")
+    # Every line with something changed is refused: the parser does read it.
+    for source in (sample, text):
+        lines = source.splitlines()
+        rnd = random.Random(SEED)
+        for at in rnd.sample(range(len(lines)), min(40, len(lines))):
+            for wrong in (lines[at][1:], lines[at].rpartition(" ")[0], lines[at].replace(":", "", 1), lines[at] + " x:1", " X: n:1"):
+                changed = "\n".join(lines[:at] + [wrong] + lines[at + 1:])
+                try:
+                    glocks.parse(changed)
+                except glocks.Unknown:
+                    continue
+                check(False, f"{wrong!r} is taken for a line of the kernel's")
 
 
 @on_mount

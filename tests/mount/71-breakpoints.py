@@ -115,8 +115,9 @@ def case_conditions(mount):
     """-c, -p, -1 and another file: only what was meant is stopped."""
     inode, other = holed_file(mount), holed_file(mount, "other")
     control = Session(mount)
-    control("break", "-c", "3", "-1", "dio", "hole", f"inode:{inode}")
+    control("break", "-c", "3", "-n", "0", "-1", "dio", "hole", f"inode:{inode}")
     control("break", "-p", "1", "any", "*->*")
+    control("break", "-n", "7", "any", "*->*")          # this is node 0
     for turn in range(2):
         done(direct_write(mount / "f", (64 + 4 * turn) << 10, BLOCK))
         done(direct_write(mount / "other", (64 + 4 * turn) << 10, BLOCK))
@@ -124,7 +125,9 @@ def case_conditions(mount):
     control("wait", "60")
     (stop,) = control.list("stops")
     equal((stop["glock"], stop["pid"]), (f"2/{inode:x}", third.pid), "who is stopped")
-    equal([b["break"] for b in control.list("breaks")], [2], "breakpoints left")
+    equal([b["break"] for b in control.list("breaks")], [2, 3], "breakpoints left")
+    equal([(b["here"], b["hits"]) for b in control.list("breaks")], [(True, 0), (False, 0)], "what the others have seen")
+    check("on another node" in mount.glockctl("breaks").stdout or "on another node" in "".join(control("breaks")), "breaks tells the node")
     control("continue")
     done(third)
     check(other != inode, "two files")

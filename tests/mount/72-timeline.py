@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import types
 import xml.etree.ElementTree as ElementTree
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
@@ -104,9 +105,25 @@ def case_slow_reader():
 
 
 def slices(text):
-    """The trace viewer's format, judged: sorted, nothing negative, nested on each thread."""
+    """The trace viewer's format, judged: what Perfetto's importer demands of each event; sorted, nested on each thread."""
     all_events = json.loads(text)["traceEvents"]
     equal({e["ph"] for e in all_events} - {"M", "X", "i"}, set(), "other kinds of events")
+    homes = {}
+    for e in all_events:
+        check(isinstance(e["name"], str) and e["name"] and isinstance(e["args"], dict), f"without a name: {e}")
+        # 0 is the idle process; a thread is in one process.
+        check(all(isinstance(e[key], int) and 0 <= e[key] < 1 << 31 for key in ("pid", "tid")) and e["pid"] > 0, f"numbers: {e}")
+        if e["tid"]:
+            equal(homes.setdefault(e["tid"], e["pid"]), e["pid"], f"the process of thread {e['tid']}")
+        if e["ph"] == "M":
+            check(e["name"] in ("process_name", "thread_name", "thread_sort_index"), f"metadata: {e}")
+            check(isinstance(e["args"].get("name"), str) or isinstance(e["args"].get("sort_index"), int), f"metadata without its value: {e}")
+        else:
+            check(isinstance(e["ts"], (int, float)) and e["ts"] >= 0, f"time: {e}")
+            check(e["ph"] != "X" or (e["tid"] and isinstance(e["dur"], (int, float))), f"slice: {e}")
+            check(e["ph"] != "i" or e["s"] == ("t" if e["tid"] else "p"), f"the scope of an instant: {e}")
+    named = {e["pid"] for e in all_events if e["name"] == "process_name"}
+    equal({e["pid"] for e in all_events} - named, set(), "processes without a name")
     timed = [e for e in all_events if e["ph"] != "M"]
     equal([e["ts"] for e in timed], sorted(e["ts"] for e in timed), "the order")
     names = {(e["pid"], e["tid"]): e["args"]["name"] for e in all_events if e["name"] == "thread_name"}
@@ -213,10 +230,56 @@ def case_two_nodes():
     check(titles["break"][0].startswith("breakpoint: ?<x>") and titles["break"][0].endswith(" and on"), f"open: {titles['break']}")
     check("3 missed" in texts, f"the gap is not shown: {texts}")
     trace, _all = slices(glockctl("timeline", "--json", *paths).stdout)
-    equal([(e["pid"], round(e["ts"] * 1000)) for e in trace if e["name"] == "EX"], [(1, 10_000), (2, 11_000)], "when they changed")
+    equal([(e["pid"], round(e["ts"] * 1000)) for e in trace if e["name"] == "EX"], [(2, 10_000), (3, 11_000)], "when they changed")
     equal(glockctl("show", paths[0]).stdout.splitlines()[1:3],
           ["1700000000.000021 pid 7: gfs2_glock_state_change: glock 2:16 state NL to EX granted req:9", "-- 3 events were missed"],
           "what show prints")
+
+
+def case_explain():
+    """Who waited for whom, across nodes: asked of the nodes, and long afterwards of what was recorded."""
+    need_fuse()
+    volume = Volume(size="256M", journals=2, proto="lock_dlm", table="who:waits")
+    options = ("lockproto=lock_local",)
+    with volume.mount(*options) as one, volume.mount(*options) as two:
+        listed = glockctl("mounts").stdout.splitlines()
+        controls = [next(listed[at + 1].strip() for at, line in enumerate(listed) if line.startswith(mount.dir + " ")) for mount in (one, two)]
+        write_file(one / "f", b"x" * 5000, sync=True)
+        inode = os.stat(one / "f").st_ino
+        with open(one / "f", "r+b") as file:
+            file.write(b"y")
+        holder = Control(types.SimpleNamespace(options=("control=" + controls[0],)))
+        paths = [temp("one"), temp("two")]
+        with Recorder(one, paths[0], "-s", "0") as first, Recorder(two, paths[1], "-s", "0") as second:
+            holder("break", f"inode:{inode}", "EX->*")
+            reader = subprocess.Popen(["cat", two / "f"], stdout=subprocess.DEVNULL)
+            holder("wait", "60")
+            first.await_event(event="break_hit")
+            second.await_event(event="glock_queue", pid=reader.pid, glock=f"2/{inode:x}")
+            live = glockctl("-s", controls[0], "-s", controls[1], "explain").stdout
+        holder("continue")
+        equal(reader.wait(), 0, "exit status of cat")
+        holder.close()
+        # One source that is a socket: paths work.
+        check("nobody waits" in glockctl("-s", controls[1], "explain", two / "f").stdout, "after it")
+        where = [json.loads(line) for line in glockctl("-s", controls[0], "--json", "where", one / "f").stdout.splitlines()]
+        equal([lock["glock"].split("/")[0] for lock in where], ["2", "5", "3"], "where --json")
+    volume.fsck()
+    then = glockctl("-s", paths[0], "-s", paths[1], "explain").stdout
+    for text, node in ((live, one.dir), (then, paths[0])):
+        lines = text.splitlines()
+        waits = [line for line in lines if f"waits on" in line and f"for SH of glock 2/{inode:x} (inode:{inode})" in line]
+        check(waits and f"pid {reader.pid} [" in waits[0], f"who waits: {text}")
+        check(any(line.strip().startswith(f"node {node} has it in EX, and has been asked to let go") for line in lines), f"for whom: {text}")
+        check(any("a breakpoint holds it: stop" in line for line in lines), f"why: {text}")
+    told = [json.loads(line) for line in glockctl("-s", paths[0], "-s", paths[1], "--json", "explain").stdout.splitlines()]
+    equal(["  " * one["depth"] + one["text"] for one in told], then.splitlines(), "explain --json")
+    equal(glockctl("-s", paths[0], "-s", paths[1], "explain", f"inode:{inode}").stdout, then, "of that lock alone")
+    check(f"pid {reader.pid} " not in glockctl("-s", paths[0], "-s", paths[1], "explain", "-t", "0").stdout, "it waits before it was there")
+    check("none of the sources" in glockctl("-s", controls[0], "explain", "-t", "1", ok=1).stderr, "-t without a recording")
+    glockctl("-s", paths[0], "explain", "-t", "x", ok=2)
+    check("not a recording" in glockctl("-s", __file__, "explain", ok=1).stderr, "a file that is none")
+    check("no such node" in glockctl("-s", "ssh:a;b", "explain", ok=2).stderr, "a name for the shell")
 
 
 def case_bad_files():

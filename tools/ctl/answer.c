@@ -14,16 +14,21 @@
 struct dump_state {
 	bool open;		/* an object was begun */
 	unsigned holders;
+	const char *path;	/* of the inode; NULL: not known */
 	char object[1024];	/* JSON members of the I: or R: line */
 };
 
-static void put_string(const char *s, size_t len)
+void put_json_string(const char *s)
 {
 	putchar('"');
-	for (; len--; s++) {
+	for (; *s; s++) {
+		if ((unsigned char)*s < ' ') {
+			printf("\\u%04x", (unsigned)(unsigned char)*s);
+			continue;
+		}
 		if (*s == '"' || *s == '\\')
 			putchar('\\');
-		putchar((unsigned char)*s < 0x20 ? '?' : *s);
+		putchar(*s);
 	}
 	putchar('"');
 }
@@ -32,7 +37,12 @@ static void dump_close(struct dump_state *d)
 {
 	if (!d->open)
 		return;
-	printf("]%s}\n", d->object);
+	printf("]%s", d->object);
+	if (d->path) {
+		printf(",\"path\":");
+		put_json_string(d->path);
+	}
+	puts("}");
 	*d = (struct dump_state){ 0 };
 }
 
@@ -121,7 +131,7 @@ static void demote_json(const char *line)
 	if (sscanf(line, "%63s %7s %15s %7s", glock, from, word, to) != 4)
 		return;
 	printf("{\"glock\":");
-	put_string(glock, strlen(glock));
+	put_json_string(glock);
 	printf(",\"from\":\"%s\",\"to\":\"%s\"}\n", from, to);
 }
 
@@ -185,18 +195,48 @@ bool print_notice(FILE *out, const char *line, bool json)
 	return true;
 }
 
+/* The path behind a "G:" line. */
+static const char *path_of_line(const struct paths *paths, const char *line)
+{
+	const char *name = strstr(line, " n:");
+	char lock[40];
+
+	return name && sscanf(name, " n:%39s", lock) == 1 ? paths_of_lock(paths, lock) : NULL;
+}
+
+/* Behind the lines of a lock, once: the kernel has no such line, and those who read its file look for letters that they know. */
+static void put_path(const char **path)
+{
+	if (*path)
+		printf(" P: %s\n", *path);
+	*path = NULL;
+}
+
 int print_answer(struct conn *c, const char *cmd, bool json)
 {
+	bool dump = !strcmp(cmd, "dump");
+	struct paths *paths = dump ? paths_find(c) : NULL;
 	struct dump_state d = { 0 };
+	const char *path = NULL;
 	int status = -1;
 	char *line;
 
 	while (status < 0 && (line = conn_line(c))) {
 		if (line[0] != ' ') {
-			if (!print_notice(stdout, line, json))
+			if (!print_notice(stdout, line, json)) {
+				put_path(&path);
 				status = answer_status(line, false);
-		} else if (json && !strcmp(cmd, "dump")) {
+			}
+		} else if (json && dump) {
 			dump_json(&d, line + 1);
+			if (!strncmp(line + 1, "G:", 2))
+				d.path = path_of_line(paths, line + 1);
+		} else if (dump) {
+			if (!strncmp(line + 1, "G:", 2)) {
+				put_path(&path);
+				path = path_of_line(paths, line + 1);
+			}
+			puts(line + 1);
 		} else if (json && !strcmp(cmd, "demote") && line[1] != ' ' && line[2] != ':') {
 			demote_json(line + 1);
 		} else {
@@ -204,6 +244,7 @@ int print_answer(struct conn *c, const char *cmd, bool json)
 		}
 	}
 	dump_close(&d);
+	paths_free(paths);
 	if (status < 0) {
 		if (!interrupted())
 			complain("the daemon has closed the connection");

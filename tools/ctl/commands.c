@@ -93,9 +93,10 @@ const struct command commands[] = {
 	{ "locks", "locks [--waiting]", "List the glocks in short, or those that somebody waits for with who waits and who holds.", cmd_locks },
 	{ "where", "where PATH|GLOCK",
 	  "Print the locks behind a path: the inode's, its IOPEN lock, the one of its resource group.", cmd_where },
-	{ "explain", "explain [PATH|GLOCK]",
+	{ "explain", "explain [-t SECONDS] [PATH|GLOCK]",
 	  "Say in words who waits for whom, and why.  With -s given several times, across nodes: a socket,\n"
-	  "ssh:HOST, or cluster:NODE of a cluster that tools/cluster has started.", cmd_explain },
+	  "ssh:HOST, cluster:NODE of a cluster that tools/cluster has started, or a recording, of which -t\n"
+	  "chooses the moment, counted from the begin of the first (its end).", cmd_explain },
 	{ "map", "map PATH|GLOCK",
 	  "Print where a file's blocks are: what the tree on disk says, and what is known in memory.", .json = true },
 	{ "dio", "dio PATH|GLOCK",
@@ -104,6 +105,11 @@ const struct command commands[] = {
 	{ "stats", "stats [PATH|GLOCK]...",
 	  "Print how long holders waited for locks and held them: by type since the mount, or of these locks\n"
 	  "since they came into memory.", .json = true },
+	{ "top", "top [-d SECONDS] [-k SORT] [-f FILTER] [--once | --batch] [-n COUNT] [-l LINES]",
+	  "Watch the busiest locks on the whole screen: states, who holds and waits, requests, transitions and\n"
+	  "bounces per second, direct I/O and what fell back; Enter opens a lock's own page, ? tells the keys.\n"
+	  "SORT: requests, transitions, bounces, waiters, direct, state, name.  --once, --batch, --json: as text,\n"
+	  "once or COUNT times, LINES locks.", cmd_top },
 	{ "demote", "demote GLOCK|PATH UN|SH|DF [SECONDS]",
 	  "Make this node give a lock up, as if another node had asked for it.  Fails if it is\n"
 	  "still in use after SECONDS (10)." },
@@ -123,10 +129,10 @@ const struct command commands[] = {
 	  "states, who waited for it and held it, direct I/O, breakpoints.  --json: for ui.perfetto.dev.\n"
 	  "Quiet times are cut short unless --linear.", cmd_timeline, true },
 	{ "break",
-	  "break [-c COUNT] [-p PID] [-t SECONDS] [-1] GLOCK|PATH|any FROM->TO | dio hole|drain|upgrade|buffered [GLOCK|PATH] | dlm request|ast|bast [GLOCK|PATH]",
+	  "break [-c COUNT] [-p PID] [-n NODE] [-t SECONDS] [-1] GLOCK|PATH|any FROM->TO | dio hole|drain|upgrade|buffered [GLOCK|PATH] | dlm request|ast|bast [GLOCK|PATH]",
 	  "Stop a lock's transition, a phase of a direct write, or a message of the lock manager, while\n"
 	  "everything else goes on.  FROM and TO: a state, several with |, or *.  -c: from the COUNTth on;\n"
-	  "-p: of this process; -t: let go after SECONDS; -1: once.  Until Ctrl-C hits are told as they happen,\n"
+	  "-p: of this process; -n: on this node, nothing on others; -t: let go after SECONDS; -1: once.  Until Ctrl-C hits are told as they happen,\n"
 	  "and let go when their time is over; in the REPL they can be stepped.", cmd_break, .json = true },
 	{ "run", "run [--keep | --check] FILE [DIR]...",
 	  "Run a scenario, with breakpoints and steps, in a directory of its own below DIR (the mount point), and tell\n"

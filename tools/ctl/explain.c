@@ -1,167 +1,19 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Dumps read back: who waits for whom (explain, locks), what is behind a path (where).
+ * Who waits for whom (explain, locks), and what is behind a path (where).
  *
  * A node is one source: this connection, or one of several given with -s.  What it holds and waits for is what its dump says; an edge between nodes
  * is a lock that one of them has asked the lock manager for and another one has in a state that does not go with it.
  */
 #include "glockctl.h"
+#include "dump.h"
 
+#include <limits.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
-
-/* One "H:" line. */
-struct holder {
-	char state[4], flags[16], comm[64], where[64];
-	long pid;
-	bool waits;
-};
-
-/* One "G:" line and what follows it. */
-struct lock {
-	char name[40], state[4], target[4], demote[4], flags[32], object[200];
-	struct holder *holders;
-	unsigned nr;
-	char kept[4];		/* by hand, in this state; "": not */
-	char *stop;		/* what a breakpoint has stopped of it, in words; NULL */
-};
-
-struct node {
-	const char *name;
-	struct lock *locks;
-	size_t nr;
-};
-
-/* --- reading --- */
-
-static void *grow(void *array, size_t nr, size_t size)
-{
-	void *p;
-
-	if (nr & (nr - 1))
-		return array;
-	p = reallocarray(array, nr ? 2 * nr : 1, size);
-	if (!p)
-		die(EXIT_REFUSED, "out of memory");
-	return p;
-}
-
-/* The value of "k:value" in a line, up to a blank. */
-static bool field(const char *line, const char *key, char *out, size_t size)
-{
-	size_t klen = strlen(key), n = 0;
-	const char *s;
-
-	for (s = strstr(line, key); s; s = strstr(s + 1, key))
-		if (s == line || s[-1] == ' ')
-			break;
-	if (!s)
-		return false;
-	for (s += klen; *s && *s != ' ' && n + 1 < size; s++)
-		out[n++] = *s;
-	out[n] = 0;
-	return true;
-}
-
-static void read_holder(struct lock *l, const char *line)
-{
-	struct holder *h;
-	const char *open, *close;
-	char pid[24] = "0";
-
-	l->holders = grow(l->holders, l->nr, sizeof(*h));
-	h = &l->holders[l->nr++];
-	memset(h, 0, sizeof(*h));
-	field(line, "s:", h->state, sizeof(h->state));
-	field(line, "f:", h->flags, sizeof(h->flags));
-	field(line, "p:", pid, sizeof(pid));
-	h->pid = strtol(pid, NULL, 10);
-	h->waits = strchr(h->flags, 'W');
-	open = strchr(line, '[');
-	close = strrchr(line, ']');
-	if (open && close > open) {
-		snprintf(h->comm, sizeof(h->comm), "%.*s", (int)(close - open - 1), open + 1);
-		snprintf(h->where, sizeof(h->where), "%s", close[1] ? close + 2 : "");
-	}
-}
-
-static void read_dump(struct node *n, char *text)
-{
-	struct lock *l = NULL;
-	char *line, *save = NULL, demote[40];
-
-	for (line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
-		if (!strncmp(line, "G:", 2)) {
-			n->locks = grow(n->locks, n->nr, sizeof(*l));
-			l = &n->locks[n->nr++];
-			memset(l, 0, sizeof(*l));
-			field(line, "s:", l->state, sizeof(l->state));
-			field(line, "n:", l->name, sizeof(l->name));
-			field(line, "f:", l->flags, sizeof(l->flags));
-			field(line, "t:", l->target, sizeof(l->target));
-			if (field(line, "d:", demote, sizeof(demote)))
-				snprintf(l->demote, sizeof(l->demote), "%.2s", demote);
-		} else if (l && !strncmp(line, " H:", 3)) {
-			read_holder(l, line);
-		} else if (l && !strncmp(line, " I:", 3)) {
-			snprintf(l->object, sizeof(l->object), "%s", line + 1);
-		} else if (l && !strncmp(line, " R:", 3)) {
-			snprintf(l->object, sizeof(l->object), "%s", line + 1);
-		}
-	}
-}
-
-static struct lock *find_lock(struct node *n, const char *name)
-{
-	size_t i;
-
-	for (i = 0; i < n->nr; i++)
-		if (!strcmp(n->locks[i].name, name))
-			return &n->locks[i];
-	return NULL;
-}
-
-/* What breakpoints and hands keep from moving. */
-static void read_kept(struct node *n, char *holds, char *stops)
-{
-	char *line, *save = NULL, name[40], state[4];
-	struct lock *l;
-
-	for (line = strtok_r(holds, "\n", &save); line; line = strtok_r(NULL, "\n", &save))
-		if (sscanf(line, "%39s %3s", name, state) == 2 && (l = find_lock(n, name)))
-			strcpy(l->kept, state);
-	save = NULL;
-	for (line = strtok_r(stops, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
-		char *of = strstr(line, " of glock ");
-
-		if (of && sscanf(of, " of glock %39s", name) == 1 && (l = find_lock(n, name)) && !l->stop)
-			l->stop = strdup(line);
-	}
-}
-
-static char *dup_or_empty(char *s)
-{
-	return s ? s : strdup("");
-}
-
-static int read_conn(struct conn *c, struct node *n)
-{
-	char *dump = ask(c, false, "dump", NULL), *holds, *stops;
-
-	if (!dump)
-		return EXIT_REFUSED;
-	n->name = c->mountpoint;
-	read_dump(n, dump);
-	holds = dup_or_empty(ask(c, true, "holds", "all", NULL));
-	stops = dup_or_empty(ask(c, true, "stops", "all", NULL));
-	read_kept(n, holds, stops);
-	free(dump);
-	free(holds);
-	free(stops);
-	return EXIT_DONE;
-}
 
 /* The output of a glockctl on another machine. */
 static int read_command(const char *source, const char *command, struct node *n)
@@ -196,7 +48,37 @@ static bool plain_word(const char *s)
 	return *s && *s != '-' && strspn(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_@") == strlen(s);
 }
 
-static int read_source(const char *source, struct node *n)
+/* A file is a recording, a socket a daemon. */
+static bool is_recording(const char *source)
+{
+	struct stat st;
+
+	return !stat(source, &st) && S_ISREG(st.st_mode);
+}
+
+/* When is @seconds after the first of the recordings began?  -1: there is none, or it cannot be read. */
+static long long moment(double seconds)
+{
+	long long first = LLONG_MAX;
+
+	if (seconds < 0)
+		return LLONG_MAX;
+	for (unsigned i = 0; i < nr_sources; i++)
+		if (is_recording(sources[i])) {
+			long long t = recording_begin(sources[i]);
+
+			if (t < 0)
+				return -1;
+			first = t < first ? t : first;
+		}
+	if (first == LLONG_MAX) {
+		complain("-t: none of the sources is a recording");
+		return -1;
+	}
+	return first + (long long)(seconds * 1e9);
+}
+
+static int read_source(const char *source, long long until, struct node *n)
 {
 	static struct conn conns[MAX_SOURCES];
 	static unsigned nr;
@@ -215,42 +97,35 @@ static int read_source(const char *source, struct node *n)
 				 "tools/cluster run %.200s glockctl dump", host);
 		return read_command(source, command, n);
 	}
+	if (is_recording(source))
+		return read_recording(source, until, n);
 	if (conn_open(source, c)) {
 		complain("%s: %s", source, c->why);
 		return EXIT_REFUSED;
 	}
-	status = read_conn(c, n);
+	status = read_conn(c, n, false);
 	conn_close(c);
 	return status;
 }
 
-static int read_nodes(struct conn *c, struct node *nodes, unsigned *nr)
+static int read_nodes(struct conn *c, double seconds, struct node *nodes, unsigned *nr)
 {
+	long long until = moment(seconds);
 	unsigned i;
 	int status;
 
 	memset(nodes, 0, MAX_SOURCES * sizeof(*nodes));
-	*nr = 1;
-	if (nr_sources < 2)
-		return read_conn(c, &nodes[0]);
+	*nr = c ? 1 : nr_sources;
+	if (until < 0)
+		return EXIT_REFUSED;
+	if (c)
+		return read_conn(c, &nodes[0], false);
 	for (i = 0; i < nr_sources; i++) {
-		status = read_source(sources[i], &nodes[i]);
+		status = read_source(sources[i], until, &nodes[i]);
 		if (status)
 			return status;
 	}
-	*nr = nr_sources;
 	return EXIT_DONE;
-}
-
-static void free_node(struct node *n)
-{
-	size_t i;
-
-	for (i = 0; i < n->nr; i++) {
-		free(n->locks[i].holders);
-		free(n->locks[i].stop);
-	}
-	free(n->locks);
 }
 
 /* --- what goes with what --- */
@@ -262,29 +137,12 @@ static bool go_together(const char *a, const char *b)
 	return !strcmp(a, b) && strcmp(a, "EX");
 }
 
-static const char *lock_words(const struct lock *l, char *buf, size_t size)
-{
-	unsigned long long number;
-
-	if (!strncmp(l->name, "2/", 2) && sscanf(l->name + 2, "%llx", &number) == 1)
-		snprintf(buf, size, "%s (inode:%llu)", l->name, number);
-	else
-		snprintf(buf, size, "%s", l->name);
-	return buf;
-}
-
-static const char *who_words(const struct holder *h, char *buf, size_t size)
-{
-	if (h->pid)
-		snprintf(buf, size, "pid %ld [%s]", h->pid, h->comm);
-	else
-		snprintf(buf, size, "the daemon");
-	return buf;
-}
-
 /* --- explain --- */
 
 #define MAX_DEPTH 16
+
+/* One object for each line, with how deep it is. */
+static bool as_json;
 
 struct chain {
 	struct node *nodes;
@@ -296,13 +154,19 @@ struct chain {
 static void say(const struct chain *ch, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 static void say(const struct chain *ch, const char *fmt, ...)
 {
+	char text[512];
 	va_list ap;
 
-	printf("%*s", (int)(2 * ch->depth), "");
 	va_start(ap, fmt);
-	vprintf(fmt, ap);
+	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
-	putchar('\n');
+	if (as_json) {
+		printf("{\"depth\":%u,\"text\":", ch->depth);
+		put_json_string(text);
+		puts("}");
+	} else {
+		printf("%*s%s\n", (int)(2 * ch->depth), "", text);
+	}
 }
 
 static void explain_lock(struct chain *ch, struct node *n, struct lock *l);
@@ -420,8 +284,19 @@ int cmd_explain(struct conn *c, int argc, char **argv, bool json)
 	int status;
 	size_t j;
 
-	if (argc > 1) {
-		complain("usage: explain [PATH|GLOCK]");
+	double seconds = -1;
+	char *end = NULL;
+
+	as_json = json;
+	if (argc > 1 && !strcmp(argv[0], "-t")) {
+		seconds = strtod(argv[1], &end);
+		if (*end || !(seconds >= 0) || seconds > 1e9)
+			argc = -1;
+		argv += 2;
+		argc -= 2;
+	}
+	if (argc < 0 || argc > 1 || (argc && argv[0][0] == '-')) {
+		complain("usage: %s", find_command("explain")->synopsis);
 		return EXIT_USAGE;
 	}
 	if (argc) {
@@ -434,7 +309,7 @@ int cmd_explain(struct conn *c, int argc, char **argv, bool json)
 			snprintf(name, sizeof(name), "%s", want);
 		free(want);
 	}
-	status = read_nodes(c, nodes, &ch.nr);
+	status = read_nodes(c, seconds, nodes, &ch.nr);
 	for (i = 0; !status && i < ch.nr; i++)
 		for (j = 0; j < nodes[i].nr; j++) {
 			struct lock *l = &nodes[i].locks[j];
@@ -449,7 +324,7 @@ int cmd_explain(struct conn *c, int argc, char **argv, bool json)
 			told++;
 			explain_lock(&ch, &nodes[i], l);
 		}
-	if (!status && !told)
+	if (!status && !told && !json)
 		printf(argc ? "nobody waits for %s\n" : "nobody waits for a lock\n", name);
 	for (i = 0; i < ch.nr; i++)
 		free_node(&nodes[i]);
@@ -470,7 +345,7 @@ int cmd_locks(struct conn *c, int argc, char **argv, bool json)
 		complain("usage: locks [--waiting]");
 		return EXIT_USAGE;
 	}
-	status = read_conn(c, &n);
+	status = read_conn(c, &n, false);
 	for (i = 0; i < n.nr; i++) {
 		const struct lock *l = &n.locks[i];
 		unsigned w = 0, h;
@@ -496,23 +371,47 @@ int cmd_locks(struct conn *c, int argc, char **argv, bool json)
 
 /* --- where --- */
 
-/* The resource group that a block is in begins at the largest address that is not above it. */
-static void print_rgrp(struct conn *c, unsigned long long block)
+/* The resource group that a block is in begins at the largest address that is not above it.  False: it is not in memory. */
+static bool rgrp_of(struct conn *c, unsigned long long block, char *lock, size_t size)
 {
 	unsigned long long best = 0, number;
 	char *dump = ask(c, false, "dump", NULL), *line, *save = NULL, name[40];
 
 	for (line = dump ? strtok_r(dump, "\n", &save) : NULL; line; line = strtok_r(NULL, "\n", &save))
-		if (!strncmp(line, "G:", 2) && field(line, "n:3/", name, sizeof(name)) && sscanf(name, "%llx", &number) == 1 &&
+		if (!strncmp(line, "G:", 2) && dump_field(line, "n:3/", name, sizeof(name)) && sscanf(name, "%llx", &number) == 1 &&
 		    number <= block && number > best)
 			best = number;
 	free(dump);
-	if (!best)
+	snprintf(lock, size, "3/%llx", best);
+	return best;
+}
+
+static void print_rgrp(struct conn *c, unsigned long long block)
+{
+	char name[40], *dump;
+
+	if (!rgrp_of(c, block, name, sizeof(name)))
 		return;
-	snprintf(name, sizeof(name), "3/%llx", best);
 	dump = ask(c, true, "dump", name, NULL);
 	printf("resource group\n%s", dump ? dump : "");
 	free(dump);
+}
+
+/* The same locks as `dump --json` has them, those that are in memory. */
+static int where_json(struct conn *c, char *glock, unsigned type, unsigned long long number)
+{
+	char iopen[40], rgrp[40], *locks[3] = { glock }, *text;
+	int nr = 1, status;
+
+	snprintf(iopen, sizeof(iopen), "5/%llx", number);
+	text = type == 2 ? ask(c, true, "dump", iopen, NULL) : NULL;
+	if (text)
+		locks[nr++] = iopen;
+	free(text);
+	if (type == 2 && rgrp_of(c, number, rgrp, sizeof(rgrp)))
+		locks[nr++] = rgrp;
+	status = send_request(c, "dump", nr, locks, true);
+	return status ? status : print_answer(c, "dump", true);
 }
 
 int cmd_where(struct conn *c, int argc, char **argv, bool json)
@@ -532,6 +431,8 @@ int cmd_where(struct conn *c, int argc, char **argv, bool json)
 		sscanf(name, "%u/%llx", &type, &number);
 	free(name);
 	snprintf(glock, sizeof(glock), "%u/%llx", type, number);
+	if (json)
+		return where_json(c, glock, type, number);
 	text = ask(c, false, "dump", glock, NULL);
 	if (!text)
 		return EXIT_REFUSED;

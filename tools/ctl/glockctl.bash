@@ -9,7 +9,7 @@ _glockctl_locks()
 _glockctl()
 {
 	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} mount=() i cmd=
-	local commands='mounts dump locks where explain map dio stats demote hold trace record show timeline break run get set repl'
+	local commands='mounts dump top locks where explain map dio stats demote hold trace record show timeline break run get set repl'
 
 	COMPREPLY=()
 	for ((i = 1; i < COMP_CWORD; i++)); do
@@ -29,8 +29,9 @@ _glockctl()
 	demote|hold)
 		mapfile -t COMPREPLY < <(compgen -W "UN SH DF EX $(_glockctl_locks)" -- "$cur"; compgen -f -- "$cur") ;;
 	break)
-		mapfile -t COMPREPLY < <(compgen -W "any dio dlm hole drain upgrade buffered request ast bast -c -p -t -1 $(_glockctl_locks)" -- "$cur"
+		mapfile -t COMPREPLY < <(compgen -W "any dio dlm hole drain upgrade buffered request ast bast -c -p -n -t -1 $(_glockctl_locks)" -- "$cur"
 			compgen -f -- "$cur") ;;
+	top) mapfile -t COMPREPLY < <(compgen -W "-d -k -f -n -l --once --batch requests transitions bounces waiters direct state name" -- "$cur") ;;
 	run) mapfile -t COMPREPLY < <(compgen -W "--keep --check" -- "$cur"; compgen -f -- "$cur") ;;
 	record|show) mapfile -t COMPREPLY < <(compgen -f -- "$cur") ;;
 	timeline) mapfile -t COMPREPLY < <(compgen -W "-o -g --linear --json" -- "$cur"; compgen -f -- "$cur") ;;

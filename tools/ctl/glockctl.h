@@ -20,15 +20,17 @@ void complain(const char *fmt, ...) __attribute__((format(printf, 1, 2)));
 void die(int status, const char *fmt, ...) __attribute__((format(printf, 2, 3), noreturn));
 /* @p, or the end of the program if there is no memory. */
 void *must(void *p);
+/* Room for one more in @array, which has @nr of @size. */
+void *grow(void *array, size_t nr, size_t size);
 
-/* --- interrupt.c: Ctrl-C and SIGTERM --- */
+/* --- interrupt.c: Ctrl-C, SIGTERM and SIGHUP --- */
 
 /* Who waits for a daemon stops waiting.  Never lost: looked at before every wait, and the wait sees it come. */
 bool interrupted(void);
-/* It was SIGTERM: not only what runs is to end. */
+/* It was not Ctrl-C: not only what runs is to end. */
 bool interrupt_ended(void);
 void interrupt_clear(void);
-/* Take SIGINT and SIGTERM this way from now on. */
+/* Take them this way from now on. */
 void interrupt_catch(void);
 /* Readable while interrupted; -1 before interrupt_catch(). */
 int interrupt_fd(void);
@@ -82,6 +84,8 @@ int answer_status(const char *line, bool quiet);
  * The answer as text, lines without the blank, each ended by a newline; to be freed.  NULL: an error, said on stderr unless @quiet.
  */
 char *ask(struct conn *c, bool quiet, const char *cmd, ...) __attribute__((sentinel));
+/* On stdout, quoted. */
+void put_json_string(const char *s);
 /* A stop, as the daemon's JSON tells it, in words. */
 void print_stop(FILE *out, const char *json);
 /* One "* {json}" line, if @line is one. */
@@ -112,6 +116,20 @@ int cmd_locks(struct conn *c, int argc, char **argv, bool json);
 int cmd_where(struct conn *c, int argc, char **argv, bool json);
 int cmd_explain(struct conn *c, int argc, char **argv, bool json);
 int repl(struct conn *c);
+
+/* --- paths.c: of inodes that somebody has open --- */
+
+struct paths;
+struct paths *paths_find(const struct conn *c);
+/* NULL: nobody knows. */
+const char *paths_of(const struct paths *p, unsigned long long inode);
+/* The same for the inode that a lock belongs to. */
+const char *paths_of_lock(const struct paths *p, const char *lock);
+void paths_free(struct paths *p);
+
+/* --- top.c --- */
+
+int cmd_top(struct conn *c, int argc, char **argv, bool json);
 
 /* --- run.c --- */
 

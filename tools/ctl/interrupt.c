@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Ctrl-C as something that can be waited for: the handler makes a descriptor readable.
+ * Ctrl-C, SIGTERM and a terminal that is gone (SIGHUP) as something that can be waited for: the handler makes a descriptor readable.
  */
 #include "glockctl.h"
 
@@ -18,7 +18,7 @@ static void on_signal(int sig)
 {
 	int saved = errno;
 
-	if (sig == SIGTERM)
+	if (sig != SIGINT)
 		ended = 1;
 	/* It could only fail by being readable already, and errno is put back. */
 	(void)!eventfd_write(fd, 1);
@@ -55,6 +55,7 @@ void interrupt_catch(void)
 		die(EXIT_REFUSED, "eventfd: %s", strerror(errno));
 	sigaction(SIGINT, &sa, NULL);
 	sigaction(SIGTERM, &sa, NULL);
+	sigaction(SIGHUP, &sa, NULL);
 }
 
 int interrupt_fd(void)

@@ -10,6 +10,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 const char *sources[MAX_SOURCES];
@@ -49,13 +50,18 @@ void *must(void *p)
 	return p;
 }
 
+void *grow(void *array, size_t nr, size_t size)
+{
+	return nr & (nr - 1) ? array : must(reallocarray(array, nr ? 2 * nr : 1, size));
+}
+
 static void usage(FILE *out)
 {
 	const struct command *cmd;
 
 	fprintf(out, "usage: glockctl [-m DIR | -s SOCKET] [--json] [COMMAND [ARGUMENT]...]\n"
 		     "  -m DIR      the mount on DIR (default: the only one, or the one a PATH is on)\n"
-		     "  -s SOCKET   the control socket itself; several, for explain\n"
+		     "  -s SOCKET   the control socket itself; several, for explain (other sources, too) and run\n"
 		     "  --json      machine-readable output\n"
 		     "Without a command, on a terminal: commands one after another (repl).\n"
 		     "commands (COMMAND --help tells more):\n");
@@ -116,6 +122,7 @@ int main(int argc, char **argv)
 	const struct command *cmd;
 	const char *dir = NULL;
 	bool json = false, help = false;
+	struct stat st;
 	struct conn c;
 	int i, status;
 
@@ -157,7 +164,8 @@ int main(int argc, char **argv)
 		complain("only explain and run look at several mounts at once");
 		return EXIT_USAGE;
 	}
-	if (!strcmp(cmd->name, "explain") && nr_sources > 1)
+	/* Its sources may be recordings, or far away. */
+	if (!strcmp(cmd->name, "explain") && nr_sources && (nr_sources > 1 || stat(sources[0], &st) || !S_ISSOCK(st.st_mode)))
 		return run_command(NULL, cmd, argc, argv, json);
 	status = connect_to(dir, cmd, argc, argv, &c);
 	if (status)
@@ -166,7 +174,7 @@ int main(int argc, char **argv)
 	if (!strcmp(cmd->name, "trace") || !strcmp(cmd->name, "break"))
 		setvbuf(stdout, NULL, _IOLBF, 0);
 	if (!strcmp(cmd->name, "break") || !strcmp(cmd->name, "hold") || !strcmp(cmd->name, "record") ||
-	    !strcmp(cmd->name, "run"))
+	    !strcmp(cmd->name, "run") || !strcmp(cmd->name, "top"))
 		interrupt_catch();
 	status = run_command(&c, cmd, argc, argv, json);
 	conn_close(&c);

@@ -29,7 +29,7 @@ static bool start_line(struct run *r, const struct line *l)
 
 	if (r->json) {
 		printf("{\"line\":%u,\"node\":%u,\"step\":", l->line_nr, l->node);
-		run_put_json(l->text);
+		put_json_string(l->text);
 		printf("}\n");
 	} else {
 		printf("%s\n", l->text);
@@ -244,9 +244,9 @@ static int run_scenario(struct run *r, const char *path, int nr_dirs, char **dir
 	if (!status) {
 		if (r->json) {
 			printf("{\"scenario\":");
-			run_put_json(r->s->name);
+			put_json_string(r->s->name);
 			printf(",\"about\":");
-			run_put_json(r->s->about);
+			put_json_string(r->s->about);
 			printf("}\n");
 		} else {
 			printf("%s: %s\n", r->s->name, r->s->about);

@@ -121,7 +121,6 @@ bool run_control(struct run *r, struct node *n, const struct line *l);
 
 /* --- run_judge.c --- */
 
-void run_put_json(const char *s);
 /* One thing that has come of a line. */
 void run_tell_of(const struct run *r, const struct line *l, const char *what, unsigned node, const char *text);
 /* The node's step has ended, and its result is told and in @got.  False: it was stopped instead, which @got says, or cannot go on. */

@@ -16,20 +16,6 @@
 
 /* --- telling --- */
 
-void run_put_json(const char *s)
-{
-	putchar('"');
-	for (; *s; s++) {
-		if (*s == '"' || *s == '\\')
-			printf("\\%c", *s);
-		else if ((unsigned char)*s < ' ')
-			printf("\\u%04x", (unsigned)(unsigned char)*s);
-		else
-			putchar(*s);
-	}
-	putchar('"');
-}
-
 static const char *const outcome_words[] = {
 	[OUT_RESULT] = "result", [OUT_RECORDED] = "recorded", [OUT_STOP] = "stop",	 [OUT_WAITS] = "waits",
 	[OUT_EXPECT] = "expect", [OUT_SAYS] = "says",	      [OUT_CONTENT] = "content",
@@ -42,9 +28,9 @@ static void judge(struct run *r, const struct outcome *o, bool ok, const char *g
 	r->failed += !ok;
 	if (r->json) {
 		printf("{\"line\":%u,\"judged\":\"%s\",\"ok\":%s,\"wanted\":", o->line_nr, outcome_words[o->kind], ok ? "true" : "false");
-		run_put_json(o->text);
+		put_json_string(o->text);
 		printf(",\"got\":");
-		run_put_json(got);
+		put_json_string(got);
 		printf("}\n");
 	} else if (ok) {
 		printf("    ok      %s %s\n", outcome_words[o->kind], o->text);
@@ -58,7 +44,7 @@ void run_tell_of(const struct run *r, const struct line *l, const char *what, un
 {
 	if (r->json) {
 		printf("{\"line\":%u,\"node\":%u,\"%s\":", l->line_nr, node, what);
-		run_put_json(text);
+		put_json_string(text);
 		printf("}\n");
 	} else if (node != l->node) {
 		printf("    %-7s node %u: %s\n", what, node, text);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * What a timeline shows, made of the events of one or several recordings (timeline.c), and the drawing (timeline_svg.c).
+ * What a timeline shows: the events of one or several recordings, sorted into lanes (timeline.c), the spans that they make (timeline_build.c), drawn
+ * as a picture (timeline_svg.c) or written for a trace viewer (timeline_json.c).
  */
 #ifndef GLOCKCTL_TIMELINE_H
 #define GLOCKCTL_TIMELINE_H
@@ -16,7 +17,7 @@ struct node {
 	char name[128];		/* "node 1 /mnt" */
 	char *key;		/* its greeting */
 	long long id;		/* of the cluster */
-	long long pid;		/* for the trace viewer: id, if no other has it */
+	long long pid;		/* for the trace viewer: id + 1, if no other has it */
 };
 
 /* What goes on at the same time is drawn in rows below each other. */
@@ -83,6 +84,8 @@ struct timeline {
 	long long t0, t1;
 };
 
+/* Events, sorted and with their lanes, become spans and marks. */
+void timeline_build(struct timeline *tl);
 /* Text in XML or JSON; what is not UTF-8 is replaced. */
 void put_xml(FILE *out, const char *s);
 /* What the tooltip says of @s, in words, for both. */
@@ -91,6 +94,7 @@ void describe_event(const struct event *e, char *buf, size_t size);
 /* "12.3 ms" */
 const char *duration(long long ns, char *buf, size_t size);
 
+void timeline_json(const struct timeline *tl, FILE *out);
 void timeline_svg(const struct timeline *tl, bool linear, FILE *out);
 
 #endif

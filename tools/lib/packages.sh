@@ -5,9 +5,9 @@
 # it does; 1 if something is still missing afterwards (it has said what).
 
 packages_build='gcc libc6-dev linux-libc-dev clang libclang-rt-14-dev meson ninja-build pkg-config
-	libfuse3-dev liburing-dev libdlm-dev zlib1g-dev libreadline-dev systemtap-sdt-dev libcmocka-dev libaio-dev'
+	libfuse3-dev liburing-dev libdlm-dev zlib1g-dev libreadline-dev libncurses-dev systemtap-sdt-dev libcmocka-dev libaio-dev'
 packages_run='fuse3 gfs2-utils python3 util-linux mount procps'
-packages_tests='linux-source-6.1'
+packages_tests='linux-source-6.1 tmux'
 packages_cluster='user-mode-linux corosync dlm-controld iproute2 kmod'
 packages_bench='fio fuse2fs ntfs-3g linux-source-6.1'
 packages_model='spin'
