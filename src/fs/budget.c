@@ -10,6 +10,8 @@
  *  - locks without an inode in core, kept for the metadata that they cover, may have a sixteenth;
  *  - block buffers get the rest, at least an eighth: the fewer inodes there are, the more.  What the log keeps in memory is among
  *    them; it gets so much (gfs2_log_set_memory()) that it and dirty data fit, however slow the device is.
+ * What malloc keeps between the objects that are left when many have gone can be as much as these.  So what the process has apart from buffers is
+ * measured, too; the larger counts.  If it is much more than was reckoned with, malloc is told to give back whole pages.
  *
  * Nothing fails because of the limits: what is in use stays beyond them, and the base of a very small cache is larger
  * than all of it.
@@ -20,6 +22,8 @@
 #include "fs/inode.h"
 #include "util/util.h"
 
+#include <stdio.h>
+#include <unistd.h>
 #ifdef __GLIBC__
 #include <malloc.h>
 #endif
@@ -32,6 +36,8 @@
 #define GLOCK_BYTES (sizeof(struct gfs2_glock) + MALLOC_BYTES)
 #define REMNANT_BYTES 48
 #define SHRINK_BATCH 4096
+#define HOLES_BYTES (8u << 20)	/* so much more than reckoned with is worth a malloc_trim(), */
+#define TRIM_NS 5000000000ull	/* which walks over all that is free: not more often than that */
 
 static void count_glock(struct gfs2_glock *gl, void *arg)
 {
@@ -65,6 +71,41 @@ static uint64_t buffer_bytes(const struct gfs2_sbd *sdp, uint64_t bytes)
 	return bytes / (sdp->sd_bsize + sizeof(struct gfs2_bh)) * sdp->sd_bsize;
 }
 
+/* Anonymous memory of the process without the contents of buffers; 0: not known. */
+static uint64_t measured(struct gfs2_sbd *sdp)
+{
+	unsigned long long size, resident = 0, shared = 0;
+	FILE *file = fopen("/proc/self/statm", "re");
+	uint64_t anon, buffers;
+
+	if (!file)
+		return 0;
+	if (fscanf(file, "%llu %llu %llu", &size, &resident, &shared) != 3 || resident < shared)
+		resident = shared = 0;
+	fclose(file);
+	anon = (resident - shared) * (uint64_t)sysconf(_SC_PAGESIZE);
+	buffers = buf_cache_used(sdp->sd_bufs);
+	return anon > buffers ? anon - buffers : 0;
+}
+
+/* More than @used is in use apart from buffers: returns how much is, after what can be given back has been. */
+static uint64_t give_back(struct gfs2_sbd *sdp, uint64_t used)
+{
+	uint64_t now = measured(sdp);
+
+#ifdef __GLIBC__
+	static atomic_uint_least64_t trimmed_ns;	/* relaxed: twice does no harm */
+	uint64_t t = now_ns();
+
+	if (now > used + HOLES_BYTES && t - atomic_load_explicit(&trimmed_ns, memory_order_relaxed) > TRIM_NS) {
+		atomic_store_explicit(&trimmed_ns, t, memory_order_relaxed);
+		malloc_trim(0);
+		now = measured(sdp);
+	}
+#endif
+	return max_t(uint64_t, now, used);
+}
+
 void gfs2_budget_balance(struct gfs2_sbd *sdp)
 {
 	/* A little is left for what allocations leave between them. */
@@ -84,7 +125,8 @@ void gfs2_budget_balance(struct gfs2_sbd *sdp)
 	glocks = shrink_glocks(sdp, max_glocks);
 	used = (uint64_t)max_t(unsigned, inodes, max_inodes / 8) * INODE_BYTES +
 	       (uint64_t)glocks * GLOCK_BYTES + (uint64_t)remnants * REMNANT_BYTES;
-	rest = cache > base + used ? cache - base - used : 0;
+	used = give_back(sdp, base + used);
+	rest = cache > used ? cache - used : 0;
 	buf_cache_set_limit(sdp->sd_bufs, buffer_bytes(sdp, max_t(uint64_t, rest, cache / 8)));
 }
 

@@ -45,7 +45,8 @@ def find(bug, bs, mib):
 def case_seeded_bugs():
     need_fuse()
     os.environ["GFS2_FUSE"] = os.environ.get("GFS2_SEEDED_FUSE") or build()
-    check(not find("", 4096, 96), "the random test finds a fault where no bug is switched on")
+    faults = find("", 4096, 96)
+    check(not faults, "the random test finds a fault where no bug is switched on: " + " ".join(faults))
     missed = []
     for bug, bs, mib in BUGS:
         faults = find(bug, bs, mib)
