@@ -13,7 +13,7 @@
  * waits for anything; the last one first sees to it that there is another, or else that the rings read again.
  *
  * Brief requests (request_is_brief()) hardly ever wait and are done in some microseconds.  The reader stays ready, and stops
- * being it in about_to_wait() (util/wait.h), which every place where it could sleep calls first.  In a cluster there are more places
+ * being it in about_to_wait() (util/wait.h), which every place where it could sleep calls, some after a millisecond.  In a cluster there are more places
  * to sleep (libdlm, another node's time) and no request is brief.
  *
  * How many are ready.  The kernel wakes the reader that has waited longest, on any processor.  A lone caller whose requests are

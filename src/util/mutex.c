@@ -109,15 +109,34 @@ void rmutex_destroy(struct rmutex *m)
 	GFS2_BUG_ON(pthread_mutex_destroy(&m->m));
 }
 
+/* Whoever has it may be sleeping with it. */
+static void lock_in_grace(struct rmutex *m)
+{
+	struct timespec ts;
+	int error;
+
+	clock_gettime(CLOCK_REALTIME, &ts);
+	ts.tv_nsec += WAIT_GRACE_NS;
+	if (ts.tv_nsec >= 1000000000) {
+		ts.tv_sec++;
+		ts.tv_nsec -= 1000000000;
+	}
+	error = pthread_mutex_timedlock(&m->m, &ts);
+	GFS2_BUG_ON(error && error != ETIMEDOUT);
+	if (error) {
+		about_to_wait();
+		GFS2_BUG_ON(pthread_mutex_lock(&m->m));
+	}
+}
+
 void rmutex_lock(struct rmutex *m)
 {
 	/* Before the lock is taken: a violation is reported, not a hang. */
 	check_order(m);
-	/* Whoever has it may be sleeping with it. */
-	if (pthread_mutex_trylock(&m->m)) {
-		about_to_wait();
+	if (!before_wait_is_set())
 		GFS2_BUG_ON(pthread_mutex_lock(&m->m));
-	}
+	else if (pthread_mutex_trylock(&m->m))
+		lock_in_grace(m);
 	push(m);
 }
 
@@ -153,9 +172,35 @@ void rcond_destroy(struct rcond *c)
 	GFS2_BUG_ON(pthread_cond_destroy(&c->c));
 }
 
+static int wait_until(struct rcond *c, struct rmutex *m, unsigned long long deadline_ns)
+{
+	struct timespec ts = {
+		.tv_sec = deadline_ns / 1000000000u,
+		.tv_nsec = deadline_ns % 1000000000u,
+	};
+	int error;
+
+	pop(m);
+	check_order(m);
+	error = pthread_cond_timedwait(&c->c, &m->m, &ts);
+	GFS2_BUG_ON(error && error != ETIMEDOUT);
+	push(m);
+	return error;
+}
+
+/* After the grace the caller has to look again: what he waits for may have come just then. */
+static void wait_in_grace(struct rcond *c, struct rmutex *m)
+{
+	if (wait_until(c, m, now_ns() + WAIT_GRACE_NS))
+		about_to_wait();
+}
+
 void rcond_wait(struct rcond *c, struct rmutex *m)
 {
-	about_to_wait();
+	if (before_wait_is_set()) {
+		wait_in_grace(c, m);
+		return;
+	}
 	/* @m leaves and re-enters the list of held mutexes: when waking up, others must not be above it. */
 	pop(m);
 	check_order(m);
@@ -165,19 +210,11 @@ void rcond_wait(struct rcond *c, struct rmutex *m)
 
 bool rcond_wait_until(struct rcond *c, struct rmutex *m, unsigned long long deadline_ns)
 {
-	struct timespec ts = {
-		.tv_sec = deadline_ns / 1000000000u,
-		.tv_nsec = deadline_ns % 1000000000u,
-	};
-	int error;
-
-	about_to_wait();
-	pop(m);
-	check_order(m);
-	error = pthread_cond_timedwait(&c->c, &m->m, &ts);
-	GFS2_BUG_ON(error && error != ETIMEDOUT);
-	push(m);
-	return !error;
+	if (before_wait_is_set() && now_ns() + WAIT_GRACE_NS < deadline_ns) {
+		wait_in_grace(c, m);
+		return true;
+	}
+	return !wait_until(c, m, deadline_ns);
 }
 
 void rcond_signal(struct rcond *c)

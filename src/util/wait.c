@@ -11,6 +11,11 @@ void before_wait_set(struct before_wait *bw)
 	before_wait = bw;
 }
 
+bool before_wait_is_set(void)
+{
+	return before_wait;
+}
+
 void about_to_wait(void)
 {
 	struct before_wait *bw = before_wait;
