@@ -4,8 +4,9 @@
  *
  * The kernel forgets an inode (FORGET) right after its unlink, while the caller is about to send the next request.  To free it then
  * would take the processor from both, and each time the same blocks would be logged: the group's header and bitmap and the
- * counts.  So small inodes are put on a queue, and a thread frees what has come together: when GATHER_MAX are there, when the first
- * has waited for GATHER_NS, or when somebody wants the space or asks how much there is (gfs2_evict_hurry(), gfs2_evict_wait()).
+ * counts.  So small inodes are put on a queue, and a thread frees what has come together: when none has come for GATHER_GAP_NS, when the first
+ * has waited for GATHER_NS, when QUEUE_MAX are there, or when somebody wants the space or asks how much there is (gfs2_evict_hurry(),
+ * gfs2_evict_wait()).
  *
  * Guarantees
  *  1. As evict.c: freed only under EX if the bitmap says UNLINKED, nlink is 0 and IOPEN is to be had in EX.
@@ -28,8 +29,10 @@
 #include "util/seeded.h"
 #include "util/util.h"
 
-#define GATHER_MAX 256
-#define GATHER_NS 10000000ull
+#define GATHER_MAX 256		/* in one transaction */
+#define QUEUE_MAX 2048
+#define GATHER_GAP_NS 20000000ull
+#define GATHER_NS 500000000ull
 #define SMALL_BLOCKS 64		/* more are a matter of their own */
 #define BATCH_EXTS 2048
 
@@ -43,6 +46,7 @@ struct gfs2_evict_queue {
 	unsigned nr;
 	uint64_t taken, freed;	/* inodes since the start */
 	uint64_t wanted;	/* so many are to be freed without delay */
+	bool going;		/* on until the queue is empty */
 	bool stop;
 };
 
@@ -223,25 +227,40 @@ static int by_number(const void *a, const void *b)
 
 static bool due(const struct gfs2_evict_queue *q)
 {
-	return q->stop || q->nr >= GATHER_MAX || q->freed < q->wanted;
+	return q->stop || q->nr >= QUEUE_MAX || q->freed < q->wanted;
+}
+
+/* Lock held, let go of while waiting: until there is a reason to begin. */
+static void gather(struct gfs2_evict_queue *q)
+{
+	unsigned long long until = 0, now;
+	uint64_t seen;
+
+	while (!q->nr && !q->stop)
+		rcond_wait(&q->more, &q->lock);
+	do {
+		now = now_ns();
+		if (!until)
+			until = now + GATHER_NS;
+		seen = q->taken;
+		while (!due(q) && rcond_wait_until(&q->more, &q->lock, min_t(uint64_t, until, now + GATHER_GAP_NS)))
+			;
+	} while (!due(q) && q->taken != seen && now_ns() < until);
 }
 
 /* Lock held, let go of while waiting: the next ones, in the order of their locks; 0: there will be none. */
 static unsigned next_inodes(struct gfs2_evict_queue *q, struct gfs2_inode *inodes[GATHER_MAX])
 {
-	unsigned long long until;
 	unsigned n = 0;
 
-	while (!q->nr && !q->stop)
-		rcond_wait(&q->more, &q->lock);
-	until = now_ns() + GATHER_NS;
-	while (q->nr && !due(q) && rcond_wait_until(&q->more, &q->lock, until))
-		;
+	if (!q->going)
+		gather(q);
 	for (; n < GATHER_MAX && !list_empty(&q->list); n++) {
 		inodes[n] = list_first_entry(&q->list, struct gfs2_inode, i_evict);
 		list_del_init(&inodes[n]->i_evict);
 	}
 	q->nr -= n;
+	q->going = q->nr;
 	return n;
 }
 
@@ -294,7 +313,7 @@ bool gfs2_evict_later(struct gfs2_inode *ip)
 		q->nr++;
 		q->taken++;
 	}
-	wake = take && (q->nr == 1 || q->nr == GATHER_MAX);
+	wake = take && (q->nr == 1 || q->nr == QUEUE_MAX);
 	rmutex_unlock(&q->lock);
 	if (wake)
 		rcond_signal(&q->more);
