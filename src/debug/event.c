@@ -30,6 +30,7 @@
  */
 #include "debug/event.h"
 
+#include <linux/dlmconstants.h>
 #include <linux/futex.h>
 #include <sched.h>
 #include <stdalign.h>
@@ -190,8 +191,8 @@ static void set_reason(struct gfs2_event *e, const char *reason)
 	e->fields |= EVF_REASON;
 }
 
-void ev_glock_at(enum gfs2_event_type t, const struct gfs2_glock *gl, int from, int to,
-		 const char *reason, uint64_t t_ns)
+static struct gfs2_event glock_event(enum gfs2_event_type t, const struct gfs2_glock *gl, int from, int to,
+				     const char *reason)
 {
 	struct gfs2_event e = {
 		.type = t,
@@ -209,6 +210,14 @@ void ev_glock_at(enum gfs2_event_type t, const struct gfs2_glock *gl, int from, 
 		e.fields |= EVF_TO;
 	}
 	set_reason(&e, reason);
+	return e;
+}
+
+void ev_glock_at(enum gfs2_event_type t, const struct gfs2_glock *gl, int from, int to,
+		 const char *reason, uint64_t t_ns)
+{
+	struct gfs2_event e = glock_event(t, gl, from, to, reason);
+
 	emit_at(&e, t_ns);
 }
 
@@ -216,6 +225,15 @@ void ev_glock(enum gfs2_event_type t, const struct gfs2_glock *gl, int from, int
 	      const char *reason)
 {
 	ev_glock_at(t, gl, from, to, reason, gfs2_event_time());
+}
+
+void ev_dlm_lock(const struct gfs2_glock *gl, enum lm_state to, uint32_t flags, const char *reason)
+{
+	struct gfs2_event e = glock_event(EV_DLM_LOCK, gl, (int)gl->gl_state, (int)to, reason);
+
+	e.off = flags;
+	e.fields |= EVF_FLAGS;
+	gfs2_event_emit(&e);
 }
 
 void gfs2_event_set_data(bool on)
@@ -397,6 +415,26 @@ static void add_json_string(struct text *t, const char *s)
 	add(t, "\"");
 }
 
+/* The names that <linux/dlmconstants.h> has, as the kernel's tracepoints print them. */
+static void add_dlm_flags(struct text *t, uint64_t flags)
+{
+	static const struct {
+		uint32_t flag;
+		const char *name;
+	} names[] = {
+		{ DLM_LKF_NOQUEUE, "NOQUEUE" }, { DLM_LKF_CANCEL, "CANCEL" }, { DLM_LKF_CONVERT, "CONVERT" },
+		{ DLM_LKF_VALBLK, "VALBLK" }, { DLM_LKF_QUECVT, "QUECVT" }, { DLM_LKF_PERSISTENT, "PERSISTENT" },
+		{ DLM_LKF_NOQUEUEBAST, "NOQUEUEBAST" },
+	};
+	const char *bar = "";
+
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
+		if (flags & names[i].flag) {
+			add(t, "%s%s", bar, names[i].name);
+			bar = "|";
+		}
+}
+
 int gfs2_event_json(const struct gfs2_event *e, unsigned node, char *buf, size_t size)
 {
 	struct text t = { buf, size, 0 };
@@ -417,6 +455,11 @@ int gfs2_event_json(const struct gfs2_event *e, unsigned node, char *buf, size_t
 		add(&t, ",\"to\":\"%s\"", glock_state_name(e->to));
 	if (e->fields & EVF_OFF)
 		add(&t, ",\"off\":%llu", (unsigned long long)e->off);
+	if (e->fields & EVF_FLAGS) {
+		add(&t, ",\"flags\":\"");
+		add_dlm_flags(&t, e->off);
+		add(&t, "\"");
+	}
 	if (e->fields & EVF_LEN)
 		add(&t, ",\"len\":%llu", (unsigned long long)e->len);
 	if (e->fields & EVF_RC)
@@ -492,6 +535,10 @@ int gfs2_event_text(const struct gfs2_event *e, char *buf, size_t size)
 		add(&t, "%s%llu", e->fields & EVF_OFF ? "/" : " ", (unsigned long long)e->len);
 	if (e->fields & EVF_RC)
 		add(&t, " rc:%lld", (long long)e->rc);
+	if ((e->fields & EVF_FLAGS) && e->off) {
+		add(&t, " ");
+		add_dlm_flags(&t, e->off);
+	}
 	if (e->fields & EVF_REASON)
 		add(&t, " %s", e->reason);
 	if (e->req)

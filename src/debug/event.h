@@ -33,14 +33,14 @@ enum gfs2_event_type {
 };
 
 /* Which fields apply: printed only if the bit is set. */
-enum { EVF_GLOCK = 1, EVF_FROM = 2, EVF_TO = 4, EVF_OFF = 8, EVF_LEN = 16, EVF_RC = 32, EVF_REASON = 64 };
+enum { EVF_GLOCK = 1, EVF_FROM = 2, EVF_TO = 4, EVF_OFF = 8, EVF_LEN = 16, EVF_RC = 32, EVF_REASON = 64, EVF_FLAGS = 128 };
 
 struct gfs2_event {
 	uint64_t seq;		/* 1, 2, ... per mount */
 	uint64_t t_ns;		/* CLOCK_REALTIME, so that nodes can be merged */
 	uint64_t req;
 	uint64_t gl_number;
-	uint64_t off, len;
+	uint64_t off, len;	/* with EVF_FLAGS, off: the DLM's flags of a request */
 	int64_t rc;
 	int32_t pid;
 	uint16_t type;		/* enum gfs2_event_type */
@@ -63,6 +63,8 @@ void ev_glock_at(enum gfs2_event_type t, const struct gfs2_glock *gl, int from, 
 /* Any thread: shall events be recorded?  On at first; off is for measuring what they cost, and shows nobody anything. */
 void gfs2_event_set_on(bool on);
 bool gfs2_event_on(void);
+/* A request to the lock manager: from gl_state to @to, with the DLM's @flags. */
+void ev_dlm_lock(const struct gfs2_glock *gl, enum lm_state to, uint32_t flags, const char *reason);
 /* Any thread: shall `map` and `data_io` be told? Off at first. */
 void gfs2_event_set_data(bool on);
 bool gfs2_event_data(void);

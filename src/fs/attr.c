@@ -167,6 +167,8 @@ static void apply_attr(struct gfs2_inode *ip, const struct stat *attr, int valid
 	else if (valid & FATTR_MTIME)
 		ip->i_mtime = attr->st_mtim;
 	ip->i_ctime = valid & FATTR_CTIME ? attr->st_ctim : now;
+	if (valid & FATTR_MTIME && !(valid & FATTR_MTIME_NOW))
+		gfs2_utime_note(ip, &now);
 }
 
 /* EX held. */

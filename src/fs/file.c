@@ -185,6 +185,8 @@ static int read_into_mapping(struct gfs2_inode *ip, uint64_t lblock, uint64_t en
 	}
 	if (!error)
 		buf_readahead(&ip->i_data, blocks, nr);
+	if (nr)
+		ev_dio(EV_DATA_IO, ip->i_no_addr, 0, 0, error, "read");
 	free(blocks);
 	return error;
 }
@@ -210,6 +212,7 @@ int64_t gfs2_file_read_cached(struct gfs2_inode *ip, void *buf, uint64_t pos, ui
 {
 	const struct gfs2_sbd *sdp = ip->i_sbd;
 	uint64_t at = pos, end, ahead;
+	bool told = false;
 
 	gfs2_assert_held(ip->i_gl, false);
 	if (gfs2_is_stuffed(ip) || gfs2_is_jdata(ip) || pos >= ip->i_size || !size)
@@ -229,6 +232,10 @@ int64_t gfs2_file_read_cached(struct gfs2_inode *ip, void *buf, uint64_t pos, ui
 
 		if (error)
 			return error;
+		/* Once for each run of blocks. */
+		if (at == pos || told != !e.pblock)
+			ev_dio(EV_MAP, ip->i_no_addr, at, len, 0, e.pblock ? "mapped" : "hole");
+		told = !e.pblock;
 		if (e.pblock) {
 			error = cached_block(ip, lblock, e.pblock, ahead, &bh);
 			if (error)
@@ -252,6 +259,15 @@ static int data_sync(struct gfs2_inode *ip)
 	if (told)
 		ev_dio(EV_DATA_IO, ip->i_no_addr, 0, 0, error, "write");
 	return error;
+}
+
+void gfs2_file_write_back(struct gfs2_inode *ip)
+{
+	bool told = gfs2_event_data() && mapping_dirty(&ip->i_data);
+
+	mapping_write(&ip->i_data);
+	if (told)
+		ev_dio(EV_DATA_IO, ip->i_no_addr, 0, 0, 0, "write");
 }
 
 int gfs2_file_flush_inval(struct gfs2_inode *ip)

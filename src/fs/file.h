@@ -52,6 +52,8 @@ int gfs2_file_fill(struct gfs2_inode *ip, const struct gfs2_fill *fills, unsigne
  */
 int gfs2_file_sync(struct gfs2_inode *ip, bool datasync);
 
+/* Write the dirty data back, before EX is given up.  Errors stay with the file, for its fsync. */
+void gfs2_file_write_back(struct gfs2_inode *ip);
 /*
  * Under EX or DF with a cached EX: write back and drop the data buffers before direct I/O
  * (reference 5.9-4).

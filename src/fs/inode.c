@@ -28,6 +28,7 @@
 #include <dirent.h>
 #include "fs/bmap.h"
 #include "fs/dir.h"
+#include "fs/file.h"
 #include "fs/kdrop.h"
 #include "util/seeded.h"
 #include "util/util.h"
@@ -238,7 +239,7 @@ int inode_go_sync(struct gfs2_glock *gl)
 	if (ip) {
 		error = publish_under_ex(ip);
 		/* What cannot be written is lost, whoever has the lock then; fsync is to tell it. */
-		mapping_write(&ip->i_data);
+		gfs2_file_write_back(ip);
 	}
 	error2 = gfs2_ail_empty_gl(sdp->sd_log, gl, sdp->sd_lm->lm_has_peers);
 	if (!error)
@@ -256,6 +257,8 @@ void inode_go_inval(struct gfs2_glock *gl, bool metadata)
 	if (metadata && !SEEDED_BUG("metadata-kept"))
 		mapping_invalidate(&gl->gl_mapping);
 	if (ip) {
+		if (metadata)
+			gfs2_pending_mtime_left(ip);
 		if (!SEEDED_BUG("data-kept"))
 			mapping_invalidate(&ip->i_data);
 		if (metadata && !SEEDED_BUG("map-kept"))

@@ -71,6 +71,9 @@ struct gfs2_inode {
 	struct rcond i_dio_wait;
 	bool i_pending_mtime;		/* dio_mtime=deferred: times not yet in the dinode */
 	struct timespec i_pending_time;
+	/* when the timer looks at it (now_ns()), whether it asks for EX then or only tries; when a time was published last */
+	uint64_t i_pending_due_ns, i_published_ns;
+	bool i_pending_ask;
 	struct list_head i_pending_list; /* the icache's pending lock */
 	/* dio/rest.c: direct writes that fell back and wait to be finished; is somebody at it? */
 	struct list_head i_rest;
@@ -267,6 +270,14 @@ int gfs2_pending_mtime_publish(struct gfs2_inode *ip);
 int gfs2_pending_mtime_publish_try(struct gfs2_inode *ip);
 /* The same for every inode that has one (timer, unmount). No glock held. */
 void gfs2_pending_mtime_publish_all(struct gfs2_sbd *sdp);
+/* dio_mtime_interval, in ns. */
+uint64_t gfs2_mtime_interval(const struct gfs2_sbd *sdp);
+/* The timer: publish what is due; returns when there will be something to do next (now_ns()). */
+uint64_t gfs2_pending_mtime_timer(struct gfs2_sbd *sdp);
+/* The lock is given up although there is a pending time: the timer is to see to it. */
+void gfs2_pending_mtime_left(struct gfs2_inode *ip);
+/* EX, another time than the current one was set as mtime at @when: pending ones of other nodes must not come after it. */
+void gfs2_utime_note(struct gfs2_inode *ip, const struct timespec *when);
 /* Under any holder: the times that stat shows. */
 void gfs2_pending_mtime_peek(struct gfs2_inode *ip, struct timespec *mtime, struct timespec *ctime);
 

@@ -100,13 +100,6 @@ static void reclaim_seen(struct gfs2_sbd *sdp)
 		fs_err("cannot free the unlinked inodes: %s", strerror(-err));
 }
 
-static uint64_t mtime_interval(struct gfs2_sbd *sdp)
-{
-	unsigned secs = atomic_load_explicit(&sdp->sd_dio_mtime_interval, memory_order_relaxed);
-
-	return max_t(uint64_t, secs, 1) * NS_PER_SEC;
-}
-
 /*
  * Somebody waits for memory (util/memory.c), perhaps under a lock that giving back takes; then he is in the way only until
  * he gets some of the reserve, which is why that is filled first.
@@ -134,8 +127,9 @@ static void maint_works(struct gfs2_maint *mt, uint64_t now)
 	if (sdp->sd_ro || gfs2_withdrawn(sdp))
 		return;
 	if (now >= mt->mtime_due) {
-		gfs2_pending_mtime_publish_all(sdp);
-		mt->mtime_due = now + mtime_interval(sdp);
+		uint64_t due = gfs2_pending_mtime_timer(sdp);
+
+		mt->mtime_due = min_t(uint64_t, now + gfs2_mtime_interval(sdp), due);
 	}
 	if (now >= mt->statfs_due) {
 		int err = gfs2_statfs_sync(sdp);
@@ -177,7 +171,7 @@ static void *maint_thread(void *arg)
 	uint64_t now = now_ns();
 
 	mt->statfs_due = now + STATFS_QUANTUM;
-	mt->mtime_due = now + mtime_interval(mt->sdp);
+	mt->mtime_due = now + gfs2_mtime_interval(mt->sdp);
 	mt->shrink_due = now + SHRINK_INTERVAL;
 	for (;;) {
 		bool event = poll(&pfd, 1, next_timeout_ms(mt, now)) > 0;
@@ -191,7 +185,7 @@ static void *maint_thread(void *arg)
 			atomic_store_explicit(&mt->woken, false, memory_order_relaxed);
 			if (atomic_load_explicit(&mt->stop, memory_order_acquire))
 				break;
-			mt->shrink_due = now;
+			mt->shrink_due = mt->mtime_due = now;
 		}
 		/* Nothing is due any more after a withdraw, and it must not be a busy loop. */
 		if (gfs2_withdrawn(mt->sdp)) {

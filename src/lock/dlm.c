@@ -137,25 +137,34 @@ static struct dlm_lock *lock_of(struct gfs2_glock *gl)
 	return dl;
 }
 
-static void dlm_lock_op(struct gfs2_glock *gl, enum lm_state req, unsigned flags)
+/* As dlm_issue() completes them.  Only the request under way changes what is looked at, and gl_lock lets there be one at a time. */
+static uint32_t dlm_request_flags_op(const struct gfs2_glock *gl, enum lm_state req, unsigned flags)
 {
-	struct dlm_lock *dl = lock_of(gl);
-	const char *lvb = NULL;
-	unsigned dlm_flags = 0;
+	const struct dlm_lock *dl = gl->gl_lm_priv;
+	uint32_t dlm_flags = LKF_PERSISTENT;
 
 	if (flags & (LM_FLAG_TRY | LM_FLAG_TRY_1CB))
 		dlm_flags |= LKF_NOQUEUE;
 	if (flags & LM_FLAG_TRY_1CB)
 		dlm_flags |= LKF_NOQUEUEBAST;
-	if (gl->gl_ops->go_flags & GLOF_LVB) {
+	if (gl->gl_ops->go_flags & GLOF_LVB)
 		dlm_flags |= LKF_VALBLK;
-		lvb = gl->gl_lvb;
-	}
+	if (!dl || !dl->exists)
+		return dlm_flags;
+	dlm_flags |= LKF_CONVERT;
 	/* A conversion upwards waits its turn behind others'. */
 	if (req != LM_ST_UNLOCKED && dl->held != LM_ST_EXCLUSIVE && !(dlm_flags & LKF_NOQUEUE))
 		dlm_flags |= LKF_QUECVT;
+	return dlm_flags;
+}
+
+static void dlm_lock_op(struct gfs2_glock *gl, enum lm_state req, unsigned flags)
+{
+	struct dlm_lock *dl = lock_of(gl);
+	uint32_t dlm_flags = dlm_request_flags_op(gl, req, flags);
+
 	dl->noexp = flags & LM_FLAG_NOEXP;
-	if (dlm_issue(dl, req, dlm_flags, lvb)) {
+	if (dlm_issue(dl, req, dlm_flags, dlm_flags & LKF_VALBLK ? gl->gl_lvb : NULL)) {
 		rmutex_lock(&dl->ctx->dc_lock);
 		dl->busy = false;
 		rmutex_unlock(&dl->ctx->dc_lock);
@@ -445,6 +454,7 @@ const struct lm_lockops lm_dlm = {
 	.lm_stop_recovery = dlm_stop_recovery_op,
 	.lm_unmount = dlm_unmount_op,
 	.lm_lock = dlm_lock_op,
+	.lm_request_flags = dlm_request_flags_op,
 	.lm_cancel = dlm_cancel_op,
 	.lm_put_lock = dlm_put_lock_op,
 	.lm_has_peers = true,

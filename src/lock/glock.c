@@ -28,9 +28,6 @@
 #define FLAG(f) (1ul << (f))
 #define TRY_FLAGS (LM_FLAG_TRY | LM_FLAG_TRY_1CB)
 
-/* A local wait longer than this earns the lock a longer stay (reference 1.7). */
-#define LONG_WAIT_NS 1000000000u
-
 static bool (*trans_active)(void);
 
 void gfs2_glock_set_trans_check(bool (*active)(void))
@@ -137,12 +134,22 @@ void glock_grant(struct gfs2_glock *gl, struct gfs2_holder *gh)
 	set_iflags(gh, iflags);
 }
 
+/* Somebody has left.  If nobody is there any more, the turn that another node waits for may end early. */
+static void note_idle(struct gfs2_glock *gl)
+{
+	if (likely(!(gl->gl_flags & FLAG(GLF_PENDING_DEMOTE))) || !list_empty(&gl->gl_holders))
+		return;
+	gl->gl_idle_ns = glock_now(gl);
+	glock_queue_work(gl, GLW_HOLD, glock_turn_ends(gl));
+}
+
 /* Off the queue with @error; wakes whoever waits for it. */
 void glock_fail(struct gfs2_glock *gl, struct gfs2_holder *gh, int error)
 {
 	ev_holder(EV_GLOCK_DEQUEUE, gl, gh, error == GLR_TRYFAILED ? "try failed" : "error",
 		  gfs2_event_time());
 	list_del_init(&gh->gh_list);
+	note_idle(gl);
 	gh->gh_error = error;
 	if (gh->gh_granted)
 		list_add_tail(&gh->gh_done, &gl->gl_done);
@@ -217,7 +224,6 @@ static int wait_queued(struct gfs2_holder *gh, bool *instantiate)
 		rmutex_lock(&gl->gl_lock);
 	}
 	if (holder_waits(gh)) {
-		uint64_t start = glock_now(gl);
 		struct rcond cond;
 
 		rcond_init(&cond);
@@ -227,9 +233,6 @@ static int wait_queued(struct gfs2_holder *gh, bool *instantiate)
 		/* Signals are sent under gl_lock: none can come any more. */
 		gh->gh_cond = NULL;
 		rcond_destroy(&cond);
-		if (gl->gl_type == LM_TYPE_INODE && glock_now(gl) - start > LONG_WAIT_NS)
-			gl->gl_hold_ns = min_t(uint64_t, gl->gl_hold_ns + GLOCK_HOLD_INC_NS,
-					       GLOCK_HOLD_MAX_NS);
 	}
 	*instantiate = !gh->gh_error && !(gh->gh_flags & GL_SKIP) &&
 		       (gl->gl_flags & FLAG(GLF_INSTANTIATE_NEEDED));
@@ -457,6 +460,7 @@ static bool dq_granted(struct gfs2_glock *gl, struct gfs2_holder *gh)
 		rcond_broadcast(&gl->gl_wait);
 	if (list_empty(&gl->gl_holders) && (gl->gl_ops->go_flags & GLOF_LRU))
 		gl->gl_flags |= FLAG(GLF_LRU);
+	note_idle(gl);
 	if (likely(!(gl->gl_flags & FLAG(GLF_DEMOTE)) && !somebody_waits(gl)))
 		return true;
 	glock_fire(gl, GLE_DEQUEUE, NULL);
@@ -469,6 +473,7 @@ static bool dq_waiting(struct gfs2_glock *gl, struct gfs2_holder *gh)
 	bool first = gl->gl_holders.next == &gh->gh_list, sent = gl->gl_cancel_sent;
 
 	list_del_init(&gh->gh_list);
+	note_idle(gl);
 	gh->gh_error = -ECANCELED;
 	if (gh->gh_cond && !SEEDED_BUG("glock-cancel-wakes-nobody"))
 		rcond_signal(gh->gh_cond);

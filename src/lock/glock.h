@@ -47,8 +47,13 @@ enum {
 	 * told (go_drain), and who waits for this holder when he is told.  Not with GL_ASYNC.  gh_priv is for go_drain.
 	 */
 	GL_FILL = 0x10000,
+	/*
+	 * Ours: waits for what this node does with the lock, but not for other nodes: if what it wants is not to be had from the cluster at
+	 * once, GLR_TRYFAILED.
+	 */
+	GL_TRY_OTHERS = 0x20000,
 };
-#define GLR_TRYFAILED 13	/* positive: a try lock was not granted */
+#define GLR_TRYFAILED 13	/* positive: a try lock (LM_FLAG_TRY, LM_FLAG_TRY_1CB, GL_TRY_OTHERS) was not granted */
 
 /* gl_flags: bit numbers as the kernel's GLF_*; letters are printed by gfs2_dump_glock. Under gl_lock. */
 enum {
@@ -154,7 +159,9 @@ struct gfs2_glock {
 	struct list_head gl_holders;	/* granted ones first, then waiters in arrival order */
 	uint64_t gl_tchange_ns;		/* last change of gl_state */
 	uint64_t gl_demote_ns;		/* when the demote request came */
-	uint64_t gl_hold_ns;		/* minimum hold time */
+	/* machine.c, turns: how long a busy lock is kept; what it cost lately to give it up; when it became idle, with a demotion pending */
+	uint64_t gl_hold_ns, gl_cost_ns, gl_idle_ns;
+	uint64_t gl_start_ns;		/* of the transition that runs */
 	atomic_uint gl_ref;
 	/* The in-core object (struct gfs2_inode, struct gfs2_rgrpd); set and cleared under gl_lock. */
 	void *gl_object;
@@ -253,6 +260,8 @@ struct lm_lockops {
 	/* Leave; all glocks have been put.  Also after a failed lm_mount(), or without one. */
 	void (*lm_unmount)(struct gfs2_glock_table *t);
 	void (*lm_lock)(struct gfs2_glock *gl, enum lm_state req, unsigned flags);
+	/* The DLM's flags (LKF_*) that lm_lock with these arguments would ask with, for the event.  NULL: there is no DLM. */
+	uint32_t (*lm_request_flags)(const struct gfs2_glock *gl, enum lm_state req, unsigned flags);
 	void (*lm_cancel)(struct gfs2_glock *gl);
 	/* The glock goes away; calls gfs2_glock_free(gl) when the module has forgotten it (maybe later). */
 	void (*lm_put_lock)(struct gfs2_glock *gl);
@@ -262,7 +271,7 @@ struct lm_lockops {
 	 * nothing.
 	 */
 	bool (*lm_dead_holds)(struct gfs2_glock *gl, unsigned jid);
-	bool lm_has_peers;	/* other nodes can ask: minimum hold time and value blocks matter */
+	bool lm_has_peers;	/* other nodes can ask: turns and value blocks matter */
 };
 extern const struct lm_lockops lm_nolock, lm_local, lm_dlm;
 
@@ -282,7 +291,7 @@ void gfs2_glock_table_set_recovery(struct gfs2_glock_table *t, const struct lm_r
  */
 void gfs2_glock_table_set_volume(struct gfs2_glock_table *t, int fd, bool keep_locks);
 /*
- * Time as the minimum hold time sees it (default: now_ns).  With a clock of one's own, hold times that are over are noticed by
+ * Time as turns (machine.c) see it (default: now_ns).  With a clock of one's own, turns that are over are noticed by
  * gfs2_glock_table_tick() only.  For the simulator and the tests; before the first glock is used.
  */
 void gfs2_glock_table_set_clock(struct gfs2_glock_table *t, uint64_t (*clock)(void));

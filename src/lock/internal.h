@@ -86,7 +86,7 @@ enum glock_event {
 	GLE_DEQUEUE,		/* a granted holder, or a waiter that was not first, was removed */
 	GLE_CANCEL,		/* the first waiter was removed and nothing is granted */
 	GLE_DEMAND,		/* somebody wants us to step down */
-	GLE_HOLD_OVER,		/* the minimum hold time may be over */
+	GLE_HOLD_OVER,		/* the turn may be over */
 	GLE_WITHDRAW,		/* the file system was withdrawn */
 	GLE_START,		/* a transition begins */
 	GLE_SYNCED,		/* go_sync and go_inval are done, ask the lock module */
@@ -149,18 +149,25 @@ void glock_resume(struct gfs2_glock *gl);
 void glock_unlock(struct gfs2_glock *gl);
 /* Is a demotion wanted that the state does not satisfy yet? */
 bool glock_demote_due(const struct gfs2_glock *gl);
-/* Nanoseconds that a remote demote request arriving at @now has to wait (reference 1.7); 0: none. */
+/* Nanoseconds that a remote demote request arriving at @now has to wait, at most; 0: none. */
 uint64_t glock_hold_left(const struct gfs2_glock *gl, uint64_t now);
 /* The glock whose lm_lock this thread is in; for the simulator, whose threads are not threads and must keep it apart. */
 struct gfs2_glock **glock_asking(void);
 _Noreturn void glock_bug(struct gfs2_glock *gl, const char *what);
 
-/* --- glock.c --- */
-#define GLOCK_HOLD_MAX_NS 200000000u
-#define GLOCK_HOLD_MIN_NS 40000000u	/* 10 jiffies at HZ=250 */
-#define GLOCK_HOLD_INC_NS 50000000u
-#define GLOCK_HOLD_DEC_NS 25000000u
+/*
+ * A turn, see machine.c: as many hand-overs long, but within these bounds; before one was measured; the part of it for which a lock may be
+ * idle without being given up.
+ */
+#define GLOCK_TURN_COSTS 4
+#define GLOCK_TURN_MAX_NS 20000000u
+#define GLOCK_TURN_MIN_NS 1000000u
+#define GLOCK_TURN_FIRST_NS 5000000u
+#define GLOCK_TURN_IDLE 8
+/* When is a pending demotion to be looked at again?  After the turn, or, if nobody has the lock, when it has been idle for long enough. */
+uint64_t glock_turn_ends(const struct gfs2_glock *gl);
 
+/* --- glock.c --- */
 /* The first granted holder, the first waiter, or NULL. */
 struct gfs2_holder *glock_first_holder(const struct gfs2_glock *gl);
 struct gfs2_holder *glock_first_waiter(const struct gfs2_glock *gl);

@@ -146,21 +146,30 @@ static void send_msg(struct local *ll, const struct lb_msg *m)
 		;
 }
 
-static uint32_t request_flags(const struct local_lock *l, enum lm_state req, unsigned flags)
+static uint32_t request_flags(const struct gfs2_glock *gl, enum lm_state req, unsigned flags)
 {
+	const struct local_lock *l = gl->gl_lm_priv;
 	uint32_t f = 0;
 
-	if (l->gl->gl_ops->go_flags & GLOF_LVB)
+	if (gl->gl_ops->go_flags & GLOF_LVB)
 		f |= DLM_LKF_VALBLK;
 	if (flags & LM_FLAG_TRY)
 		f |= DLM_LKF_NOQUEUE;
 	if (flags & LM_FLAG_TRY_1CB)
 		f |= DLM_LKF_NOQUEUE | DLM_LKF_NOQUEUEBAST;
 	/* A conversion that may have to wait: in turn with the others. */
-	if (l->exists && req != LM_ST_UNLOCKED && l->held != LM_ST_EXCLUSIVE && l->held != req &&
+	if (l && l->exists && req != LM_ST_UNLOCKED && l->held != LM_ST_EXCLUSIVE && l->held != req &&
 	    !(f & DLM_LKF_NOQUEUE))
 		f |= DLM_LKF_QUECVT;
 	return f;
+}
+
+/* The broker knows itself what is a conversion. */
+static uint32_t local_request_flags(const struct gfs2_glock *gl, enum lm_state req, unsigned flags)
+{
+	const struct local_lock *l = gl->gl_lm_priv;
+
+	return request_flags(gl, req, flags) | (l && l->exists ? DLM_LKF_CONVERT : 0);
 }
 
 static void local_lock(struct gfs2_glock *gl, enum lm_state req, unsigned flags)
@@ -186,7 +195,7 @@ static void local_lock(struct gfs2_glock *gl, enum lm_state req, unsigned flags)
 	l->busy = BUSY_LOCK;
 	l->asked = req;
 	m.handle = l->handle;
-	m.flags = request_flags(l, req, flags);
+	m.flags = request_flags(gl, req, flags);
 	lb_name(m.name, gl->gl_type, gl->gl_number);
 	if (m.flags & DLM_LKF_VALBLK)
 		memcpy(m.lvb, gl->gl_lvb, sizeof(m.lvb));
@@ -617,6 +626,7 @@ const struct lm_lockops lm_local = {
 	.lm_stop_recovery = local_stop_recovery,
 	.lm_unmount = local_unmount,
 	.lm_lock = local_lock,
+	.lm_request_flags = local_request_flags,
 	.lm_cancel = local_cancel,
 	.lm_put_lock = local_put_lock,
 	.lm_dead_holds = local_dead_holds,

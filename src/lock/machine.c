@@ -34,6 +34,8 @@
 
 #define FLAG(f) (1ul << (f))
 #define TRY_FLAGS (LM_FLAG_TRY | LM_FLAG_TRY_1CB)
+/* Whom the cluster may refuse. */
+#define REFUSABLE (TRY_FLAGS | GL_TRY_OTHERS)
 
 #define UN LM_ST_UNLOCKED
 #define EX LM_ST_EXCLUSIVE
@@ -67,6 +69,14 @@ bool glock_demote_due(const struct gfs2_glock *gl)
 	       glock_demote_needed[gl->gl_state][gl->gl_demote_state] && !frozen_by_withdraw(gl);
 }
 
+/*
+ * --- turns ---
+ * Another node asks for a lock.  If nobody here has it or waits for it, it goes at once: nodes that work alternately never wait.  If it is
+ * busy, every hand-over is time in which nobody works, so the node first has a turn, counted from when it got the lock: some times as
+ * long as giving the lock up has taken lately (write-back included; what it costs the others to get it back is about as much), so most of
+ * the time is worked in whatever the device is like, but never so long that it shows (the kernel: 40 to 200 ms, the longer the
+ * more somebody here has had to wait).  A turn ends early when the lock has been idle for a part of it.
+ */
 uint64_t glock_hold_left(const struct gfs2_glock *gl, uint64_t now)
 {
 	uint64_t over = gl->gl_tchange_ns + gl->gl_hold_ns;
@@ -80,6 +90,25 @@ uint64_t glock_hold_left(const struct gfs2_glock *gl, uint64_t now)
 	return over > now ? over - now : 0;
 }
 
+uint64_t glock_turn_ends(const struct gfs2_glock *gl)
+{
+	uint64_t over = gl->gl_tchange_ns + gl->gl_hold_ns;
+
+	if (!list_empty(&gl->gl_holders))
+		return over;
+	return min_t(uint64_t, over, max_t(uint64_t, gl->gl_idle_ns, gl->gl_tchange_ns) + gl->gl_hold_ns / GLOCK_TURN_IDLE);
+}
+
+/* A demotion has been made. */
+static void measure_cost(struct gfs2_glock *gl)
+{
+	uint64_t now = glock_now(gl), ns = now > gl->gl_start_ns ? now - gl->gl_start_ns : 0;
+
+	gl->gl_cost_ns = gl->gl_cost_ns ? (3 * gl->gl_cost_ns + ns) / 4 : ns;
+	gl->gl_hold_ns = min_t(uint64_t, max_t(uint64_t, GLOCK_TURN_COSTS * gl->gl_cost_ns, GLOCK_TURN_MIN_NS),
+			       GLOCK_TURN_MAX_NS);
+}
+
 /* --- what actions are made of --- */
 
 static void set_state(struct gfs2_glock *gl, enum lm_state state, const char *reason)
@@ -90,10 +119,6 @@ static void set_state(struct gfs2_glock *gl, enum lm_state state, const char *re
 		gfs2_glock_hold(gl);
 	else if (gl->gl_state != UN && state == UN)
 		gl->gl_puts++;
-	if (state != gl->gl_target)
-		gl->gl_hold_ns = gl->gl_hold_ns > GLOCK_HOLD_MIN_NS + GLOCK_HOLD_DEC_NS ?
-					 gl->gl_hold_ns - GLOCK_HOLD_DEC_NS :
-					 GLOCK_HOLD_MIN_NS;
 	gl->gl_state = state;
 	gl->gl_tchange_ns = glock_now(gl);
 }
@@ -116,15 +141,31 @@ static void fail_waiters(struct gfs2_glock *gl, unsigned flags, int error,
 			glock_fail(gl, gh, error);
 }
 
+static void fail_withdrawn(struct gfs2_glock *gl)
+{
+	struct gfs2_holder *gh, *tmp;
+
+	list_for_each_entry_safe(gh, tmp, &gl->gl_holders, gh_list)
+		if (holder_waits(gh) && glock_blocked_by_withdraw(gl, gh->gh_flags))
+			glock_fail(gl, gh, -EIO);
+}
+
 /*
  * Grant what can be granted.  A demote request that is due keeps new holders out, unless this is the answer that they
  * waited for (@answer, guarantee 3).
  */
 static void promote(struct gfs2_glock *gl, bool answer)
 {
-	struct gfs2_holder *current = glock_first_holder(gl);
-	struct gfs2_holder *gh = glock_first_waiter(gl), *next;
+	struct gfs2_holder *current, *gh, *next;
 
+	/*
+	 * Nobody is let in any more, even if the withdraw has not come to this glock yet: what was dropped for a demotion that it has called
+	 * off is in a journal that others have to replay.
+	 */
+	if (unlikely(frozen_by_withdraw(gl)) && !SEEDED_BUG("glock-withdrawn-lets-in"))
+		fail_withdrawn(gl);
+	current = glock_first_holder(gl);
+	gh = glock_first_waiter(gl);
 	if (!gh) {
 		gl->gl_unlock_first = false;
 		return;
@@ -160,7 +201,7 @@ static void settle(struct gfs2_glock *gl)
 	if (!glock_demote_needed[gl->gl_state][gl->gl_demote_state])
 		demote_done(gl);
 	else if ((gl->gl_flags & FLAG(GLF_PENDING_DEMOTE)) && !SEEDED_BUG("glock-hold-timer-not-set"))
-		glock_queue_work(gl, GLW_HOLD, gl->gl_tchange_ns + gl->gl_hold_ns);
+		glock_queue_work(gl, GLW_HOLD, glock_turn_ends(gl));
 }
 
 /* --- actions --- */
@@ -204,13 +245,13 @@ static void act_demand(struct gfs2_glock *gl, const struct glock_arg *arg)
 
 static void act_hold_over(struct gfs2_glock *gl, const struct glock_arg *arg)
 {
-	uint64_t over = gl->gl_tchange_ns + gl->gl_hold_ns;
+	uint64_t ends = glock_turn_ends(gl);
 
 	if (!(gl->gl_flags & FLAG(GLF_PENDING_DEMOTE)))
 		return;
-	/* The state may have changed since the timer was set. */
-	if (glock_now(gl) < over) {
-		glock_queue_work(gl, GLW_HOLD, over);
+	/* The state may have changed since the timer was set, holders have come or gone. */
+	if (glock_now(gl) < ends) {
+		glock_queue_work(gl, GLW_HOLD, ends);
 		return;
 	}
 	gl->gl_flags &= ~FLAG(GLF_PENDING_DEMOTE);
@@ -223,8 +264,10 @@ static void act_cancel(struct gfs2_glock *gl, const struct glock_arg *arg)
 {
 	const struct gfs2_holder *gh = glock_first_waiter(gl);
 
+	bool patient = gh && (!(gh->gh_flags & GL_TRY_OTHERS) || (gl->gl_req_flags & TRY_FLAGS));
+
 	if (gl->gl_why != GLY_PROMOTE || gl->gl_cancel_sent ||
-	    (gh && glock_satisfies(gl->gl_req, gh->gh_state, gh->gh_flags)))
+	    (patient && glock_satisfies(gl->gl_req, gh->gh_state, gh->gh_flags)))
 		return;
 	/* gfs2_glock_dq() calls lm_cancel once it has released gl_lock. */
 	gl->gl_cancel_sent = true;
@@ -232,11 +275,7 @@ static void act_cancel(struct gfs2_glock *gl, const struct glock_arg *arg)
 
 static void act_withdraw(struct gfs2_glock *gl, const struct glock_arg *arg)
 {
-	struct gfs2_holder *gh, *tmp;
-
-	list_for_each_entry_safe(gh, tmp, &gl->gl_holders, gh_list)
-		if (holder_waits(gh) && glock_blocked_by_withdraw(gl, gh->gh_flags))
-			glock_fail(gl, gh, -EIO);
+	fail_withdrawn(gl);
 	/* Nobody need wait for a demotion that will not come. */
 	rcond_broadcast(&gl->gl_wait);
 }
@@ -251,6 +290,7 @@ static void act_start(struct gfs2_glock *gl, const struct glock_arg *arg)
 		glock_bug(gl, "transition without need or under a holder");
 	gfs2_glock_hold(gl);
 	gl->gl_why = step->why;
+	gl->gl_start_ns = glock_now(gl);
 	gl->gl_target = gl->gl_req = step->target;
 	gl->gl_req_flags = step->flags;
 	gl->gl_raise_tried = step->why == GLY_RAISE;
@@ -297,6 +337,8 @@ static void act_got(struct gfs2_glock *gl, const struct glock_arg *arg)
 	};
 
 	set_state(gl, gl->gl_req, why[gl->gl_why]);
+	if (gl->gl_why == GLY_DEMOTE)
+		measure_cost(gl);
 	if (gl->gl_state != UN && gl->gl_table->t_lm->lm_has_peers)
 		gl->gl_flags |= FLAG(GLF_INITIAL);
 	settle(gl);
@@ -309,7 +351,12 @@ static void act_refused(struct gfs2_glock *gl, const struct glock_arg *arg)
 	set_state(gl, arg->reply & LM_OUT_ST_MASK, "refused");
 	switch ((enum glock_why)gl->gl_why) {
 	case GLY_RAISE:
-		/* Others hold it too.  What is to be written stays with the object. */
+		/*
+		 * Others hold it too.  What is to be written stays with the object.  A conversion between DF and SH would run into the
+		 * others', so a demotion goes all the way down at once.
+		 */
+		if (gl->gl_flags & (FLAG(GLF_DEMOTE) | FLAG(GLF_PENDING_DEMOTE)))
+			gl->gl_demote_state = UN;
 		break;
 	case GLY_DEMOTE:
 		/* A conversion between SH and DF ran into another node's: all the way down resolves it. */
@@ -318,7 +365,7 @@ static void act_refused(struct gfs2_glock *gl, const struct glock_arg *arg)
 	case GLY_PROMOTE:
 	case GLY_UNLOCK:
 		if (gl->gl_req_flags & TRY_FLAGS)
-			fail_waiters(gl, TRY_FLAGS, GLR_TRYFAILED, NULL);
+			fail_waiters(gl, REFUSABLE, GLR_TRYFAILED, NULL);
 		else if (!SEEDED_BUG("glock-deadlock-asks-again"))
 			gl->gl_unlock_first = true;
 		break;
@@ -470,9 +517,8 @@ static bool transition_needed(struct gfs2_glock *gl, struct glock_step *step)
 		gl->gl_unlock_first = false;
 		fail_waiters(gl, 0, -EIO, NULL);
 	}
-	/* A withdraw has called off the demotion that kept them waiting, and may not have come to this glock yet. */
+	/* A withdraw has called off the demotion that kept them waiting. */
 	if (frozen_by_withdraw(gl)) {
-		act_withdraw(gl, NULL);
 		promote(gl, false);
 		if (glock_first_holder(gl))
 			return false;
@@ -487,12 +533,14 @@ static bool transition_needed(struct gfs2_glock *gl, struct glock_step *step)
 	}
 	if (foreign_forbids(gl, gh->gh_state)) {
 		/* Who tries is not kept waiting; with the first gone the next may be one that can go on. */
-		fail_waiters(gl, TRY_FLAGS, GLR_TRYFAILED, NULL);
+		fail_waiters(gl, REFUSABLE, GLR_TRYFAILED, NULL);
 		return false;
 	}
 	step->why = GLY_PROMOTE;
 	step->target = gh->gh_state;
 	step->flags = gh->gh_flags & (TRY_FLAGS | LM_FLAG_NOEXP);
+	if (gh->gh_flags & GL_TRY_OTHERS && !SEEDED_BUG("glock-try-others-waits"))
+		step->flags |= LM_FLAG_TRY;
 	if (SEEDED_BUG("glock-try-waits-in-dlm"))
 		step->flags &= ~TRY_FLAGS;
 	return true;
@@ -623,7 +671,8 @@ static void ask_module(struct gfs2_glock *gl, bool forget)
 			return;
 		}
 		gl->gl_stopped &= ~(unsigned)GLS_REQUEST;
-		ev_glock(EV_DLM_LOCK, gl, gl->gl_state, req, flags & TRY_FLAGS ? "try" : NULL);
+		ev_dlm_lock(gl, req, lm->lm_request_flags ? lm->lm_request_flags(gl, req, flags) : 0,
+			    flags & TRY_FLAGS ? "try" : NULL);
 	}
 	glock_unlock(gl);
 	asking = gl;

@@ -149,7 +149,7 @@ static struct gfs2_glock *glock_alloc(struct gfs2_glock_table *t, uint64_t numbe
 		gl->gl_flags = FLAG(GLF_INSTANTIATE_NEEDED);
 	list_init(&gl->gl_holders);
 	gl->gl_tchange_ns = t->t_clock();
-	gl->gl_hold_ns = GLOCK_HOLD_MAX_NS;
+	gl->gl_hold_ns = GLOCK_TURN_FIRST_NS;
 	atomic_init(&gl->gl_ref, 1);
 	if (ops->go_flags & GLOF_ASPACE)
 		mapping_init(&gl->gl_mapping, t->t_bufs, gl, false);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Glock workers: threads that run what the thread at hand may not (a receive thread, a lock module's callback) or what is due
- * later (a demotion after the minimum hold time).
+ * later (a demotion at the end of a turn).
  *
  * A glock is on at most one of the two queues, with flags that say what is to be done; queueing again adds flags, and
  * "now" beats "later".  A queued glock is referenced.  While a worker has it, it may be queued again and taken by another
@@ -28,15 +28,19 @@ void glock_queue_work(struct gfs2_glock *gl, unsigned flags, uint64_t at_ns)
 	rmutex_assert_held(&gl->gl_lock);
 	rmutex_lock(&t->t_work_lock);
 	gl->gl_work_flags |= flags;
+	/* Queued as early as that already: whoever is to take it knows. */
+	if (!list_empty(&gl->gl_work) && gl->gl_work_ns <= at_ns) {
+		rmutex_unlock(&t->t_work_lock);
+		return;
+	}
 	if (list_empty(&gl->gl_work)) {
 		gfs2_glock_hold(gl);
 		gl->gl_work_ns = at_ns;
 		list_add_tail(&gl->gl_work, at_ns ? &t->t_delayed : &t->t_work);
-	} else if (gl->gl_work_ns && !at_ns) {
-		gl->gl_work_ns = 0;
-		list_move_tail(&gl->gl_work, &t->t_work);
-	} else if (gl->gl_work_ns > at_ns) {
+	} else {
 		gl->gl_work_ns = at_ns;
+		if (!at_ns)
+			list_move_tail(&gl->gl_work, &t->t_work);
 	}
 	/* Also for later work: somebody has to sleep no longer than that. */
 	rcond_signal(&t->t_work_cond);

@@ -22,10 +22,10 @@ MAPPED = 4 * BLOCK      # of every file; its size never falls below, so that no 
 
 
 @contextlib.contextmanager
-def nodes(count=2, size="256M", **more):
+def nodes(count=2, size="256M", options=(), **more):
     """Mounts of a new volume; afterwards they are unmounted and the volume is clean."""
     volume = Volume(journals=count, proto="lock_dlm", table="test:vol", size=size, **more)
-    mounts = [volume.mount("lockproto=lock_local") for _ in range(count)]
+    mounts = [volume.mount("lockproto=lock_local", *options) for _ in range(count)]
     yield mounts
     for one in mounts:
         one.umount()
@@ -579,6 +579,77 @@ def case_unlinked():
                     same(read_file((one, other)[n] / name), b"%d.%d" % (n, i), name)
                 for name in names:
                     os.unlink((one, other)[(n + len(name)) % 2] / name)
+
+
+# --- times of direct writes, while several nodes have some that are not published
+
+@contextlib.contextmanager
+def two_writers(*options):
+    """Two mounts, a file that both have open for direct writing, a function that writes a block of it."""
+    with nodes(options=options) as both, Aligned(b"t" * BLOCK) as data:
+        write_file(both[0] / "f", bytes(64 * BLOCK), sync=True)
+        os.truncate(both[0] / "f", 128 * BLOCK)
+        fds = [os.open(m / "f", os.O_RDWR | os.O_DIRECT) for m in both]
+        yield both, os.fstat(fds[0]).st_ino, fds, lambda node, block: os.pwrite(fds[node], data, block * BLOCK)
+        for fd in fds:
+            os.close(fd)
+
+
+def case_times_cost_no_lock():
+    """Two that write all the time: no EX per write, none that is waited for; a try now and then."""
+    with two_writers("dio_mtime_interval=1") as (both, inode, _fds, write):
+        for node in (0, 1, 0, 1):
+            write(node, node)
+        began, writes = time.monotonic(), 0
+        with Trace(both[0]) as trace:
+            while time.monotonic() < began + 2.5 or writes < 50:
+                for writer in (0, 1):
+                    write(writer, writes % 64)
+                writes += 1
+                time.sleep(0.001)
+        took = time.monotonic() - began
+        asked = [event for event in trace.of(inode) if event["event"] == "dlm_lock"]
+        log(f"{writes} writes by each in {took:.1f} s, to the lock manager: "
+            f"{[(event['from'], event['to'], event['flags']) for event in asked]}")
+        # One try an interval after the first write; what comes next comes when ten more are over.
+        if took < 8:
+            check(len(asked) <= 1, f"{len(asked)} requests")
+            check(all(event["to"] == "EX" and "NOQUEUE" in event["flags"] for event in asked), asked)
+        check(len(asked) <= 2 * took, f"{len(asked)} requests in {took:.0f} s")
+
+
+def case_times_left():
+    """A node has to let go of the lock while the one that asks has it in DF: the time that it could not publish is, soon."""
+    with two_writers("dio_mtime_interval=3600") as (both, inode, _fds, write):
+        for node in (0, 1, 0, 1, 0):
+            write(node, node)
+        with Trace(both[0]) as trace:
+            write(1, 100)   # a hole: DF to EX
+            got = f"G:  s:EX n:2/{inode:x} "
+            wait_for(lambda: got in both[0].glockctl("dump", f"inode:{inode}").stdout, "node 0 to get EX to publish its time")
+        log([(event["event"], event.get("from"), event.get("to"), event.get("reason")) for event in trace.of(inode)])
+        check(any(event["event"] == "glock_state" and event.get("reason") == "refused" for event in trace.of(inode)),
+              "node 0 could publish before it let go: nothing was tested")
+
+
+def case_utime_stays():
+    """mtime set on one node is not overridden by what another one had written directly before, and publishes afterwards."""
+    with two_writers("dio_mtime_interval=3600") as (both, _inode, fds, write):
+        for turn, when in enumerate((1000000000, 2 * 10 ** 9 + 1)):
+            for node in (0, 1, 0, 1, 0):
+                write(node, node)
+            setter = turn % 2
+            os.utime(both[setter] / "f", (when, when))
+            for fd in fds:
+                os.fsync(fd)
+            for node in (0, 1, 0):
+                equal(os.fstat(fds[node]).st_mtime, when, f"turn {turn}: mtime on node {node}")
+            # What is written after it (by the clock of times) counts.
+            wait_for(lambda then=time.time_ns(): time.time_ns() > then + 20000000, "another tick")
+            write(1 - setter, 5)
+            os.fsync(fds[1 - setter])
+            for node in (0, 1):
+                check(abs(os.stat(both[node] / "f").st_mtime - time.time()) < 3600, f"turn {turn}: mtime after a write")
 
 
 if __name__ == "__main__":

@@ -40,6 +40,13 @@ def case_random():
     log(sim("random", 0, 1000 if ASAN else 200000 if FULL else 4000))
 
 
+def case_seeds_that_have_failed():
+    for seed in (159137, 184079):   # see `rare` in main.c
+        sim("random", seed, 1)
+    # two that hold DF, have times to publish and do not want to wait for each other
+    sim("program", "0: DF EXo / 1: DF EXo / 0: DFk; nodes=2 deaths=1")
+
+
 def case_all_small_programs():
     if ASAN and not FULL:
         log(sim("program", "0: SH EX / 1: DFk; nodes=2 deaths=1"))

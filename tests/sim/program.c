@@ -17,6 +17,7 @@
 static const struct { char letter; unsigned flag; } flag_letters[] = {
 	{ 't', LM_FLAG_TRY }, { 'T', LM_FLAG_TRY_1CB }, { 'x', GL_EXACT }, { 'c', GL_NOCACHE },
 	{ 'y', LM_FLAG_ANY }, { 'g', GL_SKIP }, { 'p', LM_FLAG_NOEXP },
+	{ 'o', GL_TRY_OTHERS },
 };
 static const char how_letters[] = "-abf";
 
@@ -180,7 +181,7 @@ static void random_op(struct op *op, unsigned resources, bool quiet)
 	static const uint8_t states[] = { SH, SH, DF, DF, EX, EX }, wishes[] = { UN, SH, DF };
 	static const uint8_t hows[] = { HOW_SYNC, HOW_SYNC, HOW_SYNC, HOW_ASYNC, HOW_CALLBACK, HOW_CALLBACK,
 					HOW_FAST };
-	static const uint16_t flags[] = { 0, 0, 0, 0, LM_FLAG_TRY, LM_FLAG_TRY_1CB, GL_EXACT, GL_NOCACHE,
+	static const uint32_t flags[] = { 0, 0, 0, 0, LM_FLAG_TRY, LM_FLAG_TRY_1CB, GL_EXACT, GL_NOCACHE,
 					  LM_FLAG_ANY, GL_SKIP };
 
 	memset(op, 0, sizeof(*op));
@@ -196,6 +197,9 @@ static void random_op(struct op *op, unsigned resources, bool quiet)
 	op->flags = flags[rnd(quiet ? 4 : ARRAY_SIZE(flags))];
 	if (op->state == EX)
 		op->flags &= ~LM_FLAG_ANY;
+	/* Like this seeds that are known for something go on meaning the same. */
+	if (op->state == EX && op->flags == LM_FLAG_TRY_1CB && op->how != HOW_FAST && rnd_state >> 50 & 1)
+		op->flags = GL_TRY_OTHERS;
 	op->cancel = op->how != HOW_FAST && !rnd(5);
 	op->fsync = op->state == EX && rnd(2);
 }

@@ -72,7 +72,7 @@ enum op_how { HOW_SYNC, HOW_ASYNC, HOW_CALLBACK, HOW_FAST };
 
 struct op {
 	uint8_t kind, res, state, how;
-	uint16_t flags;			/* LM_FLAG_*, GL_* */
+	uint32_t flags;			/* LM_FLAG_*, GL_* */
 	bool cancel;			/* may be taken back while it waits */
 	bool fsync;			/* EX: log and acknowledge */
 	bool nest;			/* kept until the next one was done */

@@ -36,9 +36,11 @@ struct simlock {
 	unsigned flags;			/* of the request */
 	bool busy, putting;
 	bool try_asked;
-	/* minimum hold time */
-	uint64_t granted_ns;
-	bool demand_timed, demand_local;
+	/* turns: when it was got, when somebody had it or waited for it; GLF_DEMOTE as of the last step */
+	uint64_t granted_ns, busy_ns;
+	bool demand_timed, demand_local, demoting;
+	/* own demands between being noted and being made */
+	unsigned demands_coming;
 };
 
 enum msg_type { MSG_LOCK, MSG_CANCEL, MSG_UNLOCK };
@@ -364,9 +366,18 @@ static void check_request(unsigned n, unsigned r, enum lm_state req, bool try)
 	if (atomic_load(&l->gl->gl_wants_ex) && l->state != UN && req != EX && l->gl->gl_why != GLY_UNLOCK &&
 	    !c->raise_tried && !try && !nd->sick && !gfs2_glock_table_dying(l->gl->gl_table))
 		sim_fail("node %u: gives resource %u up with a time that nobody else can see, and has not tried for EX", n, r);
-	if (l->gl->gl_why == GLY_DEMOTE && l->demand_timed && !l->demand_local &&
-	    w.clock < l->granted_ns + GLOCK_HOLD_MIN_NS)
-		sim_fail("node %u: gives up resource %u before the minimum hold time is over", n, r);
+}
+
+/* Own demands know no turns. */
+static void local_demand_begins(struct simlock *l)
+{
+	l->demand_local = true;
+	l->demands_coming++;
+}
+
+static void local_demand_made(struct simlock *l)
+{
+	l->demands_coming--;
 }
 
 static void sim_lm_lock(struct gfs2_glock *gl, enum lm_state req, unsigned flags)
@@ -416,7 +427,7 @@ static void forget(struct simlock *l)
 
 	/* Whoever dies in between would leave it in the table, where nobody looks for it. */
 	co_preempt = false;
-	memset(l, 0, sizeof(*l));
+	*l = (struct simlock){ .demands_coming = l->demands_coming };
 	gfs2_glock_free(gl);
 	co_preempt = preempt;
 }
@@ -587,7 +598,7 @@ static void take_ast(struct simlock *l, const struct dlm_output *o)
 	}
 	l->state = state;
 	gfs2_glock_complete(gl, (int)state | bits);
-	if (l->gl && !(l->gl->gl_flags & (1ul << GLF_DEMOTE | 1ul << GLF_PENDING_DEMOTE)))
+	if (l->gl && !(l->gl->gl_flags & (1ul << GLF_DEMOTE | 1ul << GLF_PENDING_DEMOTE)) && !l->demands_coming)
 		l->demand_local = false;
 }
 
@@ -820,7 +831,7 @@ static void check_result(const struct task *t, const struct op *op, int error)
 		return;
 	case GLR_TRYFAILED:
 		sim_stats.try_failed++;
-		if (!(op->flags & (LM_FLAG_TRY | LM_FLAG_TRY_1CB)))
+		if (!(op->flags & (LM_FLAG_TRY | LM_FLAG_TRY_1CB | GL_TRY_OTHERS)))
 			sim_fail("caller %u: \"try failed\" for a request that waits", t->nr);
 		if (w.p->nr_tasks == 1 && w.p->tasks[0].nr_ops == 1)
 			sim_fail("caller %u: nobody is in the way of a try request", t->nr);
@@ -883,9 +894,13 @@ static void release_all(struct task *t)
 	while (t->nr_held) {
 		struct gfs2_holder *gh = &t->ghs[--t->nr_held];
 
+		struct simlock *l = lock_of(gh->gh_gl);
+
 		if (gh->gh_flags & GL_NOCACHE)
-			lock_of(gh->gh_gl)->demand_local = true;
+			local_demand_begins(l);
 		gfs2_glock_dq_uninit(gh);
+		if (gh->gh_flags & GL_NOCACHE)
+			local_demand_made(l);
 	}
 }
 
@@ -909,8 +924,9 @@ static void demote_op(unsigned n, const struct op *op)
 {
 	struct gfs2_glock *gl = get_glock(n, op->res);
 
-	w.nodes[n].locks[op->res].demand_local = true;
+	local_demand_begins(&w.nodes[n].locks[op->res]);
 	gfs2_glock_cb(gl, op->state, false);
+	local_demand_made(&w.nodes[n].locks[op->res]);
 	gfs2_glock_put(gl);
 }
 
@@ -933,8 +949,10 @@ static void task_fn(struct co *co, void *arg)
 			break;
 		case OP_SHRINK:
 			for (unsigned r = 0; r < ALL_RES; r++)
-				w.nodes[n].locks[r].demand_local = true;
+				local_demand_begins(&w.nodes[n].locks[r]);
 			gfs2_glock_shrink(w.nodes[n].table, 1);
+			for (unsigned r = 0; r < ALL_RES; r++)
+				local_demand_made(&w.nodes[n].locks[r]);
 			break;
 		case OP_END:
 			break;
@@ -965,19 +983,25 @@ static bool can_cancel(const struct task *t)
 static void cancel_fn(struct co *co, void *arg)
 {
 	struct task *t = arg;
+	struct simlock *l;
+	bool nocache;
 
 	if (!can_cancel(t))
 		return;
+	l = lock_of(t->waits->gh_gl);
+	nocache = t->waits->gh_flags & GL_NOCACHE;
 	t->canceling = t->cancel_runs = true;
 	/* It may have been granted already, and go with the lock. */
-	if (t->waits->gh_flags & GL_NOCACHE)
-		lock_of(t->waits->gh_gl)->demand_local = true;
+	if (nocache)
+		local_demand_begins(l);
 	if (!t->waits->gh_granted) {
 		gfs2_glock_dq(t->waits);
 	} else if (gfs2_glock_cancel(t->waits)) {
 		t->canceled = true;
 		co_wake(t->co);
 	}
+	if (nocache)
+		local_demand_made(l);
 	t->cancel_runs = false;
 }
 
@@ -1102,6 +1126,19 @@ static bool is_try(const struct gfs2_holder *gh)
 	return gh->gh_flags & (LM_FLAG_TRY | LM_FLAG_TRY_1CB);
 }
 
+/* A turn ends early only when nobody has wanted the lock for a while. */
+static void check_turn(unsigned n, unsigned r, struct simlock *l)
+{
+	bool demoting = l->gl->gl_flags & 1ul << GLF_DEMOTE;
+
+	if (demoting && !l->demoting && l->demand_timed && !l->demand_local &&
+	    w.clock < l->granted_ns + GLOCK_TURN_MIN_NS && w.clock < l->busy_ns + GLOCK_TURN_MIN_NS / GLOCK_TURN_IDLE)
+		sim_fail("node %u: gives up resource %u before its turn is over", n, r);
+	l->demoting = demoting;
+	if (!list_empty(&l->gl->gl_holders))
+		l->busy_ns = w.clock;
+}
+
 static void check_glock(unsigned n, unsigned r, const struct simlock *l)
 {
 	const struct gfs2_glock *gl = l->gl;
@@ -1124,6 +1161,9 @@ static void check_glock(unsigned n, unsigned r, const struct simlock *l)
 			sim_fail("node %u: a try request waits for a holder on %u", n, r);
 		else if (holder_waits(gh) && is_try(gh) && in_dlm_queue && !gl->gl_cancel_sent)
 			sim_fail("node %u: a try request waits for the DLM on %u", n, r);
+	gh = glock_first_waiter(gl);
+	if (gh && (gh->gh_flags & GL_TRY_OTHERS) && in_dlm_queue && gl->gl_why == GLY_PROMOTE && !gl->gl_cancel_sent)
+		sim_fail("node %u: who does not want to wait for others does so on %u", n, r);
 }
 
 /* What is cached without being looked at must be right as well: the fast path would use it. */
@@ -1162,7 +1202,8 @@ static void check_dlm_lock(const struct dlm_lock_info *info, void *arg)
  *  - the DLM's own rules; a try request never waits there;
  *  - what a node believes to hold is what it was granted; no holder during a transition; no try request behind a holder;
  *  - what is cached is allowed by the state and is the truth.
- * At requests (check_request): dirty things were written, caches dropped, nobody uses the lock, the minimum hold time is over.
+ *  - a turn was over, or the lock idle for a while, before it is to be given up.
+ * At requests (check_request): dirty things were written, caches dropped, nobody uses the lock.
  * At uses (use): holders of different nodes are compatible; metadata, data and value block are the truth.
  * At the end (check_end): everybody was answered, with an error only if there was a cause; everything can be given up, and is on the device.
  */
@@ -1174,13 +1215,15 @@ static void check_step(void)
 		sim_fail("the rules of the DLM: %s", wrong);
 	dlm_rules_for_each(w.dlm, check_dlm_lock, NULL);
 	for (unsigned n = 0; n < w.p->nodes; n++) {
-		const struct node *nd = &w.nodes[n];
+		struct node *nd = &w.nodes[n];
 
 		if (!nd->alive)
 			continue;
 		for (unsigned r = 0; r < ALL_RES; r++) {
-			if (nd->locks[r].gl)
+			if (nd->locks[r].gl) {
 				check_glock(n, r, &nd->locks[r]);
+				check_turn(n, r, &nd->locks[r]);
+			}
 			if (r < MAX_RES)
 				check_cache(n, r, &nd->locks[r]);
 		}
@@ -1341,7 +1384,7 @@ static uint64_t hash_glock(uint64_t h, const struct simlock *l)
 
 	h = mix(h, l->lkid != 0);
 	h = mix(h, l->state | l->req << 4 | l->busy << 8 | l->putting << 9 | l->demand_timed << 10 |
-			   l->demand_local << 11);
+			   l->demand_local << 11 | l->demoting << 12 | l->demands_coming << 13);
 	h = mix(h, l->flags);
 	if (!gl)
 		return mix(h, 77);
@@ -1355,6 +1398,10 @@ static uint64_t hash_glock(uint64_t h, const struct simlock *l)
 	h = mix(h, (uint64_t)gl->gl_req_flags << 32 | atomic_load(&gl->gl_ref));
 	h = mix(h, over > w.clock ? over - w.clock : 0);
 	h = mix(h, gl->gl_hold_ns);
+	h = mix(h, gl->gl_cost_ns);
+	h = mix(h, gl->gl_flags & 1ul << GLF_PENDING_DEMOTE && list_empty(&gl->gl_holders) ? w.clock - gl->gl_idle_ns : 0);
+	h = mix(h, gl->gl_phase != GLP_IDLE && gl->gl_why == GLY_DEMOTE ? w.clock - gl->gl_start_ns : 0);
+	h = mix(h, l->demand_timed ? min_t(uint64_t, w.clock - l->busy_ns, GLOCK_TURN_MIN_NS) : 0);
 	h = mix(h, gl->gl_work_flags | (uint64_t)!list_empty(&gl->gl_work) << 8);
 	h = mix(h, gl->gl_work_ns > w.clock ? gl->gl_work_ns - w.clock : 0);
 	h = mix(h, lvb_value(gl));
@@ -1492,8 +1539,9 @@ static void everything_down_fn(struct co *co, void *arg)
 
 		if (!gl || w.nodes[n].locks[r].putting)
 			continue;
-		w.nodes[n].locks[r].demand_local = true;
+		local_demand_begins(&w.nodes[n].locks[r]);
 		gfs2_glock_cb(gl, UN, false);
+		local_demand_made(&w.nodes[n].locks[r]);
 	}
 }
 
@@ -1551,7 +1599,7 @@ void run_program(const struct program *p, chooser_fn choose, void *arg, struct r
 		if (w.step == MAX_STEPS)
 			sim_fail("not finished after %u steps: somebody starves", w.step);
 		if (w.p->preempt || w.p->reorder)
-			w.clock += 1000000;
+			w.clock += GLOCK_TURN_MIN_NS / 40;
 		one_step(&acts[i]);
 	}
 	if (!res->cut)

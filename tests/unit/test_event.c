@@ -99,9 +99,10 @@ static void test_output(void **state)
 	check_output(J("\"glock_demote_rq\"," HEAD ",\"glock\":\"2/35f8\",\"from\":\"EX\","
 		       "\"to\":\"UN\",\"reason\":\"remote\""),
 		     T "gfs2_demote_rq: glock 2:13816 demote EX to NL remote req:77");
-	ev_glock(EV_DLM_LOCK, &fake_gl, LM_ST_UNLOCKED, LM_ST_SHARED, NULL);
-	check_output(J("\"dlm_lock\"," HEAD ",\"glock\":\"2/35f8\",\"from\":\"UN\",\"to\":\"SH\""),
-		     T "dlm_lock: glock 2:13816 NL to PR req:77");
+	ev_dlm_lock(&fake_gl, LM_ST_SHARED, 0x1 | 0x4 | 0x8 | 0x80 | 0x800, "try");
+	check_output(J("\"dlm_lock\"," HEAD ",\"glock\":\"2/35f8\",\"from\":\"UN\",\"to\":\"SH\","
+		       "\"flags\":\"NOQUEUE|CONVERT|VALBLK|PERSISTENT|NOQUEUEBAST\",\"reason\":\"try\""),
+		     T "dlm_lock: glock 2:13816 NL to PR NOQUEUE|CONVERT|VALBLK|PERSISTENT|NOQUEUEBAST try req:77");
 	ev_dio(EV_DIO_HOLE, 13816, 4096, 512, -15, "hole \"x\"\n");
 	check_output(J("\"dio_hole\"," HEAD ",\"glock\":\"2/35f8\",\"off\":4096,\"len\":512,"
 		       "\"rc\":-15,\"reason\":\"hole \\\"x\\\"\\u000a\""),

@@ -529,13 +529,11 @@ static void test_raise(void **state)
 	gfs2_glock_cb(gl, SH, false);
 	await(atomic_load(&lm.requests) == 1);
 	assert_int_equal(atomic_load(&lm.flags), LM_FLAG_TRY);
+	/* Others have it in DF, too: SH could not be had from there, so it goes down altogether. */
 	answer(gl, 1, EX, DF);
-	answer(gl, 2, SH, SH);
+	answer(gl, 2, UN, UN);
 	assert_int_equal(atomic_load(&lm.flags), 0);
-	gfs2_glock_cb(gl, UN, false);
-	answer(gl, 3, EX, SH);
-	answer(gl, 4, UN, UN);
-	notes("sync lock:EX:try sync lock:SH sync lock:EX:try sync inval:all lock:UN");
+	notes("sync lock:EX:try sync inval:all lock:UN");
 
 	/* Granted: go_sync has EX before it goes.  A holder is served by that. */
 	cache_state(gl, DF);
@@ -559,6 +557,39 @@ static void test_raise(void **state)
 	atomic_store(&gl->gl_wants_ex, false);
 	gfs2_glock_cb(gl, UN, false);
 	answer(gl, 1, UN, UN);
+	gfs2_glock_put(gl);
+}
+
+/* GL_TRY_OTHERS: holders of this node are waited for, other nodes are not. */
+static void test_try_others(void **state)
+{
+	struct gfs2_glock *gl = gfs2_glock_get(table, 1, &inode_ops);
+	struct gfs2_holder a, b, c;
+
+	cache_state(gl, DF);
+	queue(gl, DF, GL_SKIP, &b);
+	queue(gl, EX, GL_TRY_OTHERS | GL_SKIP, &a);
+	assert_false(gfs2_glock_poll(&a));
+	gfs2_glock_dq_uninit(&b);
+	await(atomic_load(&lm.requests) == 1);
+	assert_int_equal(atomic_load(&lm.flags), LM_FLAG_TRY);
+	/* Who comes later is served afterwards, and may wait. */
+	queue(gl, EX, GL_SKIP, &c);
+	answer(gl, 1, EX, DF);
+	assert_int_equal(gfs2_glock_wait(&a), GLR_TRYFAILED);
+	await(atomic_load(&lm.requests) == 2);
+	assert_int_equal(atomic_load(&lm.flags), 0);
+	/* One who does not want to wait takes no part in a request that may. */
+	gfs2_holder_uninit(&a);
+	queue(gl, EX, GL_TRY_OTHERS | GL_SKIP, &a);
+	gfs2_glock_dq(&c);
+	answer(gl, 2, EX, DF | LM_OUT_CANCELED);
+	gfs2_holder_uninit(&c);
+	await(atomic_load(&lm.requests) == 3);
+	assert_int_equal(atomic_load(&lm.flags), LM_FLAG_TRY);
+	answer(gl, 3, EX, EX);
+	assert_true(granted(&a));
+	gfs2_glock_dq_uninit(&a);
 	gfs2_glock_put(gl);
 }
 
@@ -679,9 +710,39 @@ static void set_time(uint64_t ns)
 	gfs2_glock_table_tick(table);
 }
 
-static void test_hold_time(void **state)
+static uint64_t turn_ends(struct gfs2_glock *gl)
 {
-	const uint64_t ms = 1000000;
+	uint64_t ends;
+
+	rmutex_lock(&gl->gl_lock);
+	ends = glock_turn_ends(gl);
+	rmutex_unlock(&gl->gl_lock);
+	return ends;
+}
+
+static uint64_t hold_of(struct gfs2_glock *gl)
+{
+	uint64_t ns;
+
+	rmutex_lock(&gl->gl_lock);
+	ns = gl->gl_hold_ns;
+	rmutex_unlock(&gl->gl_lock);
+	return ns;
+}
+
+/* The lock is given up, which takes that long. */
+static void give_up(struct gfs2_glock *gl, unsigned nr, uint64_t from, uint64_t cost)
+{
+	await(phase_of(gl) == GLP_WAIT);
+	set_time(from + cost);
+	answer(gl, nr, UN, UN);
+	await(phase_of(gl) == GLP_IDLE);
+}
+
+static void test_turn(void **state)
+{
+	const uint64_t us = 1000, ms = 1000000;
+	const unsigned long wanted = FLAG(GLF_DEMOTE) | FLAG(GLF_PENDING_DEMOTE);
 	struct gfs2_glock *gl, *plain;
 	struct gfs2_holder a, b;
 
@@ -696,25 +757,31 @@ static void test_hold_time(void **state)
 	rmutex_unlock(&gl->gl_lock);
 	queue(gl, EX, GL_SKIP, &a);
 	rmutex_lock(&gl->gl_lock);
-	assert_int_equal(glock_hold_left(gl, 1000 * ms), 200 * ms);
-	assert_int_equal(glock_hold_left(gl, 1150 * ms), 50 * ms);
-	assert_int_equal(glock_hold_left(gl, 1200 * ms), 0);
+	assert_int_equal(glock_hold_left(gl, 1000 * ms), 5 * ms);
+	assert_int_equal(glock_hold_left(gl, 1003 * ms), 2 * ms);
+	assert_int_equal(glock_hold_left(gl, 1005 * ms), 0);
 	rmutex_unlock(&gl->gl_lock);
 
-	set_time(1050 * ms);
+	set_time(1001 * ms);
 	gfs2_glock_cb(gl, UN, true);
-	assert_int_equal(flags_of(gl) & (FLAG(GLF_DEMOTE) | FLAG(GLF_PENDING_DEMOTE)),
-			 FLAG(GLF_PENDING_DEMOTE));
-	/* Until then it is ours, for whoever comes. */
+	assert_int_equal(flags_of(gl) & wanted, FLAG(GLF_PENDING_DEMOTE));
+	assert_int_equal(turn_ends(gl), 1005 * ms);
+	/* Idle: not much longer, unless somebody comes. */
 	gfs2_glock_dq_uninit(&a);
-	set_time(1199 * ms);
+	assert_int_equal(turn_ends(gl), 1001 * ms + 625 * us);
+	set_time(1001 * ms + 500 * us);
 	queue(gl, SH, GL_SKIP, &b);
 	assert_true(granted(&b));
-	set_time(1200 * ms);
+	assert_int_equal(turn_ends(gl), 1005 * ms);
+	set_time(1004 * ms + 900 * us);
+	assert_int_equal(flags_of(gl) & wanted, FLAG(GLF_PENDING_DEMOTE));
+	set_time(1005 * ms);
 	await(flags_of(gl) & FLAG(GLF_DEMOTE));
 	assert_false(flags_of(gl) & FLAG(GLF_PENDING_DEMOTE));
+	/* Turns are as long as what they cost wants it: four times, from the first one on. */
 	gfs2_glock_dq_uninit(&b);
-	answer(gl, 1, UN, UN);
+	give_up(gl, 1, 1005 * ms, 3 * ms);
+	assert_int_equal(hold_of(gl), 12 * ms);
 
 	/* Before the grant: the time starts with the grant. */
 	queue(gl, EX, GL_SKIP, &a);
@@ -724,22 +791,45 @@ static void test_hold_time(void **state)
 	set_time(5000 * ms);
 	answer(gl, 2, EX, EX);
 	assert_true(granted(&a));
+	assert_int_equal(turn_ends(gl), 5012 * ms);
+	set_time(5011 * ms);
 	gfs2_glock_dq_uninit(&a);
-	set_time(5199 * ms);
+	/* The end of the turn is the end, idle or not. */
+	assert_int_equal(turn_ends(gl), 5012 * ms);
 	assert_true(flags_of(gl) & FLAG(GLF_PENDING_DEMOTE));
 	assert_int_equal(phase_of(gl), GLP_IDLE);
-	set_time(5200 * ms);
-	answer(gl, 3, UN, UN);
+	set_time(5012 * ms);
+	/* They are smoothed, and do not grow beyond what somebody who waits would notice. */
+	give_up(gl, 3, 5012 * ms, 100 * ms);
+	assert_int_equal(hold_of(gl), 20 * ms);
 
-	/* What is to be done now is not held up by what is to be done later. */
+	/* Nobody comes any more: the end comes early, by itself. */
 	queue(gl, EX, GL_SKIP, &a);
 	answer(gl, 4, EX, EX);
 	gfs2_glock_cb(gl, UN, true);
 	gfs2_glock_dq_uninit(&a);
+	assert_int_equal(flags_of(gl) & wanted, FLAG(GLF_PENDING_DEMOTE));
+	set_time(5112 * ms + 2500 * us);
+	for (unsigned nr = 5; nr < 45; nr++) {
+		give_up(gl, nr, 5115 * ms, 0);
+		queue(gl, EX, GL_SKIP, &a);
+		answer(gl, ++nr, EX, EX);
+		gfs2_glock_dq_uninit(&a);
+		gfs2_glock_cb(gl, UN, true);
+	}
+	give_up(gl, 45, 5115 * ms, 0);
+	/* Nor do they become so short that nothing is done in them. */
+	assert_int_equal(hold_of(gl), 1 * ms);
+
+	/* What is to be done now is not held up by what is to be done later. */
+	queue(gl, EX, GL_SKIP, &a);
+	answer(gl, 46, EX, EX);
+	gfs2_glock_cb(gl, UN, true);
+	gfs2_glock_dq_uninit(&a);
 	assert_true(flags_of(gl) & FLAG(GLF_PENDING_DEMOTE));
 	gfs2_glock_cb(gl, UN, false);
-	answer(gl, 5, UN, UN);
-	assert_int_equal(flags_of(gl) & (FLAG(GLF_DEMOTE) | FLAG(GLF_PENDING_DEMOTE)), 0);
+	answer(gl, 47, UN, UN);
+	assert_int_equal(flags_of(gl) & wanted, 0);
 
 	/* Other types, and requests of our own, have none. */
 	cache_state(plain, EX);
@@ -754,14 +844,6 @@ static void test_hold_time(void **state)
 	assert_true(flags_of(gl) & FLAG(GLF_DEMOTE));
 	gfs2_glock_dq_uninit(&a);
 	answer(gl, 1, UN, UN);
-
-	/* Answers other than the one hoped for cost 25 ms, down to the minimum. */
-	queue(gl, SH, LM_FLAG_TRY, &a);
-	answer(gl, 2, SH, UN);
-	rmutex_lock(&gl->gl_lock);
-	assert_int_equal(gl->gl_hold_ns, 175 * ms);
-	rmutex_unlock(&gl->gl_lock);
-	gfs2_holder_uninit(&a);
 	gfs2_glock_put(gl);
 	gfs2_glock_put(plain);
 }
@@ -1291,10 +1373,10 @@ static void test_dump(void **state)
 	set_time(1000000000);
 	gfs2_glock_table_set_clock(table, test_clock);
 	gl = gfs2_glock_get(table, 0x3346, &inode_ops);
-	check_dump(gl, "G:  s:UN n:2/3346 f:n t:UN d:EX/0 a:0 v:0 r:1 m:50 p:0\n");
+	check_dump(gl, "G:  s:UN n:2/3346 f:n t:UN d:EX/0 a:0 v:0 r:1 m:1 p:0\n");
 	glock_set_object(gl, &table);
 	cache_state(gl, SH);
-	check_dump(gl, "G:  s:SH n:2/3346 f:ILob t:SH d:EX/0 a:0 v:0 r:2 m:50 p:0\n I: object\n");
+	check_dump(gl, "G:  s:SH n:2/3346 f:ILob t:SH d:EX/0 a:0 v:0 r:2 m:1 p:0\n I: object\n");
 
 	queue(gl, SH, GL_NOPID | LM_FLAG_NOEXP | GL_EXACT | GL_NOCACHE, &a);
 	a.gh_where = "gfs2_fill_super";
@@ -1305,7 +1387,7 @@ static void test_dump(void **state)
 	atomic_store(&gl->gl_ail_count, 4);
 	atomic_store(&gl->gl_revokes, 2);
 	snprintf(text, sizeof(text),
-		 "G:  s:SH n:2/3346 f:Iqob t:SH d:EX/0 a:4 v:2 r:5 m:50 p:0\n"
+		 "G:  s:SH n:2/3346 f:Iqob t:SH d:EX/0 a:4 v:2 r:5 m:1 p:0\n"
 		 " H: s:SH f:eaEcH e:0 p:0 [(none)] gfs2_fill_super\n"
 		 " H: s:SH f:AaHs e:0 p:2147483646 [(ended)] test\n"
 		 " H: s:EX f:naW e:0 p:%d [%s] test\n"
@@ -1315,18 +1397,18 @@ static void test_dump(void **state)
 	set_time(1000123999);
 	gfs2_glock_dq_uninit(&c);
 	gfs2_glock_dq_uninit(&b);
-	check_dump(gl, "G:  s:SH n:2/3346 f:DIqob t:SH d:DF/123 a:4 v:2 r:3 m:50 p:0\n"
+	check_dump(gl, "G:  s:SH n:2/3346 f:DIqob t:SH d:DF/123 a:4 v:2 r:3 m:1 p:0\n"
 		       " H: s:SH f:eaEcH e:0 p:0 [(none)] gfs2_fill_super\n I: object\n");
 	gfs2_glock_dq_uninit(&a);
 	await(phase_of(gl) == GLP_WAIT);
 	await(atomic_load(&gl->gl_ref) == 3); /* ours, the state's, the transition's */
-	check_dump(gl, "G:  s:SH n:2/3346 f:lDpILon t:UN d:UN/123 a:4 v:2 r:3 m:50 p:0\n I: object\n");
+	check_dump(gl, "G:  s:SH n:2/3346 f:lDpILon t:UN d:UN/123 a:4 v:2 r:3 m:1 p:0\n I: object\n");
 	answer(gl, 1, UN, UN);
 	glock_clear_object(gl, &table);
 	queue(gl, DF, GL_NOPID | LM_FLAG_TRY_1CB, &a);
 	await(phase_of(gl) == GLP_WAIT);
 	await(atomic_load(&gl->gl_ref) == 3); /* ours, the holder's, the transition's */
-	check_dump(gl, "G:  s:UN n:2/3346 f:lIqLn t:DF d:EX/0 a:4 v:2 r:3 m:50 p:0\n"
+	check_dump(gl, "G:  s:UN n:2/3346 f:lIqLn t:DF d:EX/0 a:4 v:2 r:3 m:0 p:0\n"
 		       " H: s:DF f:TaW e:0 p:0 [(none)] test\n");
 	answer(gl, 2, DF, UN);
 	assert_int_equal(gfs2_glock_wait(&a), GLR_TRYFAILED);
@@ -1691,11 +1773,12 @@ int main(void)
 		MANUAL(test_try),
 		MANUAL(test_raise),
 		MANUAL(test_try_sync),
+		MANUAL(test_try_others),
 		MANUAL(test_try_queue),
 		MANUAL(test_bast_before_grant),
 		MANUAL(test_bast_merge),
 		MANUAL(test_demote_then_promote),
-		MANUAL(test_hold_time),
+		MANUAL(test_turn),
 		MANUAL(test_deadlock),
 		MANUAL(test_cancel),
 		MANUAL(test_abandon),
