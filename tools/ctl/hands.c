@@ -15,7 +15,9 @@
  *   aiowq H OFF LEN BYTE COUNT           COUNT requests in a row in one io_submit, not waited for
  *   aiowait                              ... until they are done: how many, bytes=SUM
  *   pread H OFF LEN        aior: through libaio.  data=RUNS of what was read
+ *   bench H w OFF LEN SECONDS            writes of 4 KiB one after the other, anywhere in that range, for so long; 0
  *   fsync H, fdatasync H, ftrunc H SIZE, fchmod H MODE, falloc H MODE OFF LEN
+ *   forget H               no page of it stays cached
  *   fstat H, stat PATH     size= blocks= nlink= mtime=
  *   mkdir, unlink, readdir PATH; rename, link OLD NEW
  *   ino PATH               its inode number
@@ -31,6 +33,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "hands.h"
@@ -296,6 +299,37 @@ static long do_unlink(const struct step *s) { return result(unlink(s->word[1]));
 static long do_rename(const struct step *s) { return result(rename(s->word[1], s->word[2])); }
 static long do_link(const struct step *s) { return result(link(s->word[1], s->word[2])); }
 
+static long do_forget(const struct step *s)
+{
+	return -posix_fadvise(handle(s), 0, 0, POSIX_FADV_DONTNEED);
+}
+
+static double seconds(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
+}
+
+static long do_bench(const struct step *s)
+{
+	enum { PIECE = 4096 };
+	long off = number(s, 3), pieces = number(s, 4) / PIECE;
+	double end = seconds() + strtod(s->word[5], NULL);
+	unsigned random = 1;
+
+	if (strcmp(s->word[2], "w") || pieces < 1)
+		errx(2, "bench H w OFF LEN SECONDS");
+	memset(write_buf, 'a', PIECE);
+	do {
+		random = random * 1103515245 + 12345;
+		if (pwrite(handle(s), write_buf, PIECE, off + (long)(random >> 8) % pieces * PIECE) != PIECE)
+			return -errno;
+	} while (seconds() < end);
+	return 0;
+}
+
 static long do_falloc(const struct step *s)
 {
 	return result(fallocate(handle(s), (int)number(s, 2), number(s, 3), number(s, 4)));
@@ -314,6 +348,7 @@ static const struct {
 	{ "fstat", 2, do_stat }, { "stat", 2, do_stat }, { "mkdir", 2, do_mkdir },
 	{ "unlink", 2, do_unlink }, { "readdir", 2, do_readdir }, { "rename", 3, do_rename },
 	{ "link", 3, do_link }, { "ino", 2, do_ino },
+	{ "forget", 2, do_forget }, { "bench", 6, do_bench },
 };
 
 static long run(const struct step *s)

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """tools/conform: does it behave like the kernel's gfs2?
 
-usage: tools/conform [--list] [--mutate] [SCENARIO...]
+usage: tools/conform [--list] [--nodes 1|2] [--mutate] [SCENARIO...]
 
 Runs what was recorded with the kernel's gfs2 (tests/conform/*.txt) on a mount of ours and compares three
 things: the result of every step, what the device holds afterwards, and the locks that were asked for,
@@ -10,6 +10,7 @@ granted and given back on the way.  Scenarios that stop what they do are run by 
 With names, the two sides of each are shown beside each other, otherwise only where they differ.
 
   --list     print the scenarios and end
+  --nodes N  only those of one node (lock_nolock), or of two (lock_dlm, in User-Mode Linux nodes: docs/uml.md)
   --mutate   afterwards change every recording in every place and see that it is noticed
 
 Differences that are meant are in tests/conform/differences, each with its reason.  The exit status
@@ -22,6 +23,7 @@ import fnmatch
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -31,7 +33,10 @@ import time
 
 import canon
 import mount
+import pair
 import scenario
+
+uml = pair.uml
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 SCENARIOS = os.path.join(ROOT, "tests", "conform")
@@ -314,7 +319,7 @@ class Differences:
         the text of the reason
       SCENARIO | STEP | PART | NAME...
         kernel WORDS
-        ours WORDS
+        ours WORDS          again: one of them, where it depends on who comes first
     """
 
     def __init__(self, path):
@@ -334,8 +339,10 @@ class Differences:
                     entry.append(line.strip())
                 else:
                     side, _, words = line.strip().partition(" ")
-                    entry[side] = canon.words(words)
+                    entry.setdefault(side, []).append(canon.words(words))
         for key, entry in self.meant.items():
+            if entry["kernel"] == entry["ours"]:
+                raise scenario.Mistake(f"{path}: {key}: that is no difference")
             for reason in entry["reason"].split():
                 if reason not in self.reasons:
                     raise scenario.Mistake(f"{path}: {key}: no reason is called {reason}")
@@ -346,7 +353,7 @@ class Differences:
         if entry:
             self.used.add((name, row.where, row.part))
             row.reason = entry["reason"]
-            return not row.same() and entry["kernel"] == row.kernel and entry["ours"] == row.ours
+            return entry["kernel"] == [row.kernel] and row.ours in entry["ours"]
         return row.same()
 
     def missing(self, name, rows):
@@ -475,60 +482,109 @@ def choose(texts, patterns):
             if not patterns or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
 
 
-def conform(chosen, named, mutants, where):
-    differences = Differences(DIFFERENCES)
-    counts = {"same": 0, "meant": 0, "DIFFERENT": 0}
-    volume = mount.Volume(*build(where), where)
-    results, two = [], 0
+def one_node(programs, where, texts):
+    """Yields (scenario, rows)."""
+    volume = mount.Volume(*programs, where)
     try:
         volume.start()
         # times of direct writes are published by those who ask for them, not by the clock
         volume.control("set", "dio_mtime_interval", "3600")
         volume.control("set", "data_events", "on")
-        for text in chosen:
-            if text.nodes > 1:
-                two += 1
-                continue
-            rows = run_scenario(volume, text)
-            fine = [differences.judge(text.name, row) for row in rows]
-            gone = differences.missing(text.name, rows)
-            verdict = ("DIFFERENT" if gone or not all(fine) else
-                       "meant" if any(row.reason for row in rows) else "same")
-            counts[verdict] += 1
-            show(text, rows, verdict, differences, named)
-            for key in gone:
-                print(f"   listed as a difference, but there is no such place: {' | '.join(key)}")
-            results.append((text, rows))
+        for text in texts:
+            yield text, run_scenario(volume, text)
         volume.stop()
     finally:
         volume.drop()
-    print(f"{len(results)} scenarios of one node: {counts['same']} the same, {counts['meant']} with differences that "
-          f"are meant, {counts['DIFFERENT']} different" + (f" ({two} need two nodes: not run)" if two else ""))
-    good = not counts["DIFFERENT"]
+
+
+def two_nodes(programs, where, texts):
+    cluster = pair.Cluster(*programs, where)
+    try:
+        cluster.start()
+        for text in texts:
+            yield text, pair.rows(cluster, text, Row)
+        cluster.stop()
+    finally:
+        cluster.drop()
+
+
+def judge_all(title, runs, named, differences):
+    """Runs scenarios and shows what came out; ([(scenario, rows)], is all as it should be?)"""
+    counts = {"same": 0, "meant": 0, "DIFFERENT": 0}
+    results = []
+    for text, rows in runs:
+        fine = [differences.judge(text.name, row) for row in rows]
+        gone = differences.missing(text.name, rows)
+        verdict = ("DIFFERENT" if gone or not all(fine) else
+                   "meant" if any(row.reason for row in rows) else "same")
+        counts[verdict] += 1
+        show(text, rows, verdict, differences, named)
+        for key in gone:
+            print(f"   listed as a difference, but there is no such place: {' | '.join(key)}")
+        results.append((text, rows))
+    print(f"{len(results)} scenarios of {title}: {counts['same']} the same, {counts['meant']} with differences that "
+          f"are meant, {counts['DIFFERENT']} different", flush=True)
+    return results, not counts["DIFFERENT"]
+
+
+def conform(chosen, named, mutants, where):
+    differences = Differences(DIFFERENCES)
+    programs = build(where)
+    results, good = [], True
+    for title, nodes, runs in (("one node", 1, one_node), ("two nodes", 2, two_nodes)):
+        texts = [text for text in chosen if text.nodes == nodes]
+        if not texts:
+            continue
+        try:
+            done, fine = judge_all(title, runs(programs, where, texts), named, differences)
+        except uml.Unavailable as reason:
+            print(f"{len(texts)} scenarios of {title}: not run, {reason}")
+            if len(texts) == len(chosen):
+                return 77
+            continue
+        results += done
+        good = good and fine
     if mutants:
         good = mutate(results, differences) and good
     return 0 if good else 1
 
 
+def arguments(words):
+    """(flags, number of nodes or None, names)"""
+    flags, nodes, names = set(), None, []
+    words = iter(words)
+    for word in words:
+        if word == "--nodes":
+            nodes = next(words, "")
+            if nodes not in ("1", "2"):
+                print("--nodes 1 or --nodes 2", file=sys.stderr)
+                sys.exit(2)
+        elif word in ("-h", "--help", "--list", "--mutate"):
+            flags.add(word)
+        elif word.startswith("-"):
+            print(f"unknown option {word}; tools/conform --help tells which there are", file=sys.stderr)
+            sys.exit(2)
+        else:
+            names.append(word)
+    return flags, nodes and int(nodes), names
+
+
 def main():
-    flags = [word for word in sys.argv[1:] if word.startswith("-")]
-    names = [word for word in sys.argv[1:] if not word.startswith("-")]
-    if "-h" in flags or "--help" in flags:
+    flags, nodes, names = arguments(sys.argv[1:])
+    if flags & {"-h", "--help"}:
         print(__doc__.strip())
         return 0
-    for flag in flags:
-        if flag not in ("--list", "--mutate"):
-            print(f"unknown option {flag}; tools/conform --help tells which there are", file=sys.stderr)
-            return 2
-    chosen = choose(scenario.load(SCENARIOS), names)
+    chosen = [text for text in choose(scenario.load(SCENARIOS), names) if nodes in (None, text.nodes)]
     if "--list" in flags:
         for text in chosen:
             print(f"{text.name:44} {text.about}" + (" (two nodes)" if text.nodes > 1 else ""))
         return 0
+    # So that nothing is left mounted or running.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     where = tempfile.mkdtemp(prefix="gfs2-fuse-conform.", dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
     try:
         return conform(chosen, bool(names), "--mutate" in flags, where)
-    except (mount.Broken, scenario.Mistake) as error:
+    except (mount.Broken, scenario.Mistake, uml.ClusterError) as error:
         print(f"conform: {error}", file=sys.stderr)
         return 1
     finally:

@@ -138,31 +138,36 @@ class Volume:
 
     def extents(self, inode):
         """(first, blocks, where) of what is mapped on disk."""
-        found = []
-        for line in self.control("map", "--json", f"inode:{inode}")[1:]:
-            row = json.loads(line)
-            if row["map"] == "disk" and row["pblock"]:
-                found.append((row["lblock"], row["len"], row["pblock"]))
-        return found
+        return extents_of(self.control("map", "--json", f"inode:{inode}"))
 
     def content(self, inode, offset, length):
         """What the device holds for a range of a file, as runs; ~ is a hole."""
-        extents = self.extents(inode)
-        data = bytearray()
-        with open(self.image, "rb") as image:
-            at = offset
-            while at < offset + length:
-                size = min(BLOCK - at % BLOCK, offset + length - at)
-                block = at // BLOCK
-                where = next((p + block - first for first, blocks, p in extents
-                              if first <= block < first + blocks), None)
-                if where is None:
-                    data += b"~" * size
-                else:
-                    image.seek(where * BLOCK + at % BLOCK)
-                    data += image.read(size)
-                at += size
-        return runs(data)
+        return content_of(self.image, self.extents(inode), offset, length)
+
+
+def extents_of(lines):
+    """(first, blocks, where) of what is mapped on disk, from the answer to `map --json`."""
+    rows = [json.loads(line) for line in lines[1:]]
+    return [(row["lblock"], row["len"], row["pblock"]) for row in rows if row["map"] == "disk" and row["pblock"]]
+
+
+def content_of(path, extents, offset, length):
+    """What the device holds for a range of a file, as runs; ~ is a hole."""
+    data = bytearray()
+    with open(path, "rb") as image:
+        at = offset
+        while at < offset + length:
+            size = min(BLOCK - at % BLOCK, offset + length - at)
+            block = at // BLOCK
+            where = next((p + block - first for first, blocks, p in extents
+                          if first <= block < first + blocks), None)
+            if where is None:
+                data += b"~" * size
+            else:
+                image.seek(where * BLOCK + at % BLOCK)
+                data += image.read(size)
+            at += size
+    return runs(data)
 
 
 def runs(data):
@@ -179,14 +184,21 @@ def runs(data):
 
 # -- events as a lock line
 
-def line_of(events, names, several=False):
-    """The words that a list of events makes; names: {"2/1f": "F"}, what to tell of which glock.
+MODES = {"UN": "NL", "SH": "PR", "DF": "CW", "EX": "EX"}
+WANTED = {"UN": "EX", "SH": "PR", "DF": "CW"}   # by another node, when a blocking callback leaves this state to us
+
+
+def line_of(events, names, several=False, dlm=False, requests=None):
+    """The words that a list of events makes; names: {"2/1f": "F"}, what to tell of which glock; dlm: the DLM's part, too; requests: a
+    dictionary to keep what is known of direct requests from one list to the next.
 
     With several requests at a time the states come first: their order is that of time, and nobody's in particular.
     """
     out = []
     maps = []                   # what the map said lately, as (offset, word): told in the order of the file
-    kinds, moving = {}, set()   # direct requests: read or write, and those with I/O under way
+    requests = {} if requests is None else requests
+    # direct requests: read or write, and those with I/O under way
+    kinds, moving = requests.setdefault("kinds", {}), requests.setdefault("moving", set())
 
     def moved(request):
         if request in moving:
@@ -211,6 +223,10 @@ def line_of(events, names, several=False):
             out.append(prefix + ("?" if kind == "glock_queue" else "+") + event["to"])
         elif kind == "glock_state":
             out.append(f"{prefix}[{event['from']}->{event['to']}]")
+        elif kind == "dlm_lock" and dlm:
+            out.append(f"{prefix}dlm({MODES[event['to']]} {event['flags']})")
+        elif kind == "dlm_bast" and dlm:
+            out.append(f"{prefix}bast({WANTED[event['to']]})")
         elif kind == "glock_demote_rq":
             out.append(f"{prefix}demote({event['from']}->{event['to']} {event.get('reason', '')})")
         elif kind == "dio_begin":

@@ -356,7 +356,9 @@ class Node:
         self.line.close()
         self.set_timer(0, None)
         for stream in list(self.streams):
-            self.streams.pop(stream).lost('node %d went down' % self.number)
+            far = self.streams.pop(stream)
+            if far:                  # else whoever asked has gone before
+                far.lost('node %d went down' % self.number)
         self.mounted = None
         if self.state == 'killing':
             self.set_state('killed')
