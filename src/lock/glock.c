@@ -26,7 +26,6 @@
 #include "util/util.h"
 
 #define FLAG(f) (1ul << (f))
-#define TRY_FLAGS (LM_FLAG_TRY | LM_FLAG_TRY_1CB)
 
 static bool (*trans_active)(void);
 
@@ -596,9 +595,9 @@ bool gfs2_glock_wait_demoted(struct gfs2_glock *gl, uint64_t timeout_ns)
 
 	rmutex_assert_none();
 	rmutex_lock(&gl->gl_lock);
-	while ((gl->gl_flags & demote) && in_time && !glock_stays(gl))
+	while (((gl->gl_flags & demote) || glock_demand_stopped(gl)) && in_time && !glock_stays(gl))
 		in_time = rcond_wait_until(&gl->gl_wait, &gl->gl_lock, deadline);
-	done = !(gl->gl_flags & demote);
+	done = !(gl->gl_flags & demote) && !glock_demand_stopped(gl);
 	rmutex_unlock(&gl->gl_lock);
 	return done;
 }

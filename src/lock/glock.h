@@ -179,7 +179,7 @@ struct gfs2_glock {
 	 */
 	enum lm_state gl_foreign;
 	/*
-	 * Breakpoints (machine.c; GLS_*): a demand that is held, a request that was held once; what has been let go; what it needs then.
+	 * Breakpoints (stops.c; GLS_*): a demand that is held, a request that was held once; what has been let go; what it needs then.
 	 */
 	unsigned gl_stopped, gl_resume;
 	int gl_stop_reply;

@@ -80,6 +80,9 @@ extern const bool glock_demote_needed[4][4];	     /* [held][wished by another no
 bool glock_may_grant(const struct gfs2_glock *gl, const struct gfs2_holder *current,
 		     const struct gfs2_holder *gh);
 
+/* Holders that wait for nobody. */
+#define TRY_FLAGS (LM_FLAG_TRY | LM_FLAG_TRY_1CB)
+
 /* --- machine.c --- */
 enum glock_event {
 	GLE_QUEUE,		/* a holder was appended */
@@ -154,6 +157,23 @@ uint64_t glock_hold_left(const struct gfs2_glock *gl, uint64_t now);
 /* The glock whose lm_lock this thread is in; for the simulator, whose threads are not threads and must keep it apart. */
 struct gfs2_glock **glock_asking(void);
 _Noreturn void glock_bug(struct gfs2_glock *gl, const char *what);
+
+/*
+ * For stops.c, with gl_lock held: what comes next after a stop at a transition, a request (@forget: the module is not told), an answer, and a
+ * demand (with a reference).  The first three release gl_lock and take it again.
+ */
+void glock_run_transition(struct gfs2_glock *gl);
+void glock_ask_module(struct gfs2_glock *gl, bool forget);
+void glock_take_reply(struct gfs2_glock *gl, int ret);
+void glock_take_demand(struct gfs2_glock *gl, enum lm_state wished, bool remote);
+
+/* --- stops.c: is @gl stopped here?  Then glock_resume() goes on where it was (GLW_RESUME). --- */
+bool glock_stop_transition(struct gfs2_glock *gl);
+bool glock_stop_request(struct gfs2_glock *gl);
+bool glock_stop_reply(struct gfs2_glock *gl, int ret);
+bool glock_stop_demand(struct gfs2_glock *gl, enum lm_state wished);
+/* Does a breakpoint keep a demand, which will be one only later? */
+bool glock_demand_stopped(const struct gfs2_glock *gl);
 
 /*
  * A turn, see machine.c: as many hand-overs long, but within these bounds; before one was measured; the part of it for which a lock may be

@@ -33,7 +33,6 @@
 #include "util/util.h"
 
 #define FLAG(f) (1ul << (f))
-#define TRY_FLAGS (LM_FLAG_TRY | LM_FLAG_TRY_1CB)
 /* Whom the cluster may refuse. */
 #define REFUSABLE (TRY_FLAGS | GL_TRY_OTHERS)
 
@@ -579,85 +578,7 @@ static bool still_wanted(const struct gfs2_glock *gl)
 	return gh && glock_satisfies(gl->gl_req, gh->gh_state, gh->gh_flags);
 }
 
-/*
- * --- breakpoints ---
- * What is stopped keeps its phase: SYNC before anything was done for it, or WAIT.  So nothing else can happen to the glock that could not
- * happen while a write-back or an answer takes its time.  The transition's reference keeps the glock; a blocking callback takes one.
- */
-enum { GLS_TRANSITION = 1, GLS_REQUEST = 2, GLS_REPLY = 4, GLS_DEMAND = 8 };
-
-static const char *why_text(const struct gfs2_glock *gl)
-{
-	static const char *const words[] = {
-		[GLY_PROMOTE] = "promotion", [GLY_DEMOTE] = "demotion", [GLY_UNLOCK] = "way out of a deadlock",
-		[GLY_RAISE] = "publication of times",
-	};
-
-	return words[gl->gl_why];
-}
-
-/* Whom a stop at @point is for: the first waiter, unless the lock goes down for another node. */
-static struct stop_site stop_site(const struct gfs2_glock *gl, enum stop_point point)
-{
-	const struct gfs2_holder *gh = gl->gl_why == GLY_DEMOTE || point == STOP_DLM_BAST ? NULL : glock_first_waiter(gl);
-	struct stop_site site = {
-		.point = point,
-		.gl_type = gl->gl_type,
-		.gl_number = gl->gl_number,
-		.from = (int8_t)gl->gl_state,
-		.to = (int8_t)gl->gl_req,
-		.why = point == STOP_DLM_BAST ? "blocking callback" : why_text(gl),
-	};
-
-	if (gh && !(gh->gh_owner & OWNER_THREAD))
-		site.req = gh->gh_owner;
-	if (gh)
-		site.pid = gh->gh_pid;
-	return site;
-}
-
-/* Let go: a worker goes on where the glock was stopped. */
-static void stop_go(struct gfs2_glock *gl, unsigned what)
-{
-	rmutex_lock(&gl->gl_lock);
-	gl->gl_resume |= what;
-	glock_queue_work(gl, GLW_RESUME, 0);
-	glock_unlock(gl);
-}
-
-#define STOP_GO(name, what)                                                                        \
-	static void name(void *gl)                                                                 \
-	{                                                                                          \
-		stop_go(gl, what);                                                                 \
-	}
-STOP_GO(go_transition, GLS_TRANSITION)
-STOP_GO(go_request, GLS_REQUEST)
-STOP_GO(go_reply, GLS_REPLY)
-STOP_GO(go_demand, GLS_DEMAND)
-
-/* gl_lock held: is @gl stopped at @point? */
-static bool stop_glock_at(struct gfs2_glock *gl, const struct stop_site *site, unsigned what)
-{
-	void (*go)(void *) = what == GLS_TRANSITION ? go_transition : what == GLS_REQUEST ? go_request :
-			     what == GLS_REPLY ? go_reply : go_demand;
-
-	return !atomic_load_explicit(&gl->gl_table->t_destroying, memory_order_relaxed) && stop_defer(site, go, gl);
-}
-
-static bool stop_glock(struct gfs2_glock *gl, enum stop_point point, unsigned what)
-{
-	const struct stop_site site = stop_site(gl, point);
-
-	return stop_glock_at(gl, &site, what);
-}
-
-/* A try request is never made to wait: its caller may be inside a transaction. */
-static bool stop_transition(struct gfs2_glock *gl)
-{
-	return !(gl->gl_req_flags & TRY_FLAGS) && stop_glock(gl, STOP_TRANSITION, GLS_TRANSITION);
-}
-
-static void ask_module(struct gfs2_glock *gl, bool forget)
+void glock_ask_module(struct gfs2_glock *gl, bool forget)
 {
 	const struct lm_lockops *lm = gl->gl_table->t_lm;
 	struct gfs2_glock *outer = asking;
@@ -665,12 +586,8 @@ static void ask_module(struct gfs2_glock *gl, bool forget)
 	unsigned flags = gl->gl_req_flags;
 
 	if (lm->lm_has_peers && !forget) {
-		if (stop_armed() && !(flags & TRY_FLAGS) && !(gl->gl_stopped & GLS_REQUEST) &&
-		    stop_glock(gl, STOP_DLM_REQUEST, GLS_REQUEST)) {
-			gl->gl_stopped |= GLS_REQUEST;
+		if (glock_stop_request(gl))
 			return;
-		}
-		gl->gl_stopped &= ~(unsigned)GLS_REQUEST;
 		ev_dlm_lock(gl, req, lm->lm_request_flags ? lm->lm_request_flags(gl, req, flags) : 0,
 			    flags & TRY_FLAGS ? "try" : NULL);
 	}
@@ -735,7 +652,7 @@ static void drain(struct gfs2_glock *gl)
 }
 
 /* Phase SYNC: prepare the caches, then ask.  Releases and retakes gl_lock. */
-static void run_transition(struct gfs2_glock *gl)
+void glock_run_transition(struct gfs2_glock *gl)
 {
 	const struct glock_rights *r = &glock_rights[gl->gl_state][gl->gl_req];
 	const struct gfs2_glock_operations *ops = gl->gl_ops;
@@ -775,7 +692,7 @@ static void run_transition(struct gfs2_glock *gl)
 		glock_fire(gl, GLE_ABANDON, NULL);
 	} else {
 		glock_fire(gl, GLE_SYNCED, NULL);
-		ask_module(gl, forget);
+		glock_ask_module(gl, forget);
 	}
 }
 
@@ -795,14 +712,14 @@ void glock_run(struct gfs2_glock *gl, enum glock_run how)
 		if (!may_sync(gl->gl_table))
 			return;
 		glock_fire(gl, GLE_START, &arg);
-		if (stop_armed() && stop_transition(gl))
+		if (stop_armed() && glock_stop_transition(gl))
 			return;
-		run_transition(gl);
+		glock_run_transition(gl);
 	}
 }
 
 /* The module's answer takes effect; gl_lock held, released and retaken. */
-static void take_reply(struct gfs2_glock *gl, int ret)
+void glock_take_reply(struct gfs2_glock *gl, int ret)
 {
 	const struct glock_arg arg = { .reply = ret };
 	enum glock_event ev;
@@ -832,17 +749,12 @@ static void take_reply(struct gfs2_glock *gl, int ret)
 void gfs2_glock_complete(struct gfs2_glock *gl, int ret)
 {
 	rmutex_lock(&gl->gl_lock);
-	/* Not a try request's, see stop_transition(). */
-	if (stop_armed() && gl->gl_table->t_lm->lm_has_peers && !(gl->gl_req_flags & TRY_FLAGS) &&
-	    stop_glock(gl, STOP_DLM_AST, GLS_REPLY))
-		gl->gl_stop_reply = ret;
-	else
-		take_reply(gl, ret);
+	if (!stop_armed() || !glock_stop_reply(gl, ret))
+		glock_take_reply(gl, ret);
 	glock_unlock(gl);
 }
 
-/* gl_lock held, and a reference. */
-static void take_demand(struct gfs2_glock *gl, enum lm_state wished, bool remote)
+void glock_take_demand(struct gfs2_glock *gl, enum lm_state wished, bool remote)
 {
 	if (remote && gl->gl_table->t_lm->lm_has_peers)
 		ev_glock(EV_DLM_BAST, gl, gl->gl_state, wished, NULL);
@@ -855,28 +767,6 @@ static void take_demand(struct gfs2_glock *gl, enum lm_state wished, bool remote
 	glock_run(gl, GLR_NO_STEP);
 }
 
-/* Is a blocking callback held, with those that came before? */
-static bool stop_demand(struct gfs2_glock *gl, enum lm_state wished)
-{
-	struct stop_site site;
-
-	if (gl->gl_stopped & GLS_DEMAND) {
-		if (gl->gl_stop_wished != wished)
-			gl->gl_stop_wished = UN;
-		return true;
-	}
-	if (!stop_armed())
-		return false;
-	site = stop_site(gl, STOP_DLM_BAST);
-	site.to = (int8_t)wished;
-	if (!stop_glock_at(gl, &site, GLS_DEMAND))
-		return false;
-	gl->gl_stopped |= GLS_DEMAND;
-	gl->gl_stop_wished = wished;
-	gfs2_glock_hold(gl);
-	return true;
-}
-
 void gfs2_glock_cb(struct gfs2_glock *gl, enum lm_state wished, bool remote)
 {
 	GFS2_BUG_ON(wished == EX);
@@ -886,63 +776,8 @@ void gfs2_glock_cb(struct gfs2_glock *gl, enum lm_state wished, bool remote)
 		rmutex_unlock(&gl->gl_lock);
 		return;
 	}
-	if (!remote || !stop_demand(gl, wished))
-		take_demand(gl, wished, remote);
-	gl->gl_puts++;
-	glock_unlock(gl);
-}
-
-void glock_resume(struct gfs2_glock *gl)
-{
-	unsigned what = gl->gl_resume;
-
-	gl->gl_resume = 0;
-	if (what & GLS_DEMAND) {
-		gl->gl_stopped &= ~(unsigned)GLS_DEMAND;
-		take_demand(gl, gl->gl_stop_wished, true);
-		gl->gl_puts++;
-	}
-	if (what & GLS_TRANSITION) {
-		run_transition(gl);
-	} else if (what & GLS_REQUEST) {
-		/* ask_module() sees that it has been stopped once. */
-		ask_module(gl, false);
-	} else if (what & GLS_REPLY) {
-		take_reply(gl, gl->gl_stop_reply);
-	}
-}
-
-/* --- playing another node --- */
-
-int gfs2_glock_foreign_hold(struct gfs2_glock *gl, enum lm_state state)
-{
-	/* What this node may keep beside it. */
-	enum lm_state wished = state == EX ? UN : state;
-	int error = 0;
-
-	GFS2_BUG_ON(state == UN);
-	rmutex_lock(&gl->gl_lock);
-	if (gl->gl_foreign != UN) {
-		error = -EBUSY;
-	} else {
-		gl->gl_foreign = state;
-		/* The lock lives as long as somebody has it. */
-		gfs2_glock_hold(gl);
-		ev_glock(EV_GLOCK_HOLD, gl, -1, state, "by hand");
-	}
-	rmutex_unlock(&gl->gl_lock);
-	if (!error)
-		gfs2_glock_cb(gl, wished, true);
-	return error;
-}
-
-void gfs2_glock_foreign_release(struct gfs2_glock *gl)
-{
-	rmutex_lock(&gl->gl_lock);
-	GFS2_BUG_ON(gl->gl_foreign == UN);
-	gl->gl_foreign = UN;
-	ev_glock(EV_GLOCK_HOLD, gl, -1, UN, "by hand");
-	glock_run(gl, GLR_NO_STEP);
+	if (!remote || !glock_stop_demand(gl, wished))
+		glock_take_demand(gl, wished, remote);
 	gl->gl_puts++;
 	glock_unlock(gl);
 }
