@@ -8,8 +8,8 @@
  * worker: the machine decides under gl_lock what is left to do.
  *
  * A worker may wait for I/O, for the log, and in go_held of asynchronous holders even for other glocks.  So the number of
- * workers grows when work is waiting and nobody is idle: what a worker waits for always finds a thread.  The extra ones leave
- * when there is nothing to do.
+ * workers grows when nobody is idle: what a worker waits for always finds a thread, also what is due only later (the end of a turn).
+ * The extra ones leave when another one is idle.
  *
  * A table made with no workers has none: whoever made it is the workers, by gfs2_glock_work_run_one() (the simulator).
  */
@@ -142,8 +142,8 @@ static void take_and_run(struct gfs2_glock_table *t, struct gfs2_glock *gl)
 	list_del_init(&gl->gl_work);
 	gl->gl_work_flags = 0;
 	gl->gl_work_ns = 0;
-	if (!list_empty(&t->t_work) && !t->t_workers_idle && t->t_workers_min &&
-	    t->t_workers < MAX_WORKERS)
+	/* Somebody has to be there for what comes due while all others wait, perhaps for that. */
+	if (!t->t_workers_idle && t->t_workers_min && t->t_workers < MAX_WORKERS)
 		grow(t);
 	rmutex_unlock(&t->t_work_lock);
 	do_work(gl, flags);
@@ -165,7 +165,7 @@ static void *worker(void *arg)
 			take_and_run(t, gl);
 			continue;
 		}
-		if (t->t_work_stop || t->t_workers > t->t_workers_min)
+		if (t->t_work_stop || (t->t_workers > t->t_workers_min && t->t_workers_idle))
 			break;
 		t->t_workers_idle++;
 		/* Another clock cannot be waited for: gfs2_glock_table_tick() wakes us. */
