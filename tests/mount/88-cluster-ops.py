@@ -16,8 +16,10 @@ from journal import journals    # noqa: E402
 from testlib import *    # noqa: E402
 
 PER_NODE = 2
-SECONDS = 1200 if FULL else 8
-KILLS = 50 if FULL else 3
+SECONDS = 20 if FULL else 8
+KILLS = 3
+# Each time a new volume: what is judged at once has to be kept in memory.
+TIMES = 17 if FULL else 1
 # What makes moments long at which something else can happen.
 DELAYS = ["none", "op=read,cls=data,delay_us=2000", "op=write,cls=data,delay_us=2000", "op=write,cls=dio,delay_us=1500",
           "op=read,cls=dio,delay_us=1500", "op=write,cls=log,delay_us=4000", "op=write,cls=meta,delay_us=1500", "none"]
@@ -112,19 +114,20 @@ def together(count, seconds, seed, **more):
 
 
 def case_three_nodes():
-    together(3, SECONDS, SEED)
+    for turn in range(3 * TIMES if FULL else 1):
+        together(3, SECONDS, SEED + turn)
 
 
 def case_two_nodes_small_blocks():
     """Files have indirect blocks at once, attributes have blocks of their own, and a direct write is of several blocks."""
-    together(2, SECONDS // 2, SEED + 1, bs=1024, size="256M")
+    for turn in range(TIMES):
+        together(2, SECONDS // 2, SEED + turn + 1, bs=1024, size="256M")
 
 
-def case_killed():
+def killed(seed):
     """A daemon is killed at a random moment of that.  The others go on; what it did last may be undone, as far as nobody
     could rely on it; and only that.  It counts if its journal needed replay and one of its processes was in the middle of something."""
-    need_fuse()
-    rng = random.Random(SEED + 2)
+    rng = random.Random(seed)
     count = 3
     v = volume(count)
     mounts, done = begin(v, count, rng)
@@ -134,7 +137,7 @@ def case_killed():
         check(rounds < 3 * KILLS, f"only {effective} of {rounds} kills had an effect")
         rounds += 1
         victim = rng.randrange(count)
-        workers = Workers(mounts, names, 1000, SEED, rounds, "flush")
+        workers = Workers(mounts, names, 1000, seed, rounds, "flush")
         time.sleep(0.2 + rng.random() * rng.choice([0.3, 1.5]))
         jid = jid_of(mounts[victim])
         since = clock()
@@ -157,6 +160,12 @@ def case_killed():
             look(m, name, done)
     log(f"{effective} effective kills of {rounds}")
     end(v, mounts, done, "kills")
+
+
+def case_killed():
+    need_fuse()
+    for turn in range(TIMES):
+        killed(SEED + turn)
 
 
 if __name__ == "__main__":
