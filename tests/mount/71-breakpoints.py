@@ -118,6 +118,7 @@ def case_conditions(mount):
     control("break", "-c", "3", "-n", "0", "-1", "dio", "hole", f"inode:{inode}")
     control("break", "-p", "1", "any", "*->*")
     control("break", "-n", "7", "any", "*->*")          # this is node 0
+    mount.glockctl("demote", f"inode:{other}", "UN")            # a transition that neither stops
     for turn in range(2):
         done(direct_write(mount / "f", (64 + 4 * turn) << 10, BLOCK))
         done(direct_write(mount / "other", (64 + 4 * turn) << 10, BLOCK))

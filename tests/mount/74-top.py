@@ -24,6 +24,7 @@ class Screen:
         self.before, self.after = temp("stty"), temp("stty")
         command = (f"trap : INT; stty -g >{self.before}; {shlex.join([glockctl_program(), *map(str, words)])}; echo ENDED $?; "
                    f"stty -g >{self.after}; read -r nothing")
+        atexit.register(self.drop)
         self.tmux("-f", "/dev/null", "new-session", "-d", "-x", columns, "-y", rows, "sh", "-c", command)
 
     def tmux(self, *words):
@@ -71,6 +72,10 @@ class Screen:
         equal(self.tmux("display-message", "-p", "#{alternate_on} #{cursor_flag} #{keypad_flag}").split(), ["0", "1", "0"],
               "alternate screen, cursor, keypad")
         self.close()
+
+    def drop(self):
+        """When a case has failed: nothing is left running."""
+        subprocess.run(["tmux", "-S", self.server, "kill-server"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
 
     def close(self):
         self.tmux("kill-server")
