@@ -97,9 +97,12 @@ def glock(m, kind):
 
 
 def queued(m, kind, count=1):
-    """So many holders of this node wait in the queue of the lock; before that a call only tries, and may overtake others."""
-    wait_for(lambda: sum("W" in line.split(" f:")[1].split()[0] for line in glock(m, kind)[1:]) == count,
-             f"{count} to be queued", pause=0.02)
+    """So many holders of this node wait in the queue of the lock; before that a call only tries (t, T), and may overtake others."""
+    def waits(line):
+        flags = line.split(" f:")[1].split()[0]
+        return "W" in flags and not set("tT") & set(flags)
+
+    wait_for(lambda: sum(waits(line) for line in glock(m, kind)[1:]) == count, f"{count} to be queued", pause=0.02)
 
 
 def wanted(m, kind):

@@ -5,6 +5,7 @@
  */
 #include "volfile.h"
 #include <pthread.h>
+#include "fs/evict_later.h"
 #include "fs/file.h"
 #include "util/ctx.h"
 
@@ -21,6 +22,7 @@ static int64_t free_blocks(struct gfs2_sbd *sdp)
 {
 	struct gfs2_statfs_host st;
 
+	gfs2_evict_wait(sdp);
 	gfs2_statfs_get(sdp, &st);
 	return st.free;
 }
@@ -759,6 +761,7 @@ static void test_trim(void **state)
 		}
 		gfs2_inode_forget_addr(m.sdp, addr[i], 1);
 		assert_null(gfs2_inode_find(m.sdp, addr[i]));
+		gfs2_evict_wait(m.sdp);
 		if (i % 3 == 0)
 			assert_int_equal(gfs2_get_block_type(m.sdp, addr[i]), GFS2_BLKST_FREE_);
 	}

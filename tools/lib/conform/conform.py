@@ -260,7 +260,8 @@ def compare_steps(names, done):
         here = at - 1 if at and step.words[0] == "aiowait" else at
         for event in events:
             request = event.get("req")
-            if request or step.words[0] != "unlink":    # giving up the lock of what is gone is "meanwhile"
+            gone = event["event"] == "glock_state" and names.get(event.get("glock")) == "F"
+            if request or not (step.words[0] == "unlink" and gone):     # giving up the lock of what is gone is "meanwhile"
                 lines[home.setdefault(request, here) if request else at].append(event)
     found, waited, in_flight = [], True, False
     for at, (step, result, _) in enumerate(done):

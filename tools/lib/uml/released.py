@@ -25,6 +25,19 @@ def holders(device):
             continue
 
 
+def threads(pid):
+    """What the threads of a process that does not end are waiting for, as far as the kernel tells."""
+    for tid in sorted(os.listdir('/proc/%d/task' % pid), key=int):
+        told = []
+        for name in 'comm', 'wchan', 'syscall', 'stack':
+            try:
+                with open('/proc/%d/task/%s/%s' % (pid, tid, name)) as f:
+                    told.append(' '.join(f.read().split()))
+            except OSError as error:
+                told.append(error.strerror)
+        yield '%s %s' % (tid, ' | '.join(told))
+
+
 def main():
     device = sys.argv[1]
     deadline = time.monotonic() + SECONDS
@@ -37,7 +50,7 @@ def main():
         except ProcessLookupError:
             continue
         if not select.select([fd], [], [], max(0, deadline - time.monotonic()))[0]:
-            print('process %d still holds %s' % (pids[0], device), file=sys.stderr)
+            print('process %d still holds %s' % (pids[0], device), *threads(pids[0]), sep='\n', file=sys.stderr)
             return 1
         os.close(fd)
 
