@@ -48,7 +48,7 @@ static unsigned evict(struct buf_shard *s, unsigned want, unsigned scan)
 	rmutex_lock(&s->s_lock);
 	/* The first round may only take second chances away. */
 	scan = min_t(unsigned, scan, 2 * s->s_nr);
-	while (scan-- && nr < want) {
+	while (scan-- && nr < want && !list_empty(&s->s_lru)) {
 		bh = list_last_entry(&s->s_lru, struct gfs2_bh, b_lru);
 		if (!bh->b_referenced && try_evict(s, bh)) {
 			bh->b_hash = victims;

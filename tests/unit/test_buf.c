@@ -360,6 +360,27 @@ static void limit_can_change(void **state)
 	assert_int_equal(buf_cache_used(c), 300 * BSIZE);
 }
 
+/* Shards lose all they have, and go on waking those who wait for a block of theirs (when they did not: for ever). */
+static void emptied_shards_wake_their_waiters(void **state)
+{
+	teardown(state);
+	assert_int_equal(io_engine_open(path, false, &e), 0);
+	assert_int_equal(buf_cache_create(e, BSIZE, 8192ull * BSIZE, &c), 0);
+	mapping_init(&data, c, &data, true);
+	mapping_init(&data2, c, &data2, true);
+	mapping_init(&meta, c, &meta, false);
+	to_device(20, 's');
+	fault("op=read,delay_us=5000,pos=81920,len=1");	/* block 20 */
+	for (unsigned i = 1; i <= 24; i++) {
+		assert_int_equal(read_by_many(), 0);
+		/* each time other shards have more than their share */
+		read_range(&data, 21, 21 + 20 * i);
+		buf_cache_set_limit(c, BSIZE);
+		assert_in_range(buf_cache_used(c), 0, BSIZE);
+		buf_cache_set_limit(c, 8192ull * BSIZE);
+	}
+}
+
 /* --- write-back --- */
 
 static void neighbours_in_one_request(void **state)
@@ -933,6 +954,7 @@ int main(void)
 		T(what_is_in_use_stays),
 		T(pressure),
 		T(limit_can_change),
+		T(emptied_shards_wake_their_waiters),
 		T(neighbours_in_one_request),
 		T(clean_data_is_dropped),
 		T(pinned_data_is_not_written),
