@@ -11,8 +11,8 @@ from testlib import *    # noqa: E402
 
 
 def interrupted(c):
-    """Ctrl-C ends `run all`, not only the node that it is at."""
-    with subprocess.Popen([CLUSTER, "--name", c.name, "run", "all", "echo $$; sleep 1000"], stdin=subprocess.DEVNULL,
+    """Ctrl-C ends `run all`, not only the node that it is at.  exec: a shell that is just starting a child may miss it."""
+    with subprocess.Popen([CLUSTER, "--name", c.name, "run", "all", "echo $$; exec sleep 1000"], stdin=subprocess.DEVNULL,
                           stdout=subprocess.PIPE, text=True) as command:
         check(command.stdout.readline().strip().isdigit(), "the first node's command does not begin")
         command.send_signal(signal.SIGINT)
