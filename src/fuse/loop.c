@@ -38,6 +38,7 @@
 #define RX_MAX_READS 16		/* a store that is memory */
 #define RX_MAX_READS_DEVICE 4
 #define RX_SEND 2
+#define BRIEF_BYTES (64u << 10)
 #define RX_FUSE_SLOT 1		/* 0 is the volume: io/ring.c */
 #define RX_LONE_HITS 16		/* so many requests one by one: the fewest reads are enough */
 #define RX_CALM 64		/* so many requests that readers would rather have had: let them read */
@@ -253,6 +254,7 @@ bool request_is_brief(const struct rx_buf *b)
 {
 	const struct fuse_in_header *in = rx_header(b);
 	const struct fuse_setattr_in *setattr = (const void *)(in + 1);
+	const struct fuse_read_in *rd = (const void *)(in + 1);
 
 	if (b->s->sdp->sd_lm->lm_has_peers)
 		return false;
@@ -271,8 +273,6 @@ bool request_is_brief(const struct rx_buf *b)
 	case FUSE_LINK:
 	case FUSE_OPEN:
 	case FUSE_CREATE:
-	case FUSE_READ:
-	case FUSE_WRITE:
 	case FUSE_RELEASE:
 	case FUSE_GETXATTR:
 	case FUSE_SETXATTR:
@@ -284,6 +284,11 @@ bool request_is_brief(const struct rx_buf *b)
 	case FUSE_RELEASEDIR:
 	case FUSE_STATFS:
 		return true;
+	/* To copy more takes longer than to hand over, and two processors copy at once. */
+	case FUSE_READ:
+		return in->len >= sizeof(*in) + sizeof(*rd) && rd->size <= BRIEF_BYTES;
+	case FUSE_WRITE:
+		return in->len <= BRIEF_BYTES + RX_PAGE;
 	case FUSE_SETATTR:
 		return in->len >= sizeof(*in) + sizeof(*setattr) && !(setattr->valid & FATTR_SIZE);
 	default:
