@@ -262,7 +262,6 @@ static void act_hold_over(struct gfs2_glock *gl, const struct glock_arg *arg)
 static void act_cancel(struct gfs2_glock *gl, const struct glock_arg *arg)
 {
 	const struct gfs2_holder *gh = glock_first_waiter(gl);
-
 	bool patient = gh && (!(gh->gh_flags & GL_TRY_OTHERS) || (gl->gl_req_flags & TRY_FLAGS));
 
 	if (gl->gl_why != GLY_PROMOTE || gl->gl_cancel_sent ||
@@ -306,6 +305,17 @@ static void act_start(struct gfs2_glock *gl, const struct glock_arg *arg)
 	if (!try || (gl->gl_flags & FLAG(GLF_INVALIDATE_IN_PROGRESS)))
 		fail_waiters(gl, TRY_FLAGS, GLR_TRYFAILED,
 			     step->why == GLY_PROMOTE ? glock_first_waiter(gl) : NULL);
+}
+
+/* Whoever it was begun for may have left meanwhile; the next one may not want to wait for other nodes. */
+static void act_synced(struct gfs2_glock *gl, const struct glock_arg *arg)
+{
+	const struct gfs2_holder *gh = glock_first_waiter(gl);
+
+	if (gl->gl_why != GLY_PROMOTE || !gh || !(gh->gh_flags & GL_TRY_OTHERS) || SEEDED_BUG("glock-try-others-waits"))
+		return;
+	gl->gl_req_flags |= LM_FLAG_TRY;
+	gl->gl_flags &= ~FLAG(GLF_BLOCKING);
 }
 
 static void act_abandon(struct gfs2_glock *gl, const struct glock_arg *arg)
@@ -415,7 +425,7 @@ const struct glock_transition glock_machine[GLP_NR][GLE_NR] = {
 	PAIR(HOLD_OVER,	     act_hold_over, IDLE, act_none, SYNC,	 act_none, WAIT),
 	PAIR(WITHDRAW,	     act_withdraw, IDLE,  act_withdraw, SYNC,	 act_withdraw, WAIT),
 	PAIR(START,	     act_start, SYNC,	  BUG,			 BUG),
-	PAIR(SYNCED,	     BUG,		  act_none, WAIT,	 BUG),
+	PAIR(SYNCED,	     BUG,		  act_synced, WAIT,	 BUG),
 	PAIR(ABANDON,	     BUG,		  act_abandon, IDLE,	 BUG),
 	PAIR(SYNC_FAILED,    BUG,		  act_sync_failed, IDLE, BUG),
 	PAIR(REPLY_OK,	     BUG,		  BUG,			 act_got, IDLE),

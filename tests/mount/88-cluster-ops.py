@@ -103,7 +103,9 @@ def together(count, seconds, seed, **more):
     mounts, done = begin(v, count, rng)
     workers = Workers(mounts, range(count), seconds, seed)
     while workers.busy():
-        rng.choice(mounts).glockctl("set", "fault", rng.choice(DELAYS))
+        m = rng.choice(mounts)
+        m.glockctl("set", "fault", "none")      # rules are added, and there may be no more than 16
+        m.glockctl("set", "fault", rng.choice(DELAYS))
         time.sleep(rng.random() * 0.3)
     workers.finish(done)
     for m in mounts:

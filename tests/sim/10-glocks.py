@@ -45,6 +45,8 @@ def case_seeds_that_have_failed():
         sim("random", seed, 1)
     # two that hold DF, have times to publish and do not want to wait for each other
     sim("program", "0: DF EXo / 1: DF EXo / 0: DFk; nodes=2 deaths=1")
+    # the one that a request was begun for gives up before the lock module is asked, and the next does not want to wait
+    sim("program", "0: EXk / 0: EXo / 1: DF; nodes=2")
 
 
 def case_all_small_programs():
