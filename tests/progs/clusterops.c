@@ -683,18 +683,25 @@ struct entry {
 	char name[];
 };
 
-/* One system call, which is one READDIR: a directory of so few names is read as a whole. */
-static void list(unsigned nr)
+static int open_dir(unsigned nr)
 {
-	uint64_t id;
-	char text[1024] = "";
-	int fd = open(dirs[nr], O_RDONLY | O_DIRECTORY), n = 0;
-	long rc;
+	int fd = open(dirs[nr], O_RDONLY | O_DIRECTORY);
 
 	if (fd < 0) {
 		may_be_gone(-errno);
 		err(1, "%s", dirs[nr]);
 	}
+	return fd;
+}
+
+/* One system call, which is one READDIR: a directory of so few names is read as a whole. */
+static void list(unsigned nr)
+{
+	uint64_t id;
+	char text[1024] = "";
+	int fd = open_dir(nr), n = 0;
+	long rc;
+
 	id = op_begin("li names %s", dirs[nr]);
 	rc = done(syscall(SYS_getdents64, fd, buffer, RECORD_MAX));
 	may_be_gone(rc);
@@ -711,7 +718,7 @@ static void list(unsigned nr)
 
 static void sync_dir(void)
 {
-	int fd = open(dirs[below(2)], O_RDONLY | O_DIRECTORY);
+	int fd = open_dir(below(2));
 	uint64_t id = op_begin("fs names");
 	long rc = done(fsync(fd));
 
