@@ -8,6 +8,7 @@ slowed down, now here, now there, so that locks are asked for at all moments.
 
 GFS2_TEST_SEED repeats what each process does (but not who is faster)."""
 import os
+import signal
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
@@ -52,10 +53,10 @@ class Workers:
         return [os.path.getsize(out) for _, node, out in self.running if node in names]
 
     def finish(self, into, dead=()):
-        """Those of a dead node have noticed it, or were between two calls when they were told to end."""
+        """Those of a dead node have noticed it (a mapping's reader by SIGBUS), or were between two calls when they were told to end."""
         for process, node, out in self.running:
             said = process.communicate(timeout=STEP_SECONDS)[0]
-            check(process.returncode in ((0, 3, 4) if node in dead else (0,)) and not said,
+            check(process.returncode in ((0, 3, 4, -signal.SIGBUS) if node in dead else (0,)) and not said,
                   f"a worker on node {node}: exit {process.returncode} {said}; {read_file(out)[-300:].decode()}")
             into.read(out, node)
 

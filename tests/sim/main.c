@@ -27,7 +27,6 @@ static int in_child(void (*fn)(void *arg), void *arg, bool quiet)
 	if (!pid) {
 		if (quiet && (!freopen("/dev/null", "w", stdout) || !freopen("/dev/null", "w", stderr)))
 			_exit(1);
-		alarm(120);
 		fn(arg);
 		fflush(stdout);
 		_exit(0);

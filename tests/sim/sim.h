@@ -115,7 +115,7 @@ extern struct sim_stats {
 		try_failed, fast, faults, gated, granted, demotes, held_back, orphaned;
 } sim_stats;
 
-/* Ends the process with status SIM_FAILED if something is wrong, after printing what. */
+/* Ends the process with status SIM_FAILED if something is wrong, after printing what; by SIGPROF if it does not come to an end. */
 #define SIM_FAILED 3
 void run_program(const struct program *p, chooser_fn choose, void *arg, struct run_result *res);
 _Noreturn void sim_fail(const char *fmt, ...) __attribute__((format(printf, 1, 2)));

@@ -13,6 +13,7 @@
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 /* Where coroutines stop; part of the state's hash. */
@@ -1584,10 +1585,13 @@ static void check_end(void)
 
 void run_program(const struct program *p, chooser_fn choose, void *arg, struct run_result *res)
 {
+	/* It takes a thousandth of that; in the process's own time, for the machine may be busy.  SIGPROF ends what hangs. */
+	const struct itimerval most = { .it_value.tv_sec = 20 };
 	struct action acts[MAX_ACTIONS];
 	unsigned nr;
 	int i;
 
+	GFS2_BUG_ON(setitimer(ITIMER_PROF, &most, NULL));
 	world_start(p);
 	res->cut = false;
 	while ((nr = possible_actions(acts))) {
