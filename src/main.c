@@ -259,12 +259,17 @@ static int open_volume(const struct options *o, struct io_engine **e)
 	return error;
 }
 
+static void let_go(void *control)
+{
+	gfs2_control_let_go(control);
+}
+
 static int serve(struct gfs2_sbd *sdp, const struct options *o, int report_fd)
 {
 	struct server_config cfg = {
 		.mountpoint = o->dir, .fsname = o->device, .rx_threads = o->rx_threads,
 		.subtype = o->subtype, .ro = o->args.ar_ro, .fuse_opts = o->fuse_opts,
-		.debug = o->debug,
+		.debug = o->debug, .ending = let_go,
 	};
 	struct gfs2_control *control = NULL;
 	struct server *s = NULL;
@@ -274,6 +279,7 @@ static int serve(struct gfs2_sbd *sdp, const struct options *o, int report_fd)
 	error = gfs2_control_start(sdp, o->dir, o->device, o->control, &control);
 	if (error)
 		return error;
+	cfg.ending_arg = control;
 	error = server_mount(sdp, &cfg, &s);
 	if (!error)
 		error = report_ready(report_fd);

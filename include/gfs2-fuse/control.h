@@ -21,7 +21,7 @@
  *				in memory ("memory"); units: file system blocks.  JSON: one object per line, pblock 0 is a hole
  *   dio [--json] GLOCK		an inode's direct I/O since it came into memory: requests in flight, and counts of what became of them
  *				(direct, hole, eof, stuffed, jdata, misaligned; demote), as "NAME VALUE" lines or one JSON object
- *   demote GLOCK UN|SH|DF [SECONDS]
+ *   demote [--json] GLOCK UN|SH|DF [SECONDS]
  *				ask this node to give the lock up, as another node would; "error EBUSY" and a dump of the glock if it was still
  *				held after SECONDS (10)
  *   trace [-n COUNT] [-t SECONDS] [-e EVENT[,EVENT]...] [-g GLOCK] [-p PID] [-r REQUEST] [-s SEQ] [--text]
@@ -44,21 +44,21 @@
  *				-c: from the COUNTth on; -p: only for this process; -n: only on the node with this
  *				number (the same can be sent to all); -t: how long a stop lasts (else `timeout`); -1: once only.
  *				Try requests are never stopped (they may be made inside a transaction).
- *   breaks [--json]		this connection's breakpoints
+ *   breaks [--json] [all]	this connection's breakpoints; all: any connection's
  *   delete BREAK|all		delete breakpoints; what they have stopped stays stopped
  *   stops [--json] [all]	what is stopped; all: by any connection
  *   wait [--json] [SECONDS]	until something is stopped that was not told yet, and tell it; "error ETIMEDOUT" after SECONDS (60)
  *   continue [STOP|all]	let go (all)
  *   step [STOP]		stop at the next transition of that lock, or point of a direct write on it, then let go
- *   timeout [SECONDS]		how long stops of new breakpoints last (60)
+ *   timeout [--json] [SECONDS]	how long stops of new breakpoints last (60), and locks are kept by `hold` once the client's process is stopped
  *   notify on|off		tell stops as they happen: between answers, lines "* {json}" like those of `stops --json`, without held and left
- *   hold GLOCK EX|DF|SH [SECONDS]	play another node: ask for the lock in that state, and keep it; "error EBUSY" and a dump of the glock if
+ *   hold [--json] GLOCK EX|DF|SH [SECONDS]	play another node: ask for the lock in that state, and keep it; "error EBUSY" and a dump of the glock if
  *				this node still used it after SECONDS (10).  This node's requests that do not go with it wait, try requests fail.
  *   release GLOCK		what `hold` holds
  *   holds [--json] [all]	what is held; all: by any connection
  *
  * JSON of a stop: stop, break (numbers), at ("transition", "dio hole", "dlm ast"...), glock, from, to, req, pid, comm, off, len (what is left of a
- * direct write), why; those that apply.  With `stops` also held and left, seconds.
+ * direct write), sent (its bytes that are on their way to the device), why; those that apply.  With `stops` also held and left, seconds.
  */
 #ifndef GFS2_FUSE_CONTROL_H
 #define GFS2_FUSE_CONTROL_H

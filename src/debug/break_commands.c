@@ -4,6 +4,9 @@
  *
  * All of it belongs to the connection: when that ends, for whatever reason, its breakpoints are gone, what they held goes on,
  * and locks that it kept are released (ctl_conn_end).  `breaks`, `stops` and `holds` show one's own.
+ *
+ * What a client holds must not block the file system when the client itself is stopped (SIGSTOP, a debugger): stops have their time in any case;
+ * locks, which are kept as long as the client wants, are let go when its process has stood still for as long (ctl_holds_watch).
  */
 #include <math.h>
 #include <poll.h>
@@ -13,18 +16,95 @@
 #include "debug/control_i.h"
 #include "util/util.h"
 
-/* A lock that is kept by hand. */
+/* A lock that is kept by hand.  Belongs to who has taken it off the list. */
 struct ctl_hold {
-	struct list_head list;	/* ctl_conn.holds */
+	struct list_head list;	/* ctl_conn.holds, under ctl->lock */
 	struct gfs2_glock *gl;	/* gl_foreign is ours */
+	enum lm_state state;
 };
 
-static void release_hold(struct ctl_hold *h)
+/* Those of @conn go to @to; ctl->lock held, under which no glock may be touched. */
+static void take_holds(struct ctl_conn *conn, struct list_head *to)
 {
-	list_del_init(&h->list);
-	gfs2_glock_foreign_release(h->gl);
-	gfs2_glock_put(h->gl);
-	free(h);
+	struct ctl_hold *h, *tmp;
+
+	list_for_each_entry_safe(h, tmp, &conn->holds, list)
+		list_move_tail(&h->list, to);
+}
+
+static void release_holds(struct list_head *taken, const char *reason)
+{
+	while (!list_empty(taken)) {
+		struct ctl_hold *h = list_first_entry(taken, struct ctl_hold, list);
+
+		list_del_init(&h->list);
+		gfs2_glock_foreign_release(h->gl, reason);
+		gfs2_glock_put(h->gl);
+		free(h);
+	}
+}
+
+static void release_all(struct ctl_conn *conn, const char *reason)
+{
+	LIST_HEAD(taken);
+
+	rmutex_lock(&conn->ctl->lock);
+	take_holds(conn, &taken);
+	rmutex_unlock(&conn->ctl->lock);
+	release_holds(&taken, reason);
+}
+
+void ctl_holds_drop(struct gfs2_control *c)
+{
+	struct ctl_conn *conn;
+	LIST_HEAD(taken);
+
+	rmutex_lock(&c->lock);
+	c->ending = true;
+	list_for_each_entry(conn, &c->clients, list)
+		take_holds(conn, &taken);
+	rmutex_unlock(&c->lock);
+	release_holds(&taken, "unmount");
+}
+
+/* Stopped by a signal or by who debugs it, or dead while somebody else has its descriptor? */
+static bool stands_still(pid_t pid)
+{
+	char path[40], line[200], *state;
+	FILE *f;
+
+	/* 0: in another pid namespace; nothing is known. */
+	if (pid <= 0)
+		return false;
+	snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+	f = fopen(path, "re");
+	if (!f)
+		return errno == ENOENT;
+	state = fgets(line, sizeof(line), f);
+	fclose(f);
+	/* "PID (COMM) STATE", and there may be anything in COMM */
+	state = state ? strrchr(line, ')') : NULL;
+	return state && strlen(state) > 2 && strchr("TtZX", state[2]);
+}
+
+int ctl_holds_watch(struct ctl_conn *conn)
+{
+	bool any;
+
+	rmutex_lock(&conn->ctl->lock);
+	any = !list_empty(&conn->holds);
+	rmutex_unlock(&conn->ctl->lock);
+	if (!any || !stands_still(conn->peer)) {
+		conn->still_since = 0;
+		return any ? 1000 : -1;
+	}
+	if (!conn->still_since)
+		conn->still_since = now_ns();
+	if (now_ns() - conn->still_since < conn->timeout_ns)
+		return 100;
+	release_all(conn, "client stopped");
+	conn->still_since = 0;
+	return -1;
 }
 
 static int session_get(struct ctl_call *call)
@@ -43,8 +123,7 @@ static int session_get(struct ctl_call *call)
 
 void ctl_conn_end(struct ctl_conn *conn)
 {
-	while (!list_empty(&conn->holds))
-		release_hold(list_first_entry(&conn->holds, struct ctl_hold, list));
+	release_all(conn, "client gone");
 	stop_session_free(conn->session);
 	conn->session = NULL;
 	if (conn->hit_fd >= 0)
@@ -276,6 +355,10 @@ static void comm_of(pid_t pid, char *buf, size_t size)
 		buf[strcspn(buf, "\n")] = 0;
 	if (f)
 		fclose(f);
+	/* Anybody may choose it, and it goes to root's terminal. */
+	for (; *buf; buf++)
+		if ((unsigned char)*buf < ' ' || *buf == 0x7f)
+			*buf = '?';
 }
 
 static void site_json(FILE *out, const struct stop_site *site)
@@ -297,6 +380,8 @@ static void site_json(FILE *out, const struct stop_site *site)
 	}
 	if (site->len)
 		fprintf(out, ",\"off\":%llu,\"len\":%llu", (unsigned long long)site->off, (unsigned long long)site->len);
+	if (site->sent)
+		fprintf(out, ",\"sent\":%llu", (unsigned long long)site->sent);
 	if (site->why)
 		fprintf(out, ",\"why\":\"%s\"", site->why);
 }
@@ -350,10 +435,12 @@ static int cmd_breaks(struct ctl_call *call)
 {
 	struct shower sh = { .out = call->out, .json = ctl_take_json(call) };
 
-	if (call->argc != 1)
-		return ctl_fail(call, CTL_USAGE, "breaks [--json]");
-	if (call->conn->session)
-		stop_for_each(call->conn->session, show_break, NULL, &sh);
+	bool all = call->argc == 2 && !strcmp(call->argv[1], "all");
+
+	if (call->argc != 1 && !all)
+		return ctl_fail(call, CTL_USAGE, "breaks [--json] [all]");
+	if (all || call->conn->session)
+		stop_for_each(all ? NULL : call->conn->session, show_break, NULL, &sh);
 	return 0;
 }
 
@@ -480,10 +567,12 @@ static int cmd_wait(struct ctl_call *call)
 
 		if (now >= deadline)
 			return ctl_fail(call, -ETIMEDOUT, "nothing was stopped");
-		if (poll(p, ARRAY_SIZE(p), (int)min_t(uint64_t, (deadline - now) / 1000000 + 1, INT32_MAX)) < 0 && errno != EINTR)
+		/* Not longer than ctl_holds_watch() may want to look again. */
+		if (poll(p, ARRAY_SIZE(p), (int)min_t(uint64_t, (deadline - now) / 1000000 + 1, 1000)) < 0 && errno != EINTR)
 			return ctl_fail(call, -errno, "%s", "");
 		if (p[0].revents || p[1].revents)
 			return CTL_GONE;
+		ctl_holds_watch(conn);
 		if (eventfd_read(conn->hit_fd, &n) && errno != EAGAIN)
 			return ctl_fail(call, -errno, "%s", "");
 	}
@@ -493,12 +582,14 @@ static int cmd_wait(struct ctl_call *call)
 
 static int cmd_timeout(struct ctl_call *call)
 {
+	bool json = ctl_take_json(call);
+
 	if (call->argc == 1) {
-		fprintf(call->out, "timeout %.3f\n", call->conn->timeout_ns / 1e9);
+		fprintf(call->out, json ? "{\"timeout\":%.3f}\n" : "timeout %.3f\n", call->conn->timeout_ns / 1e9);
 		return 0;
 	}
 	if (call->argc != 2 || !parse_timeout(call->argv[1], &call->conn->timeout_ns))
-		return ctl_fail(call, CTL_USAGE, "timeout [SECONDS]");
+		return ctl_fail(call, CTL_USAGE, "timeout [--json] [SECONDS]");
 	return 0;
 }
 
@@ -512,22 +603,52 @@ static int cmd_notify(struct ctl_call *call)
 
 /* --- playing another node --- */
 
-static struct ctl_hold *find_hold(struct ctl_conn *conn, const struct glock_name *name)
+/* False: @conn does not keep that lock, or not any more. */
+static bool release_hold(struct ctl_conn *conn, const struct glock_name *name)
 {
-	struct ctl_hold *h;
+	struct ctl_hold *h, *tmp;
+	LIST_HEAD(taken);
+	bool found;
 
-	list_for_each_entry(h, &conn->holds, list)
+	rmutex_lock(&conn->ctl->lock);
+	list_for_each_entry_safe(h, tmp, &conn->holds, list)
 		if (h->gl->gl_type == name->type && h->gl->gl_number == name->number)
-			return h;
-	return NULL;
+			list_move_tail(&h->list, &taken);
+	found = !list_empty(&taken);
+	rmutex_unlock(&conn->ctl->lock);
+	release_holds(&taken, "by hand");
+	return found;
+}
+
+/* Ask for @gl on behalf of @conn: -EBUSY: somebody keeps it already, -ESHUTDOWN. */
+static int take_by_hand(struct ctl_conn *conn, struct gfs2_glock *gl, enum lm_state state)
+{
+	struct ctl_hold *h = calloc(1, sizeof(*h));
+	LIST_HEAD(taken);
+	bool ending;
+	int error;
+
+	error = h ? gfs2_glock_foreign_hold(gl, state) : -ENOMEM;
+	if (error) {
+		free(h);
+		return error;
+	}
+	h->gl = gfs2_glock_hold(gl);
+	h->state = state;
+	rmutex_lock(&conn->ctl->lock);
+	ending = conn->ctl->ending;
+	list_add_tail(&h->list, ending ? &taken : &conn->holds);
+	rmutex_unlock(&conn->ctl->lock);
+	release_holds(&taken, "unmount");
+	return ending ? -ESHUTDOWN : 0;
 }
 
 static int cmd_hold(struct ctl_call *call)
 {
+	bool json = ctl_take_json(call);
 	uint64_t ns = 10000000000u;
 	struct glock_name name;
 	struct gfs2_glock *gl;
-	struct ctl_hold *h;
 	int state, error;
 
 	if (call->argc < 3 || call->argc > 4 || (call->argc == 4 && !parse_timeout(call->argv[3], &ns)))
@@ -541,30 +662,28 @@ static int cmd_hold(struct ctl_call *call)
 	gl = gfs2_glock_find(call->ctl->sdp->sd_glocks, name.type, name.number);
 	if (!gl)
 		return ctl_fail(call, -ENOENT, "this node has no glock %s", call->argv[1]);
-	h = calloc(1, sizeof(*h));
-	error = h ? gfs2_glock_foreign_hold(gl, (enum lm_state)state) : -ENOMEM;
+	error = take_by_hand(call->conn, gl, (enum lm_state)state);
 	if (error) {
-		free(h);
-		gfs2_glock_put(gl);
-		return ctl_fail(call, error, error == -EBUSY ? "%s is kept by hand already" : "%s", call->argv[1]);
+		ctl_fail(call, error, error == -EBUSY ? "%s is kept by hand already" :
+				      error == -ESHUTDOWN ? "%s: the mount is coming to its end" : "%s", call->argv[1]);
+	} else if (!gfs2_glock_wait_demoted(gl, ns)) {
+		if (!json)
+			gfs2_dump_glock(call->out, gl);
+		release_hold(call->conn, &name);
+		error = ctl_fail(call, -EBUSY, "refused: this node still uses it");
+	} else {
+		fprintf(call->out, json ? "{\"glock\":\"%u/%llx\",\"state\":\"%s\"}\n" : "%u/%llx held %s\n", gl->gl_type,
+			(unsigned long long)gl->gl_number, glock_state_name((enum lm_state)state));
 	}
-	h->gl = gl;
-	list_add_tail(&h->list, &call->conn->holds);
-	if (!gfs2_glock_wait_demoted(gl, ns)) {
-		gfs2_dump_glock(call->out, gl);
-		release_hold(h);
-		return ctl_fail(call, -EBUSY, "refused: this node still uses it");
-	}
-	fprintf(call->out, "%s held %s\n", call->argv[1], glock_state_name((enum lm_state)state));
-	return 0;
+	gfs2_glock_put(gl);
+	return error;
 usage:
-	return ctl_fail(call, CTL_USAGE, "hold GLOCK EX|DF|SH [SECONDS]");
+	return ctl_fail(call, CTL_USAGE, "hold [--json] GLOCK EX|DF|SH [SECONDS]");
 }
 
 static int cmd_release(struct ctl_call *call)
 {
 	struct glock_name name;
-	struct ctl_hold *h;
 	int error;
 
 	if (call->argc != 2)
@@ -572,24 +691,24 @@ static int cmd_release(struct ctl_call *call)
 	error = ctl_parse_glock(call, call->argv[1], &name);
 	if (error)
 		return error;
-	h = find_hold(call->conn, &name);
-	if (!h)
-		return ctl_fail(call, -ENOENT, "this client does not hold %s", call->argv[1]);
-	release_hold(h);
-	return 0;
+	return release_hold(call->conn, &name) ? 0 : ctl_fail(call, -ENOENT, "this client does not hold %s", call->argv[1]);
 }
 
-static void show_hold(struct gfs2_glock *gl, void *arg)
+static void show_hold(const struct shower *sh, const struct gfs2_glock *gl, enum lm_state state)
 {
-	const struct shower *sh = arg;
+	fprintf(sh->out, sh->json ? "{\"glock\":\"%u/%llx\",\"state\":\"%s\"}\n" : "%u/%llx %s\n", gl->gl_type,
+		(unsigned long long)gl->gl_number, glock_state_name(state));
+}
+
+static void show_if_held(struct gfs2_glock *gl, void *arg)
+{
 	enum lm_state state;
 
 	rmutex_lock(&gl->gl_lock);
 	state = gl->gl_foreign;
 	rmutex_unlock(&gl->gl_lock);
 	if (state != LM_ST_UNLOCKED)
-		fprintf(sh->out, sh->json ? "{\"glock\":\"%u/%llx\",\"state\":\"%s\"}\n" : "%u/%llx %s\n", gl->gl_type,
-			(unsigned long long)gl->gl_number, glock_state_name(state));
+		show_hold(arg, gl, state);
 }
 
 static int cmd_holds(struct ctl_call *call)
@@ -600,11 +719,14 @@ static int cmd_holds(struct ctl_call *call)
 
 	if (call->argc != 1 && !all)
 		return ctl_fail(call, CTL_USAGE, "holds [--json] [all]");
-	if (all)
-		gfs2_glock_table_for_each(call->ctl->sdp->sd_glocks, show_hold, &sh);
-	else
-		list_for_each_entry(h, &call->conn->holds, list)
-			show_hold(h->gl, &sh);
+	if (all) {
+		gfs2_glock_table_for_each(call->ctl->sdp->sd_glocks, show_if_held, &sh);
+		return 0;
+	}
+	rmutex_lock(&call->ctl->lock);
+	list_for_each_entry(h, &call->conn->holds, list)
+		show_hold(&sh, h->gl, h->state);
+	rmutex_unlock(&call->ctl->lock);
 	return 0;
 }
 
@@ -612,15 +734,15 @@ static int cmd_holds(struct ctl_call *call)
 
 const struct ctl_command ctl_break_commands[] = {
 	{ "break", cmd_break, break_synopsis },
-	{ "breaks", cmd_breaks, "breaks [--json]" },
+	{ "breaks", cmd_breaks, "breaks [--json] [all]" },
 	{ "delete", cmd_delete, "delete BREAK|all" },
 	{ "stops", cmd_stops, "stops [--json] [all]" },
 	{ "wait", cmd_wait, "wait [--json] [SECONDS]" },
 	{ "continue", cmd_continue, "continue [STOP|all]" },
 	{ "step", cmd_step, "step [STOP]" },
-	{ "timeout", cmd_timeout, "timeout [SECONDS]" },
+	{ "timeout", cmd_timeout, "timeout [--json] [SECONDS]" },
 	{ "notify", cmd_notify, "notify on|off" },
-	{ "hold", cmd_hold, "hold GLOCK EX|DF|SH [SECONDS]" },
+	{ "hold", cmd_hold, "hold [--json] GLOCK EX|DF|SH [SECONDS]" },
 	{ "release", cmd_release, "release GLOCK" },
 	{ "holds", cmd_holds, "holds [--json] [all]" },
 	{ NULL },

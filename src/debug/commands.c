@@ -286,15 +286,15 @@ static int map_inode(struct ctl_call *call, struct gfs2_inode *ip, bool json)
 
 static int cmd_map(struct ctl_call *call)
 {
-	bool json = call->argc == 3 && !strcmp(call->argv[1], "--json");
+	bool json = ctl_take_json(call);
 	struct gfs2_sbd *sdp = call->ctl->sdp;
 	struct glock_name name;
 	struct gfs2_inode *ip;
 	int error;
 
-	if (call->argc != 2 && !json)
+	if (call->argc != 2)
 		return ctl_fail(call, CTL_USAGE, "map [--json] GLOCK");
-	error = ctl_parse_glock(call, call->argv[call->argc - 1], &name);
+	error = ctl_parse_glock(call, call->argv[1], &name);
 	if (error)
 		return error;
 	if (name.type != LM_TYPE_INODE)
@@ -328,14 +328,14 @@ static void dio_print(struct ctl_call *call, struct gfs2_inode *ip, bool json)
 
 static int cmd_dio(struct ctl_call *call)
 {
-	bool json = call->argc == 3 && !strcmp(call->argv[1], "--json");
+	bool json = ctl_take_json(call);
 	struct glock_name name;
 	struct gfs2_inode *ip;
 	int error;
 
-	if (call->argc != 2 && !json)
+	if (call->argc != 2)
 		return ctl_fail(call, CTL_USAGE, "dio [--json] GLOCK");
-	error = ctl_parse_glock(call, call->argv[call->argc - 1], &name);
+	error = ctl_parse_glock(call, call->argv[1], &name);
 	if (error)
 		return error;
 	if (name.type != LM_TYPE_INODE)
@@ -360,9 +360,18 @@ static enum lm_state glock_state_now(struct gfs2_glock *gl)
 	return state;
 }
 
+static void demote_done(FILE *out, bool json, const struct gfs2_glock *gl, enum lm_state from, enum lm_state to)
+{
+	const char *fmt = json ? "{\"glock\":\"%u/%llx\",\"from\":\"%s\",\"to\":\"%s\"}\n" :
+			  from == to ? "%u/%llx %s already %s\n" : "%u/%llx %s -> %s\n";
+
+	fprintf(out, fmt, gl->gl_type, (unsigned long long)gl->gl_number, glock_state_name(from), glock_state_name(to));
+}
+
 static int cmd_demote(struct ctl_call *call)
 {
-	const char *synopsis = "demote GLOCK UN|SH|DF [SECONDS]";
+	const char *synopsis = "demote [--json] GLOCK UN|SH|DF [SECONDS]";
+	bool json = ctl_take_json(call);
 	enum lm_state before;
 	struct glock_name name;
 	struct gfs2_glock *gl;
@@ -384,19 +393,18 @@ static int cmd_demote(struct ctl_call *call)
 
 	before = glock_state_now(gl);
 	if (before == LM_ST_UNLOCKED || before == (enum lm_state)wished) {
-		fprintf(call->out, "%s %s already %s\n", call->argv[1], glock_state_name(before),
-			glock_state_name(before));
+		demote_done(call->out, json, gl, before, before);
 		goto out;
 	}
 	gfs2_glock_cb(gl, wished, true);
 	/* It may have been taken again since: that it was given up is what counts. */
 	if (gfs2_glock_wait_demoted(gl, seconds * 1000000000ull) && !gfs2_withdrawn(call->ctl->sdp)) {
-		fprintf(call->out, "%s %s -> %s\n", call->argv[1], glock_state_name(before),
-			glock_state_name(wished));
+		demote_done(call->out, json, gl, before, (enum lm_state)wished);
 		goto out;
 	}
 	/* Who keeps it: the request stays, and is answered when they let go. */
-	gfs2_dump_glock(call->out, gl);
+	if (!json)
+		gfs2_dump_glock(call->out, gl);
 	error = ctl_fail(call, -EBUSY, "refused: still %s", glock_state_name(glock_state_now(gl)));
 out:
 	gfs2_glock_put(gl);
@@ -459,6 +467,7 @@ static int cmd_stats(struct ctl_call *call)
 	struct glock_times all[LM_TYPE_JOURNAL + 1], one;
 	struct glock_name name;
 	struct gfs2_glock *gl;
+	char words[40];
 	int i, error;
 
 	if (call->argc == 1) {
@@ -479,10 +488,11 @@ static int cmd_stats(struct ctl_call *call)
 			return ctl_fail(call, -ENOENT, "this node has no glock %s", call->argv[i]);
 		gfs2_glock_times(gl, &one);
 		gfs2_glock_put(gl);
+		snprintf(words, sizeof(words), "%u/%llx", name.type, (unsigned long long)name.number);
 		if (json)
-			times_json(call->out, "glock", call->argv[i], &one);
+			times_json(call->out, "glock", words, &one);
 		else
-			times_text(call->out, call->argv[i], &one);
+			times_text(call->out, words, &one);
 	}
 	return 0;
 }
@@ -645,6 +655,7 @@ static int cmd_trace(struct ctl_call *call)
 		} else if (ctl_gone(call->conn)) {
 			error = CTL_GONE;
 		} else {
+			ctl_holds_watch(call->conn);
 			gfs2_event_wait(seq, 100);
 		}
 	}
@@ -660,7 +671,7 @@ static const struct ctl_command commands[] = {
 	{ "dump", cmd_dump, "dump [GLOCK]..." },
 	{ "map", cmd_map, "map [--json] GLOCK" },
 	{ "dio", cmd_dio, "dio [--json] GLOCK" },
-	{ "demote", cmd_demote, "demote GLOCK UN|SH|DF [SECONDS]" },
+	{ "demote", cmd_demote, "demote [--json] GLOCK UN|SH|DF [SECONDS]" },
 	{ "trace", cmd_trace, trace_synopsis },
 	{ "stats", cmd_stats, "stats [--json] [GLOCK]..." },
 	{ "get", ctl_tunables_get, "get [--json] [NAME]" },

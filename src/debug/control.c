@@ -327,7 +327,7 @@ static void *conn_main(void *arg)
 		ssize_t n;
 
 		p[2].fd = conn->notify ? conn->hit_fd : -1;
-		if (poll(p, 3, -1) < 0 && errno != EINTR)
+		if (poll(p, 3, ctl_holds_watch(conn)) < 0 && errno != EINTR)
 			break;
 		if (p[1].revents)
 			break;
@@ -386,13 +386,15 @@ static void refuse(int fd, const char *line)
 	close(fd);
 }
 
-static bool peer_allowed(int fd)
+static bool peer_allowed(int fd, pid_t *pid)
 {
-	struct ucred cred;
+	struct ucred cred = { .pid = 0 };
 	socklen_t len = sizeof(cred);
+	bool allowed = !getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) &&
+		       (cred.uid == 0 || cred.uid == geteuid());
 
-	return !getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) &&
-	       (cred.uid == 0 || cred.uid == geteuid());
+	*pid = cred.pid;
+	return allowed;
 }
 
 static void accept_one(struct gfs2_control *c)
@@ -400,6 +402,7 @@ static void accept_one(struct gfs2_control *c)
 	int fd = accept4(c->listen_fd, NULL, NULL, SOCK_CLOEXEC);
 	struct ctl_conn *conn;
 	unsigned nr;
+	pid_t peer;
 	char *in;
 
 	if (fd < 0) {
@@ -413,7 +416,7 @@ static void accept_one(struct gfs2_control *c)
 		return;
 	}
 	reap(c, false);
-	if (!peer_allowed(fd)) {
+	if (!peer_allowed(fd, &peer)) {
 		refuse(fd, "error EPERM only the daemon's user and root may connect\n");
 		return;
 	}
@@ -434,6 +437,7 @@ static void accept_one(struct gfs2_control *c)
 	}
 	conn->ctl = c;
 	conn->fd = fd;
+	conn->peer = peer;
 	conn->in = in;
 	conn->hit_fd = -1;
 	conn->timeout_ns = STOP_TIMEOUT_NS;
@@ -557,13 +561,19 @@ int gfs2_control_start(struct gfs2_sbd *sdp, const char *mountpoint, const char 
 	return 0;
 }
 
+void gfs2_control_let_go(struct gfs2_control *c)
+{
+	stop_shutdown();
+	ctl_holds_drop(c);
+}
+
 void gfs2_control_stop(struct gfs2_control *c)
 {
 	if (!c)
 		return;
 	GFS2_BUG_ON(eventfd_write(c->stop_fd, 1));
-	/* What breakpoints hold may be what somebody waits for. */
-	stop_shutdown();
+	/* What is held may be what somebody waits for. */
+	gfs2_control_let_go(c);
 	pthread_join(c->listener, NULL);
 	reap(c, true);
 	control_free(c);

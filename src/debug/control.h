@@ -24,6 +24,11 @@ struct gfs2_control;
 int gfs2_control_start(struct gfs2_sbd *sdp, const char *mountpoint, const char *device,
 		       const char *path_or_null, struct gfs2_control **out);
 /*
+ * The mount comes to its end: what breakpoints have stopped goes on, what is kept by hand is released, and neither is done any more. Clients
+ * may go on looking.  For an end that would wait for what is held (a signal: requests are waited for).
+ */
+void gfs2_control_let_go(struct gfs2_control *c);
+/*
  * Disconnects all clients, ends the threads, removes the socket.  Before gfs2_unmount().  NULL
  * allowed.
  */

@@ -25,6 +25,7 @@ struct gfs2_control {
 	struct rmutex lock;	/* RANK_CONTROL; guards all below */
 	struct list_head clients;
 	unsigned nr_clients;
+	bool ending;		/* nothing is kept by hand any more */
 	char *faults[CTL_MAX_FAULTS];
 	unsigned nr_faults;
 };
@@ -44,7 +45,9 @@ struct ctl_conn {
 	unsigned last_hit;	/* stop that was told last */
 	uint64_t timeout_ns;	/* for new breakpoints */
 	bool notify;		/* tell stops without being asked */
-	struct list_head holds;
+	struct list_head holds; /* under ctl->lock */
+	pid_t peer;		/* who has connected */
+	uint64_t still_since;	/* the peer is seen stopped while it keeps locks since then; 0: it is not */
 };
 
 /*
@@ -87,6 +90,10 @@ struct ctl_command {
 extern const struct ctl_command ctl_break_commands[];
 /* Everything that the connection holds is let go. */
 void ctl_conn_end(struct ctl_conn *conn);
+/* Lets go what a stopped process keeps by hand.  In how many milliseconds to look again; -1: nothing is kept.  The connection's thread. */
+int ctl_holds_watch(struct ctl_conn *conn);
+/* The mount comes to its end: nothing is kept by hand any more.  Any thread. */
+void ctl_holds_drop(struct gfs2_control *c);
 /* One line of JSON for each stop that was not told yet; conn->session is not NULL. */
 void ctl_tell_hits(struct ctl_conn *conn, FILE *out);
 

@@ -48,6 +48,7 @@ struct stop_site {
 	uint64_t req;		/* of the request it is for; 0: nobody's */
 	pid_t pid;
 	uint64_t off, len;	/* dio: what is left of the request */
+	uint64_t sent;		/* dio hole, drain: bytes before @off that are on their way to the device */
 	const char *why;	/* static text: what the transition is for */
 };
 

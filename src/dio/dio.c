@@ -106,6 +106,7 @@ static void dio_stop(const struct gfs2_dio *dio, enum stop_point point, uint32_t
 		.to = -1,
 		.off = dio->pos + from,
 		.len = dio->len - from,
+		.sent = point == STOP_DIO_HOLE || point == STOP_DIO_DRAIN ? dio->sent : 0,
 		.why = dio->write ? "write" : "read",
 	};
 

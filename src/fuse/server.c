@@ -166,6 +166,8 @@ int server_mount(struct gfs2_sbd *sdp, const struct server_config *cfg, struct s
 	s->timeout = sdp->sd_lm->lm_has_peers ? 0 : NOLOCK_TIMEOUT;
 	s->mountpoint = strdup(cfg->mountpoint);
 	s->nr_rx = cfg->rx_threads;
+	s->ending = cfg->ending;
+	s->ending_arg = cfg->ending_arg;
 	if (!s->nr_rx) {
 		long cpus = sysconf(_SC_NPROCESSORS_ONLN);
 
@@ -289,6 +291,9 @@ int server_run(struct server *s)
 {
 	int sig = wait_for_end(s);
 
+	/* What a debugger holds may be what requests wait for, which are waited for now. */
+	if (s->ending)
+		s->ending(s->ending_arg);
 	if (sig) {
 		fs_info("signal %d (%s): unmounting", sig, strsignal(sig));
 		fetch_mapped_pages(s);

@@ -26,6 +26,9 @@ struct server_config {
 	bool ro;
 	const char *fuse_opts;	/* further options for libfuse, comma separated, or NULL */
 	bool debug;
+	/* The mount is to end, or is gone: called before any request is waited for; NULL: nothing */
+	void (*ending)(void *arg);
+	void *ending_arg;
 };
 
 struct server;
@@ -132,6 +135,8 @@ struct server {
 	struct rx **rx;
 	char *mountpoint;
 	pid_t warden;		/* warden.h; 0: none */
+	void (*ending)(void *arg);	/* as configured */
+	void *ending_arg;
 	int wake_fd;		/* eventfd: a receive thread ended */
 	bool detached;		/* the mount point is free already */
 	pthread_mutex_t files_lock; /* leaf */

@@ -166,6 +166,10 @@ static void command_name(pid_t pid, char *buf, size_t size)
 	if (f)
 		fclose(f);
 	buf[strcspn(buf, "\n")] = 0;
+	/* Anybody may choose it, and it goes to root's terminal. */
+	for (; *buf; buf++)
+		if ((unsigned char)*buf < ' ' || *buf == 0x7f)
+			*buf = '?';
 }
 
 static void dump_holder(FILE *out, const struct holder_snap *h)

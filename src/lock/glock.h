@@ -406,7 +406,8 @@ void gfs2_glock_cb(struct gfs2_glock *gl, enum lm_state wished, bool remote);
  * -EBUSY: somebody plays already.  For debugging: real other nodes know nothing of it.
  */
 int gfs2_glock_foreign_hold(struct gfs2_glock *gl, enum lm_state state);
-void gfs2_glock_foreign_release(struct gfs2_glock *gl);
+/* @reason: static text, for the event. */
+void gfs2_glock_foreign_release(struct gfs2_glock *gl, const char *reason);
 /* The module's own, NULL at first; set in lm_mount before any glock is used. */
 void gfs2_glock_table_set_lm_private(struct gfs2_glock_table *t, void *lm_private);
 void *gfs2_glock_table_lm_private(const struct gfs2_glock_table *t);

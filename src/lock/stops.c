@@ -182,12 +182,12 @@ int gfs2_glock_foreign_hold(struct gfs2_glock *gl, enum lm_state state)
 	return error;
 }
 
-void gfs2_glock_foreign_release(struct gfs2_glock *gl)
+void gfs2_glock_foreign_release(struct gfs2_glock *gl, const char *reason)
 {
 	rmutex_lock(&gl->gl_lock);
 	GFS2_BUG_ON(gl->gl_foreign == UN);
 	gl->gl_foreign = UN;
-	ev_glock(EV_GLOCK_HOLD, gl, -1, UN, "by hand");
+	ev_glock(EV_GLOCK_HOLD, gl, -1, UN, reason);
 	glock_run(gl, GLR_NO_STEP);
 	gl->gl_puts++;
 	glock_unlock(gl);

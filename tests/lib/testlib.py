@@ -19,6 +19,7 @@ Environment (tools/check sets it; by hand the defaults are good):
 import atexit
 import errno
 import fcntl
+import functools
 import hashlib
 import json
 import mmap
@@ -430,6 +431,33 @@ class Control:
     def close(self):
         self.lines.close()
         self.socket.close()
+
+
+# ---------------------------------------------------------------- cases on a mount of their own
+
+def _on_volume(function, *options, more=None):
+    need_fuse()
+    volume = Volume(size="128M")
+    with volume.mount(*options) as mount:
+        for name, value in (more or {}).items():
+            setattr(mount, name, value)
+        function(mount)
+        write_file(mount / "after", b"alive", sync=True)
+        equal(read_file(mount / "after"), b"alive", "the mount still works")
+    volume.fsck()
+
+
+def on_mount(function):
+    """A case gets a mount that it may break nothing of: it works afterwards, and fsck finds nothing."""
+    return functools.wraps(function)(lambda: _on_volume(function))
+
+
+def on_mount_with_control(function):
+    """The same with a control socket whose path is known: mount.control."""
+    def wrapped():
+        control = temp("control")
+        _on_volume(function, "control=" + control, more={"control": control})
+    return functools.wraps(function)(wrapped)
 
 
 # ---------------------------------------------------------------- lock traces

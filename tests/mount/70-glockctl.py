@@ -3,12 +3,15 @@
 # test: glockctl: dump, map, trace, get, set, demote; its exit statuses; the socket's mode, and garbage sent to it
 # timeout: 180
 # variants: plain asan
+import contextlib
+import json
 import os
 import socket
 import stat
 import subprocess
 import sys
 import threading
+import types
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "tools", "lib", "conform"))
@@ -148,6 +151,133 @@ def case_dump_kernel(mount):
                 except glocks.Unknown:
                     continue
                 check(False, f"{wrong!r} is taken for a line of the kernel's")
+
+
+def lines_of(done):
+    """Every line is an object, whatever bytes are in it."""
+    return [json.loads(line) for line in done.stdout.split(b"\n")[:-1]]
+
+
+@on_mount
+def case_json(mount):
+    """Every command answers in JSON, one object a line, also when it is refused; names of locks are the same everywhere."""
+    write_file(mount / "f", b"x" * 10000, sync=True)
+    inode = os.stat(mount / "f").st_ino
+    name = f"2/{inode:x}"
+
+    def ask(*words, ok=0):
+        done = subprocess.run([glockctl_program(), "-m", mount.dir, "--json", *words], stdin=subprocess.DEVNULL, capture_output=True,
+                              timeout=STEP_SECONDS)
+        equal(done.returncode, ok, f"exit status of {words}: {done.stderr}")
+        return lines_of(done)
+
+    for words in (["dump"], ["get"], ["get", "stats"], ["map", mount / "f"], ["dio", mount / "f"], ["stats"], ["stats", mount / "f"], ["locks"],
+                  ["where", mount / "f"], ["top", "--once", "-d", "0.1"], ["trace", "-s", "0", "-t", "0"], ["mounts"]):
+        check(ask(*words), f"{words} says nothing")
+    for words in (["locks", "--waiting"], ["explain"], ["breaks"], ["stops"], ["holds"], ["set", "commit", "30"]):
+        equal(ask(*words), [], f"answer to {words}")
+    equal(ask("hold", mount / "f", "EX"), [{"glock": name, "state": "EX"}], "hold")
+    equal(ask("demote", mount / "f", "UN"), [{"glock": name, "from": "UN", "to": "UN"}], "demote of what is not locked")
+    os.stat(mount / "f")
+    equal(ask("stats", mount / "f")[0]["glock"], name, "the lock's name")
+    equal({type(lock[key]) for lock in ask("dump") for key in ("ail", "revokes", "refs", "hold", "pages")}, {int}, "counts")
+    equal({type(lock[key]) for lock in ask("dump") for key in ("flags", "state", "glock", "demote")}, {str}, "words")
+    # A lock that is in use, and by whom: any bytes may be in the name of a process and in a path.
+    holder = Control(types.SimpleNamespace(options=("control=" + mount.control,)))
+    code = "import ctypes, os, sys\nctypes.CDLL(None).prctl(15, os.fsencode(sys.argv[2]))\nos.utime(sys.argv[1])\n"
+    for comm in (b'a"b\\c', b"x] [y", b"l\n\x1b[31m", b"\xe4\xff"):
+        holder("hold", f"inode:{inode}", "SH")
+        waiter = subprocess.Popen([sys.executable, "-c", code, mount / "f", comm])
+        (lock,) = wait_for(lambda: [one for one in ask("dump", mount / "f") if one["holders"]], "somebody who waits")
+        seen = lock["holders"][0]
+        equal((seen["pid"], seen["where"]), (waiter.pid, seen["where"].strip("[] ")), "who waits")
+        wait_for(lambda: "python" not in ask("dump", mount / "f")[0]["holders"][0]["command"], "the name")
+        got = ask("dump", mount / "f")[0]["holders"][0]["command"]
+        equal(got.encode("utf-8", "surrogateescape"), comm.split(b"\n")[0], "the process's name")
+        check(b"\x1b" not in mount_text(mount, "dump", mount / "f"), "what goes to the terminal")
+        check(ask("explain") and ask("locks", "--waiting"), "who waits")
+        holder("release", f"inode:{inode}")
+        equal(waiter.wait(), 0, "exit status")
+    holder.close()
+    for odd in (b"new\nline", b"bad\xff", b'quo"te\\'):
+        path = os.path.join(os.fsencode(mount.dir), odd)
+        with open(path, "w"):
+            (lock,) = ask("dump", path)
+            equal(lock["path"].encode("utf-8", "surrogateescape"), path, "the path")
+            text = mount_text(mount, "dump", path).split(b"\n")
+            equal([line[:4] for line in text[:-1]], [b"G:  ", b" I: ", b" P: "], "lines of the dump")
+    # Refused: nothing but objects there, the reason is on the other side.
+    with open(mount / "f", "r+b") as file, breakpoint_on(mount, inode):
+        file.write(b"y")
+        equal(ask("demote", mount / "f", "SH", "0", ok=1), [], "a demand that is not met in time")
+
+
+def mount_text(mount, *words):
+    return subprocess.run([glockctl_program(), "-m", mount.dir, *words], stdout=subprocess.PIPE, check=True).stdout
+
+
+@contextlib.contextmanager
+def breakpoint_on(mount, inode):
+    """Its lock does not move meanwhile."""
+    breaker = Control(types.SimpleNamespace(options=("control=" + mount.control,)))
+    breaker("break", f"inode:{inode}", "*->*")
+    try:
+        yield
+    finally:
+        breaker.close()
+
+
+@on_mount
+def case_which(mount):
+    """The mount is found by a bind mount of it, by any place on it, and from within it."""
+    os.mkdir(mount / "d")
+    write_file(mount / "d/f", b"x")
+    inode = os.stat(mount / "d/f").st_ino
+    for source in (mount.dir, mount / "d"):
+        place = temp("bind")
+        os.mkdir(place)
+        run(["mount", "--bind", source, place])
+        try:
+            equal(glockctl("-m", place, "get", "commit").stdout, "30\n", f"-m of a bind mount of {source}")
+            path = os.path.join(place, "f" if source != mount.dir else "d/f")
+            check(f"n:2/{inode:x} " in glockctl("dump", path).stdout, f"dump {path}")
+        finally:
+            run(["umount", place])
+    for place in (mount / "d", mount / "d/f"):
+        equal(glockctl("-m", place, "get", "commit").stdout, "30\n", f"-m {place}")
+    with Volume(size="64M").mount() as other:
+        for one, value in ((mount, "29"), (other, "28")):
+            one.glockctl("set", "commit", value)
+        for place, value in ((mount / "d", "29"), (other.dir, "28")):
+            equal(subprocess.run([glockctl_program(), "get", "commit"], cwd=place, capture_output=True, text=True).stdout, value + "\n", f"in {place}")
+        said = glockctl("get", "commit").stdout
+        check(mount.dir in said and other.dir in said, f"which there are: {said}")
+
+
+@on_mount
+def case_words(mount):
+    """Help for every command; what makes no sense alone says where it does; an empty argument."""
+    base = ("-m", mount.dir)
+    names = re.findall(r"^  (\w+)", glockctl("help").stdout.split("tells more):")[1], re.M)
+    check({"dump", "break", "step", "finish", "info", "help"} <= set(names), f"commands: {names}")
+    for name in names:
+        for done in (glockctl("help", name), glockctl(*base, name, "--help")):
+            equal(done.returncode, 0, f"help of {name}")
+            check(name in done.stdout and max(map(len, done.stdout.splitlines())) < 80, f"help of {name}: {done.stdout}")
+    for name in ("continue", "step", "finish", "info", "delete", "wait", "release", "timeout"):
+        done = glockctl(*base, name)
+        equal(done.returncode, 2, f"exit status of {name}")
+        check("session" in done.stdout, f"{name}: {done.stdout}")
+    for words in (["set", "short_dio", ""], ["dump", ""], ["get", ""]):
+        done = glockctl(*base, *words)
+        check(done.returncode == 2 and "empty" in done.stdout, f"{words}: {done.stdout}")
+    done = glockctl(*base, "frobnicate")
+    check(done.returncode == 2 and len(done.stdout.splitlines()) == 1, f"an unknown command: {done.stdout}")
+    # Everybody's are shown to who has no session.
+    breaker = Control(types.SimpleNamespace(options=("control=" + mount.control,)))
+    breaker("break", "any", "EX->UN")
+    check("any" in glockctl(*base, "breaks").stdout, "somebody else's breakpoint")
+    breaker.close()
 
 
 @on_mount

@@ -65,18 +65,6 @@ def direct_write(path, offset, length):
     return subprocess.Popen([sys.executable, "-c", code])
 
 
-def on_mount(function):
-    def wrapped():
-        need_fuse()
-        volume = Volume(size="128M")
-        with volume.mount() as mount:
-            function(mount)
-            write_file(mount / "after", b"alive", sync=True)
-            equal(read_file(mount / "after"), b"alive", "the mount still works")
-        volume.fsck()
-    return wrapped
-
-
 def done(process):
     wait_for(lambda: process.poll() is not None, "the end of the write")
     equal(process.returncode, 0, "exit status of the write")
@@ -177,6 +165,75 @@ def case_dead_client(mount):
         os.listdir(mount.dir)
     reasons = [e.get("reason") for e in trace.events if e["event"] == "break_go"]
     equal(reasons, ["client gone"], "why it was let go")
+    equal([e["reason"] for e in trace.events if e["event"] == "glock_hold"], ["by hand", "client gone"], "why the lock was released")
+
+
+def reasons(mount, since, event):
+    """Why what was held was let go, since that event."""
+    return [e["reason"] for e in mount.glockctl("trace", "-s", str(since), "-t", "0", "-e", event, json_lines=True)
+            if event != "glock_hold" or e["to"] == "UN"]
+
+
+def events_so_far(mount):
+    return mount.glockctl("get", "stats", json_lines=True)[0]["stats"]["events"]
+
+
+@on_mount
+def case_stopped_client(mount):
+    """Who keeps a lock by hand and is stopped (SIGSTOP, a debugger) keeps it no longer than a stop would last; who goes on keeps it."""
+    inode = holed_file(mount)
+    since = events_so_far(mount)
+    for stopped in (True, False):
+        holder = subprocess.Popen([glockctl_program(), "-m", mount.dir, "repl"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        holder.stdin.write(f"timeout 0.5\nhold inode:{inode} EX\n")
+        holder.stdin.flush()
+        check("held EX" in holder.stdout.readline(), "hold does not hold")
+        if stopped:
+            holder.send_signal(signal.SIGSTOP)
+        toucher = subprocess.Popen(["touch", mount / "f"])
+        if stopped:
+            done(toucher)
+            holder.send_signal(signal.SIGCONT)
+        else:
+            time.sleep(2)        # nothing can be waited for that does not happen
+            check(toucher.poll() is None, "it was let go although its client is alive")
+        holder.stdin.close()
+        equal(holder.wait(), 0, "exit status of glockctl")
+        holder.stdout.close()
+        done(toucher)
+    equal(reasons(mount, since, "glock_hold"), ["client stopped", "client gone"], "why it was let go")
+
+
+def case_end_with_stops():
+    """The daemon is told to end while a write is stopped, a lock cannot move and another one is kept: it does not wait for any of them."""
+    need_fuse()
+    volume = Volume(size="128M")
+    mount = volume.mount("control=" + temp("control"))
+    inode = holed_file(mount)
+    for name in ("moves", "kept"):
+        write_file(mount / name, b"x" * 5000, sync=True)
+    control = Control(mount)
+    control("timeout", "3600")
+    control("break", "dio", "hole", f"inode:{inode}")
+    control("break", f"inode:{os.stat(mount / 'moves').st_ino}", "*->*")
+    control("hold", f"inode:{os.stat(mount / 'kept').st_ino}", "EX")
+    write = direct_write(mount / "f", 32768, 65536)
+    control("wait", "60")
+    demote = subprocess.Popen([glockctl_program(), "-s", mount.options[0][8:], "demote", mount / "moves", "UN", "3600"], stdout=subprocess.DEVNULL,
+                              stderr=subprocess.DEVNULL)
+    control("wait", "60")
+    touch = subprocess.Popen(["touch", mount / "kept"], stderr=subprocess.DEVNULL)
+    wait_for(lambda: any(f"p:{touch.pid} " in line for line in control("dump")), "somebody who waits")
+    equal(len(control("stops")), 2, "stops")
+    # In less than the hour for which all that would be held.
+    mount.umount("sigterm")
+    for process in (write, demote, touch):
+        process.wait()
+    control.close()
+    volume.fsck()
+    with volume.mount() as mount:
+        equal(read_file(mount / "f")[:131072], b"A" * 32768 + b"B" * 65536 + b"\0" * 32768, "what was being written")
+    volume.fsck()
 
 
 @on_mount
@@ -284,7 +341,11 @@ def case_repl(mount):
     t.type("ps\r")
     t.expect("lets go in")
     t.expect("glockctl> ")
-    check("dio_write_lock" in t.line("info"), "info shows no holder")
+    # It was told already: there is nothing to wait for.
+    check("stop 1 (break 1): dio hole" in t.line("wait"), "wait for what was told")
+    info = t.line("info")
+    check(f"pid {write.pid} [" in info and "holds DF, in dio_write_lock" in info and "held for" in info, f"info: {info}")
+    equal(t.line("where").splitlines()[0], info.splitlines()[0], "where")
     check("the write has ended: 4096" in t.line("finish"), "finish")
     done(write)
     # Ctrl-C drops a line and ends a trace, not the session.
@@ -300,6 +361,21 @@ def case_repl(mount):
     t.type("\x03")
     t.expect("glockctl> ")
     equal((t.line("delete all"), t.line("breaks")), ("", ""), "what delete and breaks print")
+    # Names with blanks and quotes are completed so that they can be read back; values, points and options are known.
+    for name in ("two words", "quo'te", 'back\\slash', 'dou"ble'):
+        write_file(mount / name, b"x")
+        number = os.stat(mount / name).st_ino
+        for begin in (name[:3], '"' + name[:3]) if '"' not in name else (name[:3],):
+            quote, begin = (begin[0], begin[1:]) if begin[0] == '"' else ("", begin)
+            t.type(f"dump {quote}{mount.dir}/{begin}\t\r")
+            t.expect(f"n:2/{number:x} ")
+            t.expect("glockctl> ")
+    for typed, wanted in (("set short_dio pre\t", "set short_dio precheck"), ("break di\t", "break dio"), ("break dlm ba\t", "break dlm bast"),
+                          ("break an\t", "break any"), ("trace -e glock_de\tm\t", "trace -e glock_demote_rq"), ("locks --w\t", "locks --waiting"),
+                          ("top -k bo\t", "top -k bounces"), (f"trace -g inode:{inode}\t", f"trace -g inode:{inode}"), ("help fin\t", "help finish")):
+        t.type(typed)
+        t.expect(wanted)
+        t.type("\x15")
     check("unknown command" in t.line("frobnicate"), "an unknown command")
     t.quit()
     t = Terminal(mount, home)
@@ -352,7 +428,8 @@ def case_fuzz():
         connection = socket.socket(socket.AF_UNIX)
         connection.settimeout(STEP_SECONDS)
         connection.connect(Session(mount).path)
-        stream = connection.makefile("rw", encoding="utf-8", errors="replace")
+        # For reading only: a stream for both forgets what it has read ahead, a hit, when something is written.
+        stream = connection.makefile("r", encoding="utf-8", errors="replace")
         stream.readline()
         for _ in range(500):
             line = [rnd.choice(words) for _ in range(rnd.randint(1, 6))]
@@ -364,8 +441,7 @@ def case_fuzz():
                     line = ["wait", "0.001"]
                 if line[0] in ("demote", "hold"):
                     line = (line + ["x"] * 3)[:3] + ["0.01"]
-            stream.write(" ".join(line) + "\n")
-            stream.flush()
+            connection.sendall((" ".join(line) + "\n").encode())
             while True:
                 got = stream.readline()
                 check(got, f"closed after {line} (seed {seed})")

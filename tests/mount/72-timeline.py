@@ -257,6 +257,9 @@ def case_explain():
             first.await_event(event="break_hit")
             second.await_event(event="glock_queue", pid=reader.pid, glock=f"2/{inode:x}")
             live = glockctl("-s", controls[0], "-s", controls[1], "explain").stdout
+            # The other mounts of this machine are asked without being named.
+            for mount in (one, two):
+                equal(glockctl("-m", mount.dir, "explain").stdout.split("held for")[0], live.split("held for")[0], "explain of one mount")
         holder("continue")
         equal(reader.wait(), 0, "exit status of cat")
         holder.close()

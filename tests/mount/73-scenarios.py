@@ -50,18 +50,6 @@ def tunables(mount):
     return [line for line in mount.glockctl("get").stdout.splitlines() if not line.startswith("stats")]
 
 
-def on_mount(function):
-    def wrapped():
-        need_fuse()
-        volume = Volume(size="128M")
-        with volume.mount() as mount:
-            function(mount)
-            write_file(mount / "after", b"alive", sync=True)
-            equal(read_file(mount / "after"), b"alive", "the mount still works")
-        volume.fsck()
-    return wrapped
-
-
 @on_mount
 def case_shipped(mount):
     """Each holds; nothing of it is left on the mount. The five behaviours come to what each of them is about."""

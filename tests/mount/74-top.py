@@ -13,6 +13,8 @@ import sys
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 from testlib import *    # noqa: E402
 
+on_mount = on_mount_with_control
+
 
 class Screen:
     """glockctl on a terminal: a tmux of our own, in which a shell says how it ended."""
@@ -86,19 +88,6 @@ def rows(lines):
     at = next(i for i, line in enumerate(lines) if line.startswith("GLOCK"))
     head = lines[at].split()
     return [dict(zip(head, line.split())) for line in lines[at + 1:-1] if line.strip()]
-
-
-def on_mount(function):
-    def wrapped():
-        need_fuse()
-        volume = Volume(size="128M")
-        control = temp("control")
-        with volume.mount("control=" + control) as mount:
-            mount.control = control
-            function(mount)
-            write_file(mount / "after", b"alive", sync=True)
-        volume.fsck()
-    return wrapped
 
 
 class Load:

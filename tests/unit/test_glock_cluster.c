@@ -458,7 +458,7 @@ static void play_node(void)
 				sched_yield();
 			}
 		}
-		gfs2_glock_foreign_release(gl);
+		gfs2_glock_foreign_release(gl, "by hand");
 	}
 	gfs2_glock_put(gl);
 }

@@ -322,7 +322,7 @@ static void test_foreign(void **state)
 	queue(gl, SH, 0, &gh2);
 	assert_false(gfs2_glock_poll(&gh));
 	assert_int_equal(phase_of(gl), GLP_IDLE);
-	gfs2_glock_foreign_release(gl);
+	gfs2_glock_foreign_release(gl, "by hand");
 	await(granted(&gh));
 	gfs2_glock_dq_uninit(&gh);
 	await(granted(&gh2));
@@ -336,7 +336,7 @@ static void test_foreign(void **state)
 	assert_false(gfs2_glock_poll(&gh));
 	/* Who waits may leave. */
 	gfs2_glock_dq_uninit(&gh);
-	gfs2_glock_foreign_release(gl);
+	gfs2_glock_foreign_release(gl, "by hand");
 	gfs2_glock_put(gl);
 }
 
@@ -351,14 +351,14 @@ static void test_foreign_waits(void **state)
 	await(granted(&gh));
 	assert_int_equal(gfs2_glock_foreign_hold(gl, DF), 0);
 	assert_true(gfs2_glock_wait_demoted(gl, 0));
-	gfs2_glock_foreign_release(gl);
+	gfs2_glock_foreign_release(gl, "by hand");
 	assert_int_equal(gfs2_glock_foreign_hold(gl, SH), 0);
 	assert_false(gfs2_glock_wait_demoted(gl, 1000));
 	assert_int_equal(state_of(gl), DF);
 	gfs2_glock_dq_uninit(&gh);
 	assert_true(gfs2_glock_wait_demoted(gl, 60000000000ull));
 	assert_int_equal(state_of(gl), SH);
-	gfs2_glock_foreign_release(gl);
+	gfs2_glock_foreign_release(gl, "by hand");
 	gfs2_glock_put(gl);
 }
 

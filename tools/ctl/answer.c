@@ -15,22 +15,57 @@ struct dump_state {
 	bool open;		/* an object was begun */
 	unsigned holders;
 	const char *path;	/* of the inode; NULL: not known */
-	char object[1024];	/* JSON members of the I: or R: line */
+	char object[2048];	/* JSON members of the I: or R: line */
 };
+
+/* Bytes of the UTF-8 character at @s, which has @len of them at most; 0: it is none. */
+static size_t utf8_len(const unsigned char *s, size_t len)
+{
+	static const struct { unsigned char from, to, next_from, next_to; size_t len; } heads[] = {
+		{ 0x01, 0x7f, 0, 0, 1 }, { 0xc2, 0xdf, 0x80, 0xbf, 2 }, { 0xe0, 0xe0, 0xa0, 0xbf, 3 }, { 0xe1, 0xec, 0x80, 0xbf, 3 },
+		{ 0xed, 0xed, 0x80, 0x9f, 3 }, { 0xee, 0xef, 0x80, 0xbf, 3 }, { 0xf0, 0xf0, 0x90, 0xbf, 4 },
+		{ 0xf1, 0xf3, 0x80, 0xbf, 4 }, { 0xf4, 0xf4, 0x80, 0x8f, 4 },
+	};
+
+	for (size_t i = 0; i < sizeof(heads) / sizeof(heads[0]); i++) {
+		size_t n = heads[i].len, more = 2;
+
+		if (*s < heads[i].from || *s > heads[i].to || n > len || (n > 1 && (s[1] < heads[i].next_from || s[1] > heads[i].next_to)))
+			continue;
+		while (more < n && (s[more] & 0xc0) == 0x80)
+			more++;
+		return more < n ? 0 : n;
+	}
+	return 0;
+}
+
+/* As the daemon does: bytes that are no UTF-8 are lone surrogates, U+DC80 to U+DCFF. */
+static void put_json(FILE *out, const char *str, size_t len)
+{
+	const unsigned char *s = (const unsigned char *)str;
+
+	fputc('"', out);
+	while (len) {
+		size_t n = utf8_len(s, len);
+
+		if (*s == '"' || *s == '\\')
+			fprintf(out, "\\%c", *s);
+		else if (*s < ' ' || *s == 0x7f)
+			fprintf(out, "\\u%04x", *s);
+		else if (n)
+			fwrite(s, 1, n, out);
+		else
+			fprintf(out, "\\udc%02x", *s);
+		n = n ? n : 1;
+		s += n;
+		len -= n;
+	}
+	fputc('"', out);
+}
 
 void put_json_string(const char *s)
 {
-	putchar('"');
-	for (; *s; s++) {
-		if ((unsigned char)*s < ' ') {
-			printf("\\u%04x", (unsigned)(unsigned char)*s);
-			continue;
-		}
-		if (*s == '"' || *s == '\\')
-			putchar('\\');
-		putchar(*s);
-	}
-	putchar('"');
+	put_json(stdout, s, strlen(s));
 }
 
 static void dump_close(struct dump_state *d)
@@ -67,24 +102,37 @@ static const char *long_name(char line, const char *key, size_t len)
 	return NULL;
 }
 
+/* Counts are numbers; names, flags and pairs are strings, whatever their letters are. */
+static bool is_count(char line, char key, const char *value, size_t len)
+{
+	const char *keys = line == 'G' ? "avrmp" : line == 'H' ? "ep" : line == 'I' ? "tsp" : "iqre";
+	size_t digits = strspn(value + (*value == '-'), "0123456789") + (*value == '-');
+
+	return strchr(keys, key) && len && digits >= len;
+}
+
 /* "k:v k:v [command] where": members, the first without a comma if @first. */
 static void put_members(FILE *out, char line, const char *s, bool first)
 {
 	while (*s) {
 		size_t len = strcspn(s, " "), key = strcspn(s, ":");
-		const char *name;
+		/* There may be anything in a command's name; what follows it has no brackets. */
+		const char *name, *end = *s == '[' ? strrchr(s, ']') : NULL;
 
-		if (*s == '[') {
-			len = strcspn(s, "]");
-			fprintf(out, ",\"command\":\"%.*s\"", (int)len - 1, s + 1);
-			len += s[len] == ']';
+		if (end) {
+			len = (size_t)(end + 1 - s);
+			fputs(",\"command\":", out);
+			put_json(out, s + 1, len - 2);
 		} else if (key < len) {
 			name = long_name(line, s, key);
-			fprintf(out, "%s\"%.*s\":\"%.*s\"", first ? "" : ",",
-				name ? (int)strlen(name) : (int)key, name ? name : s,
-				(int)(len - key - 1), s + key + 1);
+			fprintf(out, "%s\"%.*s\":", first ? "" : ",", name ? (int)strlen(name) : (int)key, name ? name : s);
+			if (key == 1 && is_count(line, *s, s + 2, len - 2))
+				fprintf(out, "%.*s", (int)(len - 2), s + 2);
+			else
+				put_json(out, s + key + 1, len - key - 1);
 		} else if (len) {
-			fprintf(out, ",\"where\":\"%.*s\"", (int)len, s);
+			fputs(",\"where\":", out);
+			put_json(out, s, len);
 		}
 		first = false;
 		s += len;
@@ -123,18 +171,6 @@ static void dump_json(struct dump_state *d, const char *line)
 	}
 }
 
-/* "2/35f8 EX -> UN" */
-static void demote_json(const char *line)
-{
-	char glock[64], from[8], word[16], to[8];
-
-	if (sscanf(line, "%63s %7s %15s %7s", glock, from, word, to) != 4)
-		return;
-	printf("{\"glock\":");
-	put_json_string(glock);
-	printf(",\"from\":\"%s\",\"to\":\"%s\"}\n", from, to);
-}
-
 int answer_status(const char *line, bool quiet)
 {
 	const char *why = strchr(line, ' ');
@@ -143,8 +179,11 @@ int answer_status(const char *line, bool quiet)
 	if (!strcmp(line, "ok"))
 		return EXIT_DONE;
 	if (!strncmp(line, "usage ", 6)) {
-		if (!quiet)
-			complain("usage: %s", why);
+		if (!quiet) {
+			fflush(stdout);
+			fputs("glockctl: usage: ", stderr);
+			print_wrapped(stderr, why, 17);
+		}
 		return EXIT_USAGE;
 	}
 	if (!strncmp(line, "error ", 6)) {
@@ -184,10 +223,24 @@ void print_stop(FILE *out, const char *json)
 	fputc('\n', out);
 }
 
+/* The hit that was told last, for who waits for one: it may have been told while something else was answered. */
+static long long told;
+
+long long hit_told(void)
+{
+	return told;
+}
+
+void hit_forget(void)
+{
+	told = 0;
+}
+
 bool print_notice(FILE *out, const char *line, bool json)
 {
 	if (line[0] != '*')
 		return false;
+	json_number(line, "stop", &told);
 	if (json)
 		fprintf(out, "%s\n", line + 2);
 	else
@@ -207,8 +260,13 @@ static const char *path_of_line(const struct paths *paths, const char *line)
 /* Behind the lines of a lock, once: the kernel has no such line, and those who read its file look for letters that they know. */
 static void put_path(const char **path)
 {
-	if (*path)
-		printf(" P: %s\n", *path);
+	if (*path) {
+		fputs(" P: ", stdout);
+		/* One line, as the kernel prints paths. */
+		for (const char *s = *path; *s; s++)
+			printf((unsigned char)*s < ' ' || *s == 0x7f || *s == '\\' ? "\\%03o" : "%c", (unsigned char)*s);
+		putchar('\n');
+	}
 	*path = NULL;
 }
 
@@ -237,8 +295,6 @@ int print_answer(struct conn *c, const char *cmd, bool json)
 				path = path_of_line(paths, line + 1);
 			}
 			puts(line + 1);
-		} else if (json && !strcmp(cmd, "demote") && line[1] != ' ' && line[2] != ':') {
-			demote_json(line + 1);
 		} else {
 			puts(line + 1);
 		}

@@ -97,6 +97,16 @@ bool json_number(const char *json, const char *key, long long *out)
 	return s && sscanf(s + strlen(pat), "%lld", out) == 1;
 }
 
+bool json_double(const char *json, const char *key, double *out)
+{
+	char pat[64];
+	const char *s;
+
+	snprintf(pat, sizeof(pat), "\"%s\":", key);
+	s = strstr(json, pat);
+	return s && sscanf(s + strlen(pat), "%lf", out) == 1;
+}
+
 /*
  * How long a daemon may take for its greeting, which needs no lock and no device: those that are
  * stopped or hang must not keep us from the others.
@@ -188,12 +198,14 @@ void conn_close(struct conn *c)
 
 struct finder {
 	const char *dir;	/* -m, absolute; NULL: any */
-	bool by_dev;		/* the mount of a path */
+	bool by_dev;		/* the mount of a path; with dir: if nothing is mounted there itself */
 	dev_t dev;
 	void (*each)(struct conn *c, void *arg); /* NULL: find one */
 	void *arg;
 	struct conn found;
 	unsigned nr;
+	char *names;		/* of those that could be meant */
+	size_t names_len;
 	bool failed;		/* some socket could not be used; the last one: */
 	char error_path[PATH_MAX];
 	char why[PATH_MAX];
@@ -204,10 +216,20 @@ static bool finder_wants(const struct finder *f, const struct conn *c)
 {
 	struct statx stx;
 
-	if (f->dir && strcmp(f->dir, c->mountpoint))
-		return false;
+	if (f->dir && !f->by_dev)
+		return !strcmp(f->dir, c->mountpoint);
+	/* Where nothing is mounted (any more, or in this namespace) it is another file system's directory. */
 	return !f->by_dev || (!statx(AT_FDCWD, c->mountpoint, AT_STATX_DONT_SYNC, 0, &stx) &&
+			      (stx.stx_attributes & STATX_ATTR_MOUNT_ROOT) &&
 			      makedev(stx.stx_dev_major, stx.stx_dev_minor) == f->dev);
+}
+
+static void remember(struct finder *f, const char *name)
+{
+	size_t len = strlen(name) + 3;
+
+	f->names = must(realloc(f->names, f->names_len + len + 1));
+	f->names_len += (size_t)sprintf(f->names + f->names_len, "\n  %s", name);
 }
 
 static void search_dir(struct finder *f, const char *dir)
@@ -237,11 +259,15 @@ static void search_dir(struct finder *f, const char *dir)
 		}
 		if (f->each)
 			f->each(&c, f->arg);
-		if (f->each || !finder_wants(f, &c) || f->nr++) {
+		if (f->each || !finder_wants(f, &c)) {
 			conn_close(&c);
 			continue;
 		}
-		f->found = c;
+		remember(f, c.mountpoint);
+		if (f->nr++)
+			conn_close(&c);
+		else
+			f->found = c;
 	}
 	if (d)
 		closedir(d);
@@ -285,7 +311,7 @@ static int choose(struct finder *f, const char *path, struct conn *c)
 		return EXIT_USAGE;
 	}
 	if (f->nr) {
-		complain("%u mounts, choose one with -m DIR", f->nr);
+		complain("%u mounts, choose one with -m DIR:%s", f->nr, f->names);
 		return EXIT_USAGE;
 	}
 	if (f->failed)
@@ -297,11 +323,38 @@ static int choose(struct finder *f, const char *path, struct conn *c)
 	return EXIT_REFUSED;
 }
 
+static bool choose_device(struct finder *f, const char *path)
+{
+	struct statx stx;
+
+	f->by_dev = !statx(AT_FDCWD, path, AT_STATX_DONT_SYNC, STATX_INO, &stx);
+	if (f->by_dev)
+		f->dev = makedev(stx.stx_dev_major, stx.stx_dev_minor);
+	return f->by_dev;
+}
+
+/* Of several: the one that the working directory is on, if it is on any. */
+static void prefer_here(struct finder *all)
+{
+	struct finder *here = must(calloc(1, sizeof(*here)));
+
+	if (choose_device(here, "."))
+		search(here);
+	if (here->nr == 1) {
+		conn_close(&all->found);
+		all->found = here->found;
+		all->nr = 1;
+	} else if (here->nr) {
+		conn_close(&here->found);
+	}
+	free(here->names);
+	free(here);
+}
+
 int find_mount(const char *dir, const char *path, struct conn *c)
 {
 	struct finder *f = calloc(1, sizeof(*f));
 	char real[PATH_MAX];
-	struct statx stx;
 	int status;
 
 	if (!f)
@@ -313,12 +366,17 @@ int find_mount(const char *dir, const char *path, struct conn *c)
 			return EXIT_REFUSED;
 		}
 		f->dir = real;
-	} else if (path && !statx(AT_FDCWD, path, AT_STATX_DONT_SYNC, STATX_INO, &stx)) {
-		f->by_dev = true;
-		f->dev = makedev(stx.stx_dev_major, stx.stx_dev_minor);
+	} else if (path) {
+		choose_device(f, path);
 	}
 	search(f);
+	/* A bind mount, or a place below; and who stands in one of several mounts means that one. */
+	if (f->dir && !f->nr && choose_device(f, dir))
+		search(f);
+	else if (!f->dir && !f->by_dev && f->nr > 1)
+		prefer_here(f);
 	status = choose(f, path, c);
+	free(f->names);
 	free(f);
 	return status;
 }

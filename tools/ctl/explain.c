@@ -108,6 +108,37 @@ static int read_source(const char *source, long long until, struct node *n)
 	return status;
 }
 
+/* The other mounts of the same file system that are on this machine: their sockets are at hand. */
+struct peers {
+	struct conn *of;
+	char table[128];
+	struct node *nodes;
+	unsigned *nr;
+};
+
+static void read_peer(struct conn *c, void *arg)
+{
+	struct peers *p = arg;
+	char table[128];
+
+	if (*p->nr == MAX_SOURCES || !strcmp(c->mountpoint, p->of->mountpoint) || !json_get(c->greeting, "locktable", table, sizeof(table)) ||
+	    strcmp(table, p->table) || strstr(c->greeting, "\"lockproto\":\"lock_nolock\""))
+		return;
+	if (read_conn(c, &p->nodes[*p->nr], true))
+		return;
+	/* The connection does not last. */
+	p->nodes[*p->nr].name = must(strdup(c->mountpoint));
+	++*p->nr;
+}
+
+static void read_peers(struct conn *c, struct node *nodes, unsigned *nr)
+{
+	struct peers p = { .of = c, .nodes = nodes, .nr = nr };
+
+	if (json_get(c->greeting, "locktable", p.table, sizeof(p.table)) && !strstr(c->greeting, "\"lockproto\":\"lock_nolock\""))
+		each_mount(read_peer, &p);
+}
+
 static int read_nodes(struct conn *c, double seconds, struct node *nodes, unsigned *nr)
 {
 	long long until = moment(seconds);
@@ -118,8 +149,13 @@ static int read_nodes(struct conn *c, double seconds, struct node *nodes, unsign
 	*nr = c ? 1 : nr_sources;
 	if (until < 0)
 		return EXIT_REFUSED;
-	if (c)
-		return read_conn(c, &nodes[0], false);
+	if (c) {
+		status = read_conn(c, &nodes[0], false);
+		/* Who has named a socket means that one alone. */
+		if (!status && !nr_sources)
+			read_peers(c, nodes, nr);
+		return status;
+	}
 	for (i = 0; i < nr_sources; i++) {
 		status = read_source(sources[i], until, &nodes[i]);
 		if (status)
@@ -205,7 +241,7 @@ static void explain_others(struct chain *ch, struct node *n, struct lock *l, con
 	}
 	if (!found)
 		say(ch, ch->nr > 1 ? "none of the nodes looked at holds it in a state that is in the way: the lock manager's answer is on its way" :
-				     "another node holds it, or the lock manager's answer is on its way (give -s for the other nodes, too)");
+				     "another node holds it, or the lock manager's answer is on its way (give -s for nodes elsewhere, too)");
 }
 
 static void explain_waiter(struct chain *ch, struct node *n, struct lock *l, const struct holder *w)

@@ -63,6 +63,7 @@ void each_mount(void (*fn)(struct conn *c, void *arg), void *arg);
 bool json_get(const char *json, const char *key, char *out, size_t size);
 /* The same for a number. */
 bool json_number(const char *json, const char *key, long long *out);
+bool json_double(const char *json, const char *key, double *out);
 
 /* --- request.c: words for the daemon --- */
 
@@ -90,20 +91,32 @@ void put_json_string(const char *s);
 void print_stop(FILE *out, const char *json);
 /* One "* {json}" line, if @line is one. */
 bool print_notice(FILE *out, const char *line, bool json);
+/* The number of the stop that was told last; 0: none since hit_forget(). */
+long long hit_told(void);
+void hit_forget(void);
 
 /* --- commands.c: what glockctl knows to do --- */
 
 struct command {
-	const char *name, *synopsis, *help;
+	const char *name, *synopsis, *help, *examples; /* the last: lines, or NULL */
 	/* NULL: the daemon's.  Otherwise run with words after the command. */
 	int (*fn)(struct conn *c, int argc, char **argv, bool json);
 	bool no_mount;		/* needs no connection (c is NULL) */
 	bool json;		/* the daemon takes --json */
+	/* It is about what one session has set up; without one: everybody's is listed, or it makes no sense. */
+	enum { SESSION_NO, SESSION_LIST, SESSION_ONLY } session;
 };
 extern const struct command commands[];
 const struct command *find_command(const char *name);
 /* Run one command on @c.  EXIT_*. */
 int run_command(struct conn *c, const struct command *cmd, int argc, char **argv, bool json);
+void print_help(const struct command *cmd);
+/* @text, at most 79 columns, broken at blanks; what was printed before it took @indent. */
+void print_wrapped(FILE *out, const char *text, int indent);
+/* One or more lines for each command. */
+void print_synopses(FILE *out);
+/* main.c */
+void print_usage(FILE *out);
 
 /* --- explain.c, repl.c --- */
 

@@ -55,18 +55,15 @@ void *grow(void *array, size_t nr, size_t size)
 	return nr & (nr - 1) ? array : must(reallocarray(array, nr ? 2 * nr : 1, size));
 }
 
-static void usage(FILE *out)
+void print_usage(FILE *out)
 {
-	const struct command *cmd;
-
 	fprintf(out, "usage: glockctl [-m DIR | -s SOCKET] [--json] [COMMAND [ARGUMENT]...]\n"
 		     "  -m DIR      the mount on DIR (default: the only one, or the one a PATH is on)\n"
 		     "  -s SOCKET   the control socket itself; several, for explain (other sources, too) and run\n"
 		     "  --json      machine-readable output\n"
 		     "Without a command, on a terminal: commands one after another (repl).\n"
-		     "commands (COMMAND --help tells more):\n");
-	for (cmd = commands; cmd->name; cmd++)
-		fprintf(out, "  %s\n", cmd->synopsis);
+		     "commands (help COMMAND tells more):\n");
+	print_synopses(out);
 	fprintf(out, "A GLOCK is TYPE/NUMBER (hexadecimal, like 2/35f8) or inode:NUMBER (decimal).\n");
 }
 
@@ -121,6 +118,7 @@ int main(int argc, char **argv)
 {
 	const struct command *cmd;
 	const char *dir = NULL;
+	char *all[] = { (char *)"all", NULL };
 	bool json = false, help = false;
 	struct stat st;
 	struct conn c;
@@ -130,7 +128,7 @@ int main(int argc, char **argv)
 		if (!strcmp(argv[i], "--json")) {
 			json = true;
 		} else if (!strcmp(argv[i], "--help") || !strcmp(argv[i], "-h")) {
-			usage(stdout);
+			print_usage(stdout);
 			return fflush(stdout) ? EXIT_REFUSED : EXIT_DONE;
 		} else if (!strcmp(argv[i], "--version")) {
 			printf("glockctl " GFS2_FUSE_VERSION "\n");
@@ -140,23 +138,29 @@ int main(int argc, char **argv)
 		} else if (!strcmp(argv[i], "-s") && i + 1 < argc && nr_sources < MAX_SOURCES) {
 			sources[nr_sources++] = argv[++i];
 		} else {
-			usage(stderr);
+			print_usage(stderr);
 			return EXIT_USAGE;
 		}
 	}
 	/* A script that forgets the command is told so. */
 	cmd = i < argc ? find_command(argv[i]) : isatty(STDIN_FILENO) ? find_command("repl") : NULL;
 	if (!cmd || (dir && nr_sources)) {
+		/* A word that is wrong is not to be lost above a page of others. */
 		if (!cmd && i < argc)
-			complain("unknown command %s", argv[i]);
-		usage(stderr);
+			complain("unknown command %s; `glockctl help` lists them", argv[i]);
+		else
+			print_usage(stderr);
 		return EXIT_USAGE;
 	}
 	argv += i < argc ? i + 1 : argc;
 	argc = take_flags(i < argc ? argc - i - 1 : 0, argv, &json, &help);
 	if (help) {
-		printf("usage: glockctl %s\n%s\n", cmd->synopsis, cmd->help);
+		print_help(cmd);
 		return EXIT_DONE;
+	}
+	if (cmd->session == SESSION_ONLY) {
+		complain("%s is about what a session has set up: begin one with `glockctl`, or give commands to `glockctl repl`", cmd->name);
+		return EXIT_USAGE;
 	}
 	if (cmd->no_mount || (!strcmp(cmd->name, "run") && argc && !strcmp(argv[0], "--check")))
 		return run_command(NULL, cmd, argc, argv, json);
@@ -176,6 +180,11 @@ int main(int argc, char **argv)
 	if (!strcmp(cmd->name, "break") || !strcmp(cmd->name, "hold") || !strcmp(cmd->name, "record") ||
 	    !strcmp(cmd->name, "run") || !strcmp(cmd->name, "top"))
 		interrupt_catch();
+	/* This session has nothing; who asks means everybody's. */
+	if (cmd->session == SESSION_LIST && !argc) {
+		argc = 1;
+		argv = all;
+	}
 	status = run_command(&c, cmd, argc, argv, json);
 	conn_close(&c);
 	return status;

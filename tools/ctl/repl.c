@@ -9,6 +9,7 @@
  * stay free.
  */
 #include "glockctl.h"
+#include "dump.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -33,11 +34,11 @@ static struct {
 	char history[PATH_MAX];
 } rp;
 
-static const char *const own_words[] = { "help", "info", "finish", "quit" };
+static const char *const own_words[] = { "quit" };
 
 /* --- words --- */
 
-/* Cut @line into words; "..." and '...' keep blanks.  Their number, -1: a quote is open or too many. */
+/* Cut @line into words; "...", '...' and a backslash keep blanks.  Their number, -1: a quote is open or too many. */
 static int split(char *line, char **words)
 {
 	char *to = line, *s = line;
@@ -51,7 +52,10 @@ static int split(char *line, char **words)
 			return -1;
 		words[n++] = to;
 		while (*s && *s != ' ' && *s != '\t') {
-			if (*s == '"' || *s == '\'') {
+			if (*s == '\\' && s[1]) {
+				s++;
+				*to++ = *s++;
+			} else if (*s == '"' || *s == '\'') {
 				char quote = *s++;
 
 				while (*s && *s != quote)
@@ -165,84 +169,181 @@ static char **words_of(const char *text, const char *const *list)
 	return rl_completion_matches(text, complete_word);
 }
 
+/* Locks, or the words of @word_list. */
+static char *complete_lock_or_word(const char *text, int state)
+{
+	static bool words;
+	char *found;
+
+	if (!state)
+		words = false;
+	found = words ? NULL : complete_lock(text, state);
+	if (found)
+		return found;
+	found = complete_word(text, words);
+	words = true;
+	return found;
+}
+
+static char **locks_and(const char *text, const char *const *list)
+{
+	word_list = list;
+	return rl_completion_matches(text, complete_lock_or_word);
+}
+
+/* What follows @words, @n of them: the list, or NULL. */
+static const char *const *words_after(char **words, int n)
+{
+	static const char *const tunables[] = { "short_dio", "dio_mtime", "dio_mtime_interval", "dio_rest", "commit", "cache", "events", "data_events",
+						"fault", "stats", NULL };
+	static const char *const events[] = { "glock_state", "glock_queue", "glock_promote", "glock_dequeue", "glock_demote_rq", "dlm_lock",
+					      "dlm_ast", "dlm_bast", "dio_begin", "dio_submit", "dio_hole", "dio_drain_begin",
+					      "dio_drain_end", "dio_upgrade", "dio_buffered", "dio_end", "log_flush", "map", "data_io",
+					      "break_hit", "break_go", "glock_hold", NULL };
+	static const struct {
+		const char *command, *last;	/* the last word; NULL: any, "": the command itself */
+		const char *words[12];
+	} table[] = {
+		{ "set", "short_dio", { "drain", "async", "fail", "precheck", "blockdev" } },
+		{ "set", "dio_mtime", { "deferred", "strict" } },
+		{ "set", "dio_rest", { "direct", "buffered" } },
+		{ "set", "events", { "on", "off" } },
+		{ "set", "data_events", { "on", "off" } },
+		{ "set", "fault", { "none" } },
+		{ "break", "dio", { "hole", "drain", "upgrade", "buffered" } },
+		{ "break", "dlm", { "request", "ast", "bast" } },
+		{ "top", "-k", { "requests", "transitions", "bounces", "waiters", "direct", "state", "name" } },
+		{ "top", NULL, { "-d", "-k", "-f", "-n", "-l", "--once", "--batch", "--json" } },
+		{ "trace", NULL, { "-n", "-t", "-e", "-g", "-p", "-r", "-s", "--json" } },
+		{ "locks", "", { "--waiting", "--json" } },
+		{ "delete", "", { "all" } }, { "continue", "", { "all" } }, { "stops", "", { "all" } }, { "breaks", "", { "all" } },
+		{ "holds", "", { "all" } },
+	};
+	const char *last = words[n - 1];
+
+	if (!strcmp(words[0], "get") || (!strcmp(words[0], "set") && n == 1))
+		return tunables;
+	if (!strcmp(last, "-e") && (!strcmp(words[0], "trace") || !strcmp(words[0], "record")))
+		return events;
+	for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
+		if (!strcmp(table[i].command, words[0]) && (!table[i].last || (*table[i].last ? !strcmp(table[i].last, last) : n == 1)))
+			return table[i].words;
+	return NULL;
+}
+
 static char **complete(const char *text, int start, int end)
 {
 	static const char *const states[] = { "UN", "SH", "DF", "EX", NULL };
 	static const char *const transitions[] = { "UN->SH", "UN->DF", "UN->EX", "SH->UN", "SH->DF", "SH->EX", "DF->UN", "DF->SH",
 						   "DF->EX", "EX->UN", "EX->SH", "EX->DF", "*->UN", "*->SH", "*->DF", "*->EX",
 						   "*->*", NULL };
-	static const char *const points[] = { "hole", "drain", "upgrade", "buffered", NULL };
-	static const char *const messages[] = { "request", "ast", "bast", NULL };
-	static const char *const tunables[] = { "short_dio", "dio_mtime", "dio_mtime_interval", "dio_rest", "commit", "cache", "events", "data_events",
-						"fault", "stats", NULL };
-	static const char *const kinds[] = { "dio", "dlm", "any", NULL };
+	static const char *const kinds[] = { "dio", "dlm", "any", "-1", "-c", "-n", "-p", "-t", NULL };
 	char *line = strndup(rl_line_buffer, (size_t)start), *words[MAX_WORDS];
-	int n = line ? split(line, words) : -1;
+	int n;
 	char **found = NULL;
-	const char *last = n > 0 ? words[n - 1] : "";
+	const char *last;
 
+	/* What is completed may begin with a quote, which is no word of those before it. */
+	if (line && start && strchr("\"'", line[start - 1]))
+		line[start - 1] = 0;
+	n = line ? split(line, words) : -1;
+	last = n > 0 ? words[n - 1] : "";
 	/* Files are readline's own business, where nothing else fits. */
 	rl_attempted_completion_over = 0;
 	if (n == 0 || (n == 1 && !strcmp(words[0], "help"))) {
 		found = rl_completion_matches(text, complete_command);
 		rl_attempted_completion_over = 1;
-	} else if (n > 0 && (!strcmp(words[0], "get") || (!strcmp(words[0], "set") && n == 1))) {
-		found = words_of(text, tunables);
-	} else if (n > 0 && !strcmp(words[0], "break") && !strcmp(last, "dio")) {
-		found = words_of(text, points);
-	} else if (n > 0 && !strcmp(words[0], "break") && !strcmp(last, "dlm")) {
-		found = words_of(text, messages);
+	} else if (n > 0 && names_glock(words[0], n - 1, last)) {
+		found = rl_completion_matches(text, complete_lock);
 	} else if (n > 1 && !strcmp(words[0], "break") && (is_glock(last) || !strcmp(last, "any") || strchr(last, '/'))) {
 		found = words_of(text, transitions);
 	} else if (n > 1 && (!strcmp(words[0], "demote") || !strcmp(words[0], "hold"))) {
 		found = words_of(text, states);
-	} else if (n > 0 && (names_glock(words[0], n - 1, last) || !strcmp(words[0], "break") || !strcmp(words[0], "where"))) {
-		found = rl_completion_matches(text, complete_lock);
-		if (!found && !strcmp(words[0], "break"))
-			found = words_of(text, kinds);
+	} else if (n > 0 && words_after(words, n)) {
+		found = words_of(text, words_after(words, n));
+	} else if (n > 0 && !strcmp(words[0], "break")) {
+		/* Which of the two it is decides the first letter. */
+		found = locks_and(text, kinds);
 	}
 	free(line);
 	return found;
 }
 
-/* --- commands of the REPL --- */
+/* --- names of files with blanks and quotes in them --- */
 
-static void help_one(const char *name)
+#define NEED_QUOTES " \t\n\\\"'"
+
+/* Is the character at @at behind a backslash or between quotes? */
+static int is_quoted(char *text, int at)
 {
-	static const char *const examples[][2] = {
-		{ "break", "break inode:13816 DF->EX        stop an upgrade of this file's lock\n"
-			   "break any *->UN                 stop whatever is given up\n"
-			   "break dio hole /mnt/file        stop a direct write of this file that has found a hole\n"
-			   "break -p 4711 -t 10 dlm request stop what this process asks the lock manager, for 10 s at most\n" },
-		{ "hold", "hold /mnt/file EX              as if another node wrote the file\n" },
-		{ "trace", "trace -g /mnt/file             what happens to this file's lock, until Ctrl-C\n" },
-		{ "explain", "explain                        who waits for whom\n" },
-	};
-	const struct command *cmd = find_command(name);
-	size_t i;
+	char quote = 0;
+	int i;
 
-	if (!cmd) {
-		complain("unknown command %s", name);
-		return;
-	}
-	printf("%s\n%s\n", cmd->synopsis, cmd->help);
-	for (i = 0; i < sizeof(examples) / sizeof(examples[0]); i++)
-		if (!strcmp(examples[i][0], name))
-			printf("Examples:\n%s", examples[i][1]);
+	for (i = 0; i < at; i++)
+		if (quote)
+			quote = text[i] == quote ? 0 : quote;
+		else if (text[i] == '\\')
+			i++;
+		else if (text[i] == '"' || text[i] == '\'')
+			quote = text[i];
+	return i > at || quote;
 }
 
-static void help(int argc, char **argv)
+static char *quote_name(char *text, int match, char *quote)
+{
+	char *out = malloc(2 * strlen(text) + 2), *to = out;
+
+	if (!out)
+		return NULL;
+	/* Between quotes there is nothing to be done but for names with that quote in them, which cannot be told so. */
+	if (*quote)
+		*to++ = *quote;
+	for (const char *s = text; *s; s++) {
+		if (!*quote && strchr(NEED_QUOTES, *s))
+			*to++ = '\\';
+		*to++ = *s;
+	}
+	*to = 0;
+	return out;
+}
+
+static char *unquote_name(char *text, int quote)
+{
+	char *out = malloc(strlen(text) + 1), *to = out;
+
+	if (!out)
+		return NULL;
+	for (const char *s = text; *s; s++) {
+		if (!quote && *s == '\\' && s[1])
+			s++;
+		*to++ = *s;
+	}
+	*to = 0;
+	return out;
+}
+
+/* --- commands of the REPL --- */
+
+static int help(int argc, char **argv)
 {
 	const struct command *cmd;
 
-	if (argc) {
-		help_one(argv[0]);
-		return;
+	if (argc > 1) {
+		complain("usage: help [COMMAND]");
+		return EXIT_USAGE;
 	}
-	for (cmd = commands; cmd->name; cmd++)
-		printf("  %s\n", cmd->synopsis);
-	printf("  info [STOP]\n  finish [STOP]\n  help [COMMAND]\n  quit\n"
-	       "help COMMAND tells more.  A GLOCK is TYPE/NUMBER (hexadecimal) or inode:NUMBER (decimal); paths work as well.\n");
+	if (!argc) {
+		print_synopses(stdout);
+		printf("  quit\nhelp COMMAND tells more.  A GLOCK is TYPE/NUMBER (hexadecimal) or inode:NUMBER\n(decimal); paths work as well.\n");
+		return EXIT_DONE;
+	}
+	cmd = find_command(argv[0]);
+	if (!cmd) {
+		complain("unknown command %s; `help` lists them", argv[0]);
+		return EXIT_USAGE;
+	}
+	print_help(cmd);
+	return EXIT_DONE;
 }
 
 /* The JSON of stop @id (NULL: the only one), to be freed. */
@@ -271,11 +372,38 @@ static char *one_stop(const char *id, long long *number)
 	return found;
 }
 
-/* Who, where and why: the stop, its lock with holders and waiters, and the direct I/O of its inode. */
+/* Who has the lock, who waits for it, who else wants it. */
+static void info_lock(const char *glock)
+{
+	char *text = ask(rp.c, false, "dump", glock, NULL), *copy = text ? strdup(text) : NULL;
+	struct node n = { .name = "" };
+	unsigned long long usecs;
+	char who[100], wanted[4];
+
+	if (copy)
+		read_dump(&n, copy);
+	for (unsigned i = 0; n.nr && i < n.locks[0].nr; i++) {
+		const struct holder *h = &n.locks[0].holders[i];
+
+		printf("  %s %s %s, in %s\n", who_words(h, who, sizeof(who)), h->waits ? "waits for" : "holds", h->state, h->where);
+	}
+	if (n.nr && !n.locks[0].nr)
+		printf("  nobody on this node holds it or waits for it\n");
+	/* "d:STATE/MICROSECONDS": since when it is asked for */
+	if (n.nr && strpbrk(n.locks[0].flags, "dD") && sscanf(strstr(text, " d:") ? strstr(text, " d:") : "", " d:%2[A-Z]/%llu", wanted, &usecs) == 2)
+		printf("  to be given up: asked %.3f s ago to go down to %s\n", (double)usecs / 1e6, wanted);
+	printf("%s", text ? text : "");
+	free_node(&n);
+	free(copy);
+	free(text);
+}
+
+/* Who, where and why: the stop, its lock with holders and waiters, and the direct I/O of its file. */
 static int info(int argc, char **argv)
 {
 	char glock[64], *stop, *text;
-	long long number;
+	long long number, sent, under_way;
+	double held, left;
 
 	if (argc > 1) {
 		complain("usage: info [STOP]");
@@ -285,15 +413,16 @@ static int info(int argc, char **argv)
 	if (!stop)
 		return EXIT_REFUSED;
 	print_stop(stdout, stop);
+	if (json_double(stop, "held", &held) && json_double(stop, "left", &left))
+		printf("  held for %.1f s, lets go in %.1f s\n", held, left);
+	if (json_number(stop, "sent", &sent))
+		printf("  %lld bytes of it are on their way to the device\n", sent);
 	if (json_get(stop, "glock", glock, sizeof(glock))) {
-		text = ask(rp.c, false, "dump", glock, NULL);
-		printf("%s", text ? text : "");
+		text = glock[0] == '2' ? ask(rp.c, true, "dio", "--json", glock, NULL) : NULL;
+		if (text && json_number(text, "in_flight", &under_way) && under_way)
+			printf("  direct requests of this file that are under way: %lld\n", under_way);
 		free(text);
-		if (glock[0] == '2') {
-			text = ask(rp.c, true, "dio", glock, NULL);
-			printf("%s", text ? text : "");
-			free(text);
-		}
+		info_lock(glock);
 	}
 	free(stop);
 	return EXIT_DONE;
@@ -373,16 +502,46 @@ static int run_trace(int argc, char **argv, bool json)
 	return interrupted() ? EXIT_DONE : status;
 }
 
-/* The session's connection cannot be taken back from a command, so this looks for notices instead of asking the daemon to wait. */
+/* Is stop @id still there?  It is told again. */
+static bool tell_again(long long id)
+{
+	char *text = ask(rp.c, true, "stops", "--json", NULL), *line, *save = NULL;
+	long long number;
+	bool found = false;
+
+	for (line = text ? strtok_r(text, "\n", &save) : NULL; line && !found; line = strtok_r(NULL, "\n", &save)) {
+		found = json_number(line, "stop", &number) && number == id;
+		if (found)
+			print_stop(stdout, line);
+	}
+	free(text);
+	return found;
+}
+
+/*
+ * The session's connection cannot be taken back from a command, so this looks for notices instead of asking the daemon to wait.  What was hit and
+ * told since the last command that set something going is what is waited for as well: nobody can be expected to type faster.
+ */
 static int run_wait(int argc, char **argv)
 {
 	double seconds = argc == 1 ? strtod(argv[0], NULL) : 60;
 	struct pollfd p[2] = { { .fd = rp.c->fd, .events = POLLIN }, { .fd = interrupt_fd(), .events = POLLIN } };
+	long long before = hit_told();
 	char *line;
 
 	if (argc > 1 || seconds <= 0) {
 		complain("usage: wait [SECONDS]");
 		return EXIT_USAGE;
+	}
+	hit_forget();
+	if (before && tell_again(before)) {
+		hit_forget();
+		return EXIT_DONE;
+	}
+	/* What came with that answer was told with it. */
+	if (hit_told()) {
+		hit_forget();
+		return EXIT_DONE;
 	}
 	if (!conn_has_line(rp.c) && poll(p, 2, (int)(seconds * 1000)) <= 0) {
 		if (!interrupted())
@@ -398,6 +557,7 @@ static int run_wait(int argc, char **argv)
 		return EXIT_REFUSED;
 	}
 	print_notice(stdout, line, false);
+	hit_forget();
 	return EXIT_DONE;
 }
 
@@ -420,11 +580,12 @@ static int dispatch(int argc, char **argv)
 		rp.end = true;
 		return EXIT_DONE;
 	}
-	if (!strcmp(name, "help")) {
-		help(argc, argv);
-		return EXIT_DONE;
-	}
-	if (!strcmp(name, "info"))
+	if (!strcmp(name, "help"))
+		return help(argc, argv);
+	/* What was stopped before is not what is waited for then. */
+	if (!strcmp(name, "step") || !strcmp(name, "continue") || !strcmp(name, "finish"))
+		hit_forget();
+	if (!strcmp(name, "info") || (!strcmp(name, "where") && !argc))
 		return info(argc, argv);
 	if (!strcmp(name, "finish"))
 		return finish(argc, argv);
@@ -559,6 +720,11 @@ static void interactive(void)
 	rl_attempted_completion_function = complete;
 	/* Names have ':' '/' '-' '>' and '*' in them. */
 	rl_completer_word_break_characters = (char *)" \t";
+	rl_completer_quote_characters = "\"'";
+	rl_filename_quote_characters = NEED_QUOTES;
+	rl_char_is_quoted_p = is_quoted;
+	rl_filename_quoting_function = quote_name;
+	rl_filename_dequoting_function = unquote_name;
 	rl_catch_signals = 0;
 	interrupt_catch();
 	p[2] = (struct pollfd){ .fd = interrupt_fd(), .events = POLLIN };

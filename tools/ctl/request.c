@@ -66,9 +66,6 @@ static void request_word(struct request *r, const char *word)
 
 	if (ftell(r->f))
 		fputc(' ', r->f);
-	/* An empty word cannot be sent; the daemon rejects the lone escape. */
-	if (!*word)
-		fputc('%', r->f);
 	for (s = (const unsigned char *)word; *s; s++) {
 		if (*s <= ' ' || *s == '%' || *s == 0x7f)
 			fprintf(r->f, "%%%02x", *s);
@@ -113,6 +110,11 @@ int send_request(const struct conn *c, const char *cmd, int argc, char **argv, b
 	const char *p;
 	int i;
 
+	for (i = 0; i < argc; i++)
+		if (!*argv[i]) {
+			complain("%s: an argument is empty", cmd);
+			return EXIT_USAGE;
+		}
 	r.f = open_memstream(&r.text, &r.len);
 	if (!r.f)
 		die(EXIT_REFUSED, "out of memory");
@@ -122,9 +124,10 @@ int send_request(const struct conn *c, const char *cmd, int argc, char **argv, b
 	if (!json && !strcmp(cmd, "trace"))
 		request_word(&r, "--text");
 	for (i = 0; i < argc; i++) {
+		int first = !strcmp(argv[0], "--json");
 		char *name = NULL;
 
-		if (names_glock(cmd, i, i ? argv[i - 1] : NULL) || (!strcmp(cmd, "break") && break_glock(argc, argv, i))) {
+		if ((i >= first && names_glock(cmd, i - first, i > first ? argv[i - 1] : NULL)) || (!strcmp(cmd, "break") && break_glock(argc, argv, i))) {
 			name = resolve(c, argv[i]);
 			if (!name) {
 				fclose(r.f);
