@@ -58,7 +58,17 @@ static int create_prepare(struct create_ctx *c)
 			return error;
 		error = gfs2_alloc_peek(dip, &c->room.ap, &c->bn);
 		if (!error)
+			error = gfs2_inode_lookup_free(dip->i_sbd, c->bn, &c->ip);
+		if (error == -EAGAIN) {
+			/* A late request for the inode that lived there before, which is about to find out. */
+			namei_release(dip, &c->room);
 			error = gfs2_inode_lookup(dip->i_sbd, c->bn, 0, &c->ip);
+			if (error)
+				return error;
+			gfs2_inode_put(c->ip);
+			c->ip = NULL;
+			continue;
+		}
 		if (error)
 			break;
 		error = gfs2_glock_nq_init(c->ip->i_gl, LM_ST_EXCLUSIVE, LM_FLAG_TRY | GL_SKIP,

@@ -44,6 +44,8 @@ static const char *dinode_broken_rule(const struct gfs2_inode *ip, const struct 
 		return "a dinode has magic and type DI";
 	if (be64_to_cpu(di->di_num.no_addr) != ip->i_no_addr)
 		return "no_addr is the dinode's own block";
+	if (!di->di_num.no_formal_ino)
+		return "no_formal_ino is not 0";
 	if (!known_type(mode))
 		return "di_mode has a known file type";
 	if (ip->i_valid && (ip->i_mode & S_IFMT) != (mode & S_IFMT))

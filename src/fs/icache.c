@@ -17,10 +17,27 @@
  *     last reference's.
  *  6. In a cluster the IOPEN lock tells the other nodes that the inode is in core, so that is done when another node, which has removed
  *     the last name, asks for that lock (gfs2_inode_let_go()).  What is in use then is deleted here when it is no more
- *     (gfs2_icache_reap()).  Since nothing keeps the dinode of a remnant from being deleted, and its block from being used again,
- *     who asks for it by number gets it only after a look at the volume; who asks by a name knows better, and the remnant's
- *     lookups are the new inode's (i_mixed): for the kernel a node is a number.  Then it need not forget them all when the new
- *     inode has lost its name, and that one is deleted when nobody uses it.
+ *     (gfs2_icache_reap()).  Nothing keeps the dinode of a remnant from being deleted, and its block from being used again.
+ *  7. A request means the inode that the kernel has looked up, never another one that is in its place by now: gfs2_inode_by_node() gives
+ *     the one or nothing, which is ESTALE, and FORGET is counted for the right one.
+ *
+ * Node ids, by which the kernel names inodes, are therefore made of the dinode's block and of the inode's formal number, which no other inode
+ * of this block has (gfs2_node_id(): the low 16 bits of it; st_ino is the block alone, the entry's generation the whole formal number).
+ *  - Both numbers are known wherever a node id is given out: that comes with attributes, so the dinode has been read or just made.
+ *  - They are on the volume, so a file handle, which has the node id in it, is good after a remount as well.
+ *  - Of one block there is one object at most, but any number of remnants: one for each inode there that the kernel has not forgotten.
+ *    They are as many as the kernel has inodes, and each of these takes it far more memory than the remnant takes us.
+ *  - While an object has the IOPEN lock nobody frees its dinode.  So an object whose formal number is known is that inode for good; who
+ *    comes with another node id of the same block comes too late.  One without was looked up by its block alone, and is
+ *    read first (identify()).
+ *  - A remnant becomes an object only after a look at the volume, at the dinode itself (identify()), if the kernel's request is all
+ *    that speaks for it; who comes from a directory entry, under the directory's lock, knows that it is there.
+ *  - Lookups may be counted by an object and by a remnant of the same node id at once: when the object was looked up by the block, or
+ *    somebody came for it while it was being reduced.  FORGET takes from both; the next one who finds the object by node id or by name joins them.
+ *  - Two inodes whose formal numbers differ by a multiple of 65536 share a node id.  Then their lookups are counted together, and a request
+ *    for the old one finds the new one: as if both had been one to the kernel.  It tells them apart by the generation, and gives the old one
+ *    up, as soon as it looks up the new one.
+ *  - Without other nodes nobody deletes what only a remnant knows: it is of the inode that is there, whoever asks.
  *
  * States, all changes under the cache's lock:
  *   new (i_new)    -> live      lookup_setup() has the glocks
@@ -103,16 +120,47 @@ static void hash_remove(struct gfs2_icache *ic, struct gfs2_inode *ip)
 
 /* --- remnants; all with the cache's lock held --- */
 
-static struct gfs2_remnant **remnant_slot(struct gfs2_icache *ic, uint64_t no_addr)
+static struct gfs2_remnant **remnants_of(struct gfs2_icache *ic, uint64_t no_addr)
+{
+	return &ic->remnants[(no_addr * 0x9e3779b97f4a7c15ull >> 32) & (ic->remnant_buckets - 1)];
+}
+
+static uint64_t remnant_node(const struct gfs2_remnant *r)
+{
+	return gfs2_node_id(r->r_no_addr, r->r_formal);
+}
+
+static struct gfs2_remnant **remnant_slot(struct gfs2_icache *ic, uint64_t node)
 {
 	struct gfs2_remnant **p;
 
-	if (!ic->remnants)
+	if (!ic->nr_remnants)
 		return NULL;
-	p = &ic->remnants[(no_addr * 0x9e3779b97f4a7c15ull >> 32) & (ic->remnant_buckets - 1)];
+	p = remnants_of(ic, gfs2_node_addr(node));
+	while (*p && remnant_node(*p) != node)
+		p = &(*p)->r_next;
+	return *p ? p : NULL;
+}
+
+/* Alone: of the inode that is there. */
+static struct gfs2_remnant **remnant_at(struct gfs2_icache *ic, uint64_t no_addr)
+{
+	struct gfs2_remnant **p;
+
+	if (!ic->nr_remnants)
+		return NULL;
+	p = remnants_of(ic, no_addr);
 	while (*p && (*p)->r_no_addr != no_addr)
 		p = &(*p)->r_next;
 	return *p ? p : NULL;
+}
+
+/* What the kernel calls it; 0: its formal number is not known yet, so it has never been told of it. */
+static uint64_t node_of(struct gfs2_inode *ip)
+{
+	uint64_t formal = gfs2_formal_ino(ip);
+
+	return formal ? gfs2_node_id(ip->i_no_addr, formal) : 0;
 }
 
 static void remnants_grow(struct gfs2_icache *ic)
@@ -140,19 +188,26 @@ static void remnants_grow(struct gfs2_icache *ic)
 	free(old);
 }
 
-static bool remnant_add(struct gfs2_icache *ic, const struct gfs2_inode *ip)
+static bool remnant_add(struct gfs2_icache *ic, struct gfs2_inode *ip)
 {
-	struct gfs2_remnant *r, **head;
+	bool kcached = atomic_load_explicit(&ip->i_kcached, memory_order_relaxed);
+	struct gfs2_remnant *r, **head, **slot = remnant_slot(ic, node_of(ip));
 
+	if (slot) {
+		(*slot)->r_formal = gfs2_formal_ino(ip);
+		(*slot)->r_nlookup += ip->i_nlookup;
+		(*slot)->r_kcached |= kcached;
+		return true;
+	}
 	remnants_grow(ic);
 	r = ic->remnants ? malloc(sizeof(*r)) : NULL;
 	if (!r)
 		return false;
 	r->r_no_addr = ip->i_no_addr;
-	r->r_formal = gfs2_formal_ino((struct gfs2_inode *)ip);
+	r->r_formal = gfs2_formal_ino(ip);
 	r->r_nlookup = ip->i_nlookup;
-	r->r_kcached = atomic_load_explicit(&ip->i_kcached, memory_order_relaxed);
-	head = &ic->remnants[(r->r_no_addr * 0x9e3779b97f4a7c15ull >> 32) & (ic->remnant_buckets - 1)];
+	r->r_kcached = kcached;
+	head = remnants_of(ic, r->r_no_addr);
 	r->r_next = *head;
 	*head = r;
 	ic->nr_remnants++;
@@ -168,15 +223,27 @@ static void remnant_drop(struct gfs2_icache *ic, struct gfs2_remnant **slot)
 	free(r);
 }
 
-/* The lookups come back to the object. */
+/* The lookups come back to the object, which has a reference of its own. */
 static void remnant_take(struct gfs2_icache *ic, struct gfs2_remnant **slot, struct gfs2_inode *ip)
 {
-	ip->i_nlookup = (*slot)->r_nlookup;
-	ip->i_refs++;
-	if (!ip->i_no_formal_ino)
-		ip->i_no_formal_ino = (*slot)->r_formal;
-	atomic_store_explicit(&ip->i_kcached, (*slot)->r_kcached, memory_order_relaxed);
+	struct gfs2_remnant *r = *slot;
+
+	/* All lookups together own one reference. */
+	if (!ip->i_nlookup)
+		ip->i_refs++;
+	ip->i_nlookup += r->r_nlookup;
+	if (r->r_kcached)
+		atomic_store_explicit(&ip->i_kcached, true, memory_order_relaxed);
 	remnant_drop(ic, slot);
+}
+
+/* The same for one that has been in core meanwhile. */
+static void remnant_join(struct gfs2_icache *ic, struct gfs2_inode *ip)
+{
+	struct gfs2_remnant **slot = remnant_slot(ic, node_of(ip));
+
+	if (slot)
+		remnant_take(ic, slot, ip);
 }
 
 int gfs2_icache_create(struct gfs2_sbd *sdp)
@@ -320,6 +387,36 @@ static int take_glocks(struct gfs2_inode *ip)
 
 static void check_let_go(struct gfs2_sbd *sdp, uint64_t then);
 
+/*
+ * Another node leaves the end of what is in this block to us, or is about to free it and may not live to do it: to be looked at, at once or in
+ * LET_GO_NS.
+ */
+static void note_let_go(struct gfs2_sbd *sdp, uint64_t no_addr, bool at_once)
+{
+	uint64_t when = at_once ? 0 : now_ns() + LET_GO_NS;
+	struct gfs2_icache *ic = sdp->sd_icache;
+	unsigned at = 0;
+
+	rmutex_lock(&ic->lock);
+	while (at < ic->nr_let_go && ic->let_go[at].no_addr != no_addr)
+		at++;
+	if (at == ARRAY_SIZE(ic->let_go)) {
+		at = 0;
+		for (unsigned i = 1; i < ARRAY_SIZE(ic->let_go); i++)
+			if (ic->let_go[i].due_ns < ic->let_go[at].due_ns)
+				at = i;
+		ic->let_go[at].due_ns = when;
+	} else if (at == ic->nr_let_go) {
+		ic->nr_let_go++;
+		ic->let_go[at].due_ns = when;
+	}
+	ic->let_go[at].no_addr = no_addr;
+	ic->let_go[at].due_ns = min_t(uint64_t, ic->let_go[at].due_ns, when);
+	rmutex_unlock(&ic->lock);
+	if (at_once)
+		gfs2_maint_wake(sdp);
+}
+
 void gfs2_inode_doom(struct gfs2_inode *ip)
 {
 	struct gfs2_icache *ic = ip->i_sbd->sd_icache;
@@ -430,25 +527,38 @@ static void unhash_and_free(struct gfs2_icache *ic, struct gfs2_inode *ip)
 		inode_free(ip);
 }
 
-/* An inode of which there was only a remnant, in a cluster: is it still there?  Its IOPEN lock is held: what is there stays. */
-static int verify(struct gfs2_inode *ip)
+/*
+ * In a cluster: is what is in this place the inode that @ip stands for (-ESTALE: no), or, if that has not been known, which one is it?  The IOPEN
+ * lock is held: what is there stays.  Takes the inode's lock and its resource group's; the caller holds neither.
+ */
+static int identify(struct gfs2_inode *ip)
 {
 	const struct gfs2_inode_lvb *lvb = (const void *)ip->i_gl->gl_lvb;
+	uint64_t formal = gfs2_formal_ino(ip);
 	struct gfs2_holder gh;
+	bool unlinked;
 	int error = gfs2_glock_nq_init(ip->i_gl, LM_ST_SHARED, GL_SKIP, &gh);
 
 	if (error)
-		return error;
-	if (ip->i_no_formal_ino && be32_to_cpu(lvb->ri_magic) == GFS2_MAGIC &&
-	    be64_to_cpu(lvb->ri_generation_deleted) >= ip->i_no_formal_ino) {
+		return error < 0 ? error : -EIO;
+	/* Nothing of the block may be believed before the bitmap says that it is a dinode. */
+	error = gfs2_get_block_type(ip->i_sbd, ip->i_no_addr);
+	unlinked = error == GFS2_BLKST_UNLINKED_;
+	if (error >= 0)
+		error = error == GFS2_BLKST_DINODE_ || unlinked ? 0 : -ESTALE;
+	if (!error && formal && be32_to_cpu(lvb->ri_magic) == GFS2_MAGIC && be64_to_cpu(lvb->ri_generation_deleted) >= formal)
 		error = -ESTALE;
-	} else {
-		error = gfs2_get_block_type(ip->i_sbd, ip->i_no_addr);
-		if (error >= 0)
-			error = error == GFS2_BLKST_DINODE_ || error == GFS2_BLKST_UNLINKED_ ? 0 : -ESTALE;
-	}
 	gfs2_glock_dq_uninit(&gh);
-	return error;
+	if (!error) {
+		/* gfs2_dinode_in() compares. */
+		error = gfs2_glock_nq_init(ip->i_gl, LM_ST_SHARED, LM_FLAG_ANY, &gh);
+		if (!error)
+			gfs2_glock_dq_uninit(&gh);
+	}
+	/* Another node that was about to delete what is there has taken our asking for a use of it, and has left it to us. */
+	if (error && unlinked && !SEEDED_BUG("mistaken-use"))
+		note_let_go(ip->i_sbd, ip->i_no_addr, true);
+	return error > 0 ? -EIO : error;
 }
 
 static int lookup_setup(struct gfs2_icache *ic, struct gfs2_inode *ip, bool unsure)
@@ -456,13 +566,14 @@ static int lookup_setup(struct gfs2_icache *ic, struct gfs2_inode *ip, bool unsu
 	int error = take_glocks(ip);
 
 	if (!error && unsure)
-		error = verify(ip);
+		error = identify(ip);
 	if (error) {
 		drop_glocks(ip);
 		rmutex_lock(&ic->lock);
 		/* The kernel still has its lookups; without memory for them it gets ESTALE from now on. */
 		if (ip->i_nlookup)
 			remnant_add(ic, ip);
+		ip->i_nlookup = 0;
 		rmutex_unlock(&ic->lock);
 		unhash_and_free(ic, ip);
 		return error < 0 ? error : -EIO;
@@ -495,8 +606,28 @@ static int wait_settled(struct gfs2_icache *ic, struct gfs2_inode *ip, uint64_t 
 	return error;
 }
 
-/* @by_number: it is the one that the kernel knows, also if there is only a remnant. */
-static int lookup(struct gfs2_sbd *sdp, uint64_t no_addr, uint64_t formal, bool by_number, struct gfs2_inode **out)
+/* Cache lock held, let go of: an object for what is not in core, with the lookups of @slot. */
+static int make(struct gfs2_icache *ic, struct gfs2_sbd *sdp, uint64_t no_addr, uint64_t formal,
+		struct gfs2_remnant **slot, bool unsure, struct gfs2_inode **out)
+{
+	struct gfs2_inode *ip;
+	int error;
+
+	if (ic->nr > atomic_load_explicit(&ic->many, memory_order_relaxed))
+		gfs2_maint_wake(sdp);
+	ip = inode_alloc(sdp, no_addr, formal);
+	if (slot)
+		remnant_take(ic, slot, ip);
+	hash_insert(ic, ip);
+	rmutex_unlock(&ic->lock);
+	error = lookup_setup(ic, ip, unsure);
+	if (!error)
+		*out = ip;
+	return error;
+}
+
+/* @settled: the caller must not wait for those who make or take down an object. */
+static int lookup(struct gfs2_sbd *sdp, uint64_t no_addr, uint64_t formal, bool settled, struct gfs2_inode **out)
 {
 	const bool peers = sdp->sd_lm->lm_has_peers;
 	struct gfs2_icache *ic = sdp->sd_icache;
@@ -505,9 +636,11 @@ static int lookup(struct gfs2_sbd *sdp, uint64_t no_addr, uint64_t formal, bool 
 	int error = 0;
 
 	*out = NULL;
+	if (no_addr != gfs2_node_addr(no_addr))
+		return -EIO;
 	rmutex_lock(&ic->lock);
 	while ((ip = hash_find(ic, no_addr)) && (ip->i_new || ip->i_dead)) {
-		error = wait_settled(ic, ip, formal);
+		error = settled ? -EAGAIN : wait_settled(ic, ip, formal);
 		if (error)
 			goto out_unlock;
 	}
@@ -519,31 +652,18 @@ static int lookup(struct gfs2_sbd *sdp, uint64_t no_addr, uint64_t formal, bool 
 			goto out_unlock;
 		}
 		ip->i_refs++;
+		remnant_join(ic, ip);
 		*out = ip;
 		goto out_unlock;
 	}
-	slot = remnant_slot(ic, no_addr);
-	if (slot && formal && (*slot)->r_formal && (*slot)->r_formal != formal &&
-	    (!peers || (*slot)->r_formal > formal)) {
+	slot = !peers ? remnant_at(ic, no_addr) : formal ? remnant_slot(ic, gfs2_node_id(no_addr, formal)) : NULL;
+	if (slot && formal && (*slot)->r_formal != formal && (!peers || (*slot)->r_formal > formal)) {
 		error = -ESTALE;
 		goto out_unlock;
 	}
-	if (ic->nr > atomic_load_explicit(&ic->many, memory_order_relaxed))
-		gfs2_maint_wake(sdp);
-	ip = inode_alloc(sdp, no_addr, formal);
-	if (slot) {
-		ip->i_mixed = peers && !by_number && formal != (*slot)->r_formal;
-		remnant_take(ic, slot, ip);
-		/* It may be another one by now. */
-		if (peers && !formal && !by_number)
-			ip->i_no_formal_ino = 0;
-	}
-	hash_insert(ic, ip);
-	rmutex_unlock(&ic->lock);
-	error = lookup_setup(ic, ip, peers && slot && by_number);
-	if (!error)
-		*out = ip;
-	return error;
+	if (slot && !formal)
+		formal = (*slot)->r_formal;
+	return make(ic, sdp, no_addr, formal, slot, false, out);
 out_unlock:
 	rmutex_unlock(&ic->lock);
 	return error;
@@ -555,28 +675,92 @@ int gfs2_inode_lookup(struct gfs2_sbd *sdp, uint64_t no_addr, uint64_t formal,
 	return lookup(sdp, no_addr, formal, false, out);
 }
 
-struct gfs2_inode *gfs2_inode_find(struct gfs2_sbd *sdp, uint64_t no_addr)
+int gfs2_inode_lookup_free(struct gfs2_sbd *sdp, uint64_t no_addr, struct gfs2_inode **out)
+{
+	return lookup(sdp, no_addr, 0, true, out);
+}
+
+struct gfs2_inode *gfs2_inode_by_node(struct gfs2_sbd *sdp, uint64_t node)
 {
 	struct gfs2_icache *ic = sdp->sd_icache;
 	struct gfs2_remnant **slot;
 	struct gfs2_inode *ip;
-	bool reduced = false;
+	int error = 0;
+
+	rmutex_lock(&ic->lock);
+	/* One that is going away leaves a remnant, or the kernel has forgotten it. */
+	while ((ip = hash_find(ic, gfs2_node_addr(node))) && (ip->i_new || (ip->i_dead && remnant_slot(ic, node))))
+		wait_settled(ic, ip, 0);
+	if (ip && !ip->i_dead && node_of(ip) == node) {
+		ip->i_refs++;
+		remnant_join(ic, ip);
+		rmutex_unlock(&ic->lock);
+		return ip;
+	}
+	slot = remnant_slot(ic, node);
+	if (!slot || (ip && node_of(ip))) {
+		rmutex_unlock(&ic->lock);
+		return NULL;
+	}
+	if (!ip) {
+		make(ic, sdp, gfs2_node_addr(node), (*slot)->r_formal, slot,
+		     sdp->sd_lm->lm_has_peers && !SEEDED_BUG("remnant-believed"), &ip);
+		return ip;
+	}
+	ip->i_refs++;
+	rmutex_unlock(&ic->lock);
+	error = identify(ip);
+	if (!error && node_of(ip) == node) {
+		rmutex_lock(&ic->lock);
+		remnant_join(ic, ip);
+		rmutex_unlock(&ic->lock);
+		return ip;
+	}
+	gfs2_inode_put(ip);
+	return NULL;
+}
+
+/* Cache lock held: the smallest of the node ids of this block that the kernel knows that are larger than @after; 0: none. */
+static uint64_t next_node(struct gfs2_icache *ic, uint64_t no_addr, uint64_t after)
+{
+	struct gfs2_inode *ip = hash_find(ic, no_addr);
+	uint64_t next = ip && ip->i_nlookup && node_of(ip) > after ? node_of(ip) : 0;
+
+	if (!ic->nr_remnants)
+		return next;
+	for (struct gfs2_remnant *r = *remnants_of(ic, no_addr); r; r = r->r_next)
+		if (r->r_no_addr == no_addr && remnant_node(r) > after && (!next || remnant_node(r) < next))
+			next = remnant_node(r);
+	return next;
+}
+
+uint64_t gfs2_icache_next_node(struct gfs2_sbd *sdp, uint64_t no_addr, uint64_t after)
+{
+	struct gfs2_icache *ic = sdp->sd_icache;
+	uint64_t next;
+
+	rmutex_lock(&ic->lock);
+	next = next_node(ic, no_addr, after);
+	rmutex_unlock(&ic->lock);
+	return next;
+}
+
+struct gfs2_inode *gfs2_inode_find(struct gfs2_sbd *sdp, uint64_t no_addr)
+{
+	struct gfs2_icache *ic = sdp->sd_icache;
+	struct gfs2_inode *ip;
 
 	rmutex_lock(&ic->lock);
 	while ((ip = hash_find(ic, no_addr)) && ip->i_new)
 		wait_settled(ic, ip, 0);
-	if (ip && ip->i_dead)
-		ip = NULL;
-	if (ip) {
+	if (ip && !ip->i_dead)
 		ip->i_refs++;
-	} else {
-		slot = remnant_slot(ic, no_addr);
-		reduced = slot;
-	}
+	else
+		ip = NULL;
 	rmutex_unlock(&ic->lock);
 	/* If it is only just being reduced, this waits. */
-	if (reduced && lookup(sdp, no_addr, 0, true, &ip))
-		return NULL;
+	for (uint64_t node = 0; !ip && (node = gfs2_icache_next_node(sdp, no_addr, node));)
+		ip = gfs2_inode_by_node(sdp, node);
 	return ip;
 }
 
@@ -683,7 +867,7 @@ static bool wanted_gone(const struct gfs2_inode *ip)
 /* Cache lock held, nobody but the kernel's lookups has @ip: is it to be deleted before these are forgotten? */
 static bool must_reap(const struct gfs2_inode *ip)
 {
-	return writable(ip->i_sbd) && (wanted_gone(ip) || (ip->i_mixed && ip->i_valid && !ip->i_nlink));
+	return writable(ip->i_sbd) && wanted_gone(ip);
 }
 
 static bool must_delete(const struct gfs2_inode *ip)
@@ -798,6 +982,9 @@ static void inode_put(struct gfs2_inode *ip, bool later)
 	GFS2_BUG_ON(ip->i_nlookup || ip->i_opens);
 	ip->i_dead = true;
 	rmutex_unlock(&ic->lock);
+	/* The same as in identify(), if it was never read. */
+	if (!ip->i_valid && writable(sdp) && wanted_gone(ip))
+		note_let_go(sdp, ip->i_no_addr, false);
 	if (!delete)
 		inode_destroy(ip);
 	else if (!later || !gfs2_evict_later(ip))
@@ -848,38 +1035,29 @@ unsigned gfs2_icache_trim(struct gfs2_sbd *sdp, unsigned keep)
 	return done;
 }
 
-static void note_let_go(struct gfs2_icache *ic, uint64_t no_addr)
-{
-	const unsigned size = ARRAY_SIZE(ic->let_go);
-
-	rmutex_lock(&ic->lock);
-	if (ic->nr_let_go == size) {
-		ic->let_go_first = (ic->let_go_first + 1) % size;
-		ic->nr_let_go--;
-	}
-	ic->let_go[(ic->let_go_first + ic->nr_let_go) % size].no_addr = no_addr;
-	ic->let_go[(ic->let_go_first + ic->nr_let_go++) % size].when_ns = now_ns();
-	rmutex_unlock(&ic->lock);
-}
-
 /*
  * Whoever wanted to delete an inode may have given up since, or died (kernel: delete_work_func, which looks again after 5 s).
- * Those let go before @then; all that is unlinked by now and in nobody's core goes.
+ * What is due @then; all of it that is unlinked by now and in nobody's core goes.
  */
 static void check_let_go(struct gfs2_sbd *sdp, uint64_t then)
 {
 	struct gfs2_icache *ic = sdp->sd_icache;
+	unsigned i = 0;
 
 	rmutex_lock(&ic->lock);
-	while (ic->nr_let_go && ic->let_go[ic->let_go_first].when_ns <= then) {
-		uint64_t no_addr = ic->let_go[ic->let_go_first].no_addr;
+	while (i < ic->nr_let_go) {
+		uint64_t no_addr = ic->let_go[i].no_addr;
 
-		ic->let_go_first = (ic->let_go_first + 1) % ARRAY_SIZE(ic->let_go);
-		ic->nr_let_go--;
+		if (ic->let_go[i].due_ns > then) {
+			i++;
+			continue;
+		}
+		ic->let_go[i] = ic->let_go[--ic->nr_let_go];
 		rmutex_unlock(&ic->lock);
 		if (writable(sdp) && gfs2_get_block_type(sdp, no_addr) == GFS2_BLKST_UNLINKED_)
 			gfs2_reclaim_unlinked(sdp, no_addr);
 		rmutex_lock(&ic->lock);
+		i = 0;
 	}
 	rmutex_unlock(&ic->lock);
 }
@@ -910,7 +1088,7 @@ bool gfs2_inode_let_go(struct gfs2_sbd *sdp, uint64_t no_addr)
 	rmutex_unlock(&ic->lock);
 	if (ip && gone) {
 		inode_destroy(ip);
-		note_let_go(ic, no_addr);
+		note_let_go(sdp, no_addr, false);
 	}
 	if (wake)
 		gfs2_maint_wake(sdp);
@@ -935,7 +1113,7 @@ void gfs2_icache_reap(struct gfs2_sbd *sdp)
 		rmutex_lock(&ic->lock);
 	}
 	rmutex_unlock(&ic->lock);
-	check_let_go(sdp, now_ns() - LET_GO_NS);
+	check_let_go(sdp, now_ns());
 }
 
 void gfs2_icache_set_many(struct gfs2_sbd *sdp, unsigned nr)
@@ -959,21 +1137,20 @@ void gfs2_inode_lookup_inc(struct gfs2_inode *ip)
 {
 	struct gfs2_icache *ic = ip->i_sbd->sd_icache;
 
+	GFS2_BUG_ON(!gfs2_formal_ino(ip));
 	rmutex_lock(&ic->lock);
-	/* All lookups together own one reference. */
+	remnant_join(ic, ip);
 	if (!ip->i_nlookup++)
 		ip->i_refs++;
 	rmutex_unlock(&ic->lock);
 }
 
-void gfs2_inode_forget(struct gfs2_inode *ip, uint64_t n)
+/* Cache lock held, let go of: @n lookups less, and the reference of all of them with the last one. */
+static void forget(struct gfs2_icache *ic, struct gfs2_inode *ip, uint64_t n)
 {
-	struct gfs2_icache *ic = ip->i_sbd->sd_icache;
 	bool last;
 
-	rmutex_lock(&ic->lock);
-	if (n > ip->i_nlookup)
-		n = ip->i_nlookup;
+	n = min_t(uint64_t, n, ip->i_nlookup);
 	ip->i_nlookup -= n;
 	last = n && !ip->i_nlookup;
 	rmutex_unlock(&ic->lock);
@@ -981,28 +1158,36 @@ void gfs2_inode_forget(struct gfs2_inode *ip, uint64_t n)
 		inode_put(ip, true);
 }
 
-void gfs2_inode_forget_addr(struct gfs2_sbd *sdp, uint64_t no_addr, uint64_t n)
+void gfs2_inode_forget(struct gfs2_inode *ip, uint64_t n)
+{
+	struct gfs2_icache *ic = ip->i_sbd->sd_icache;
+
+	rmutex_lock(&ic->lock);
+	forget(ic, ip, n);
+}
+
+void gfs2_inode_forget_node(struct gfs2_sbd *sdp, uint64_t node, uint64_t n)
 {
 	struct gfs2_icache *ic = sdp->sd_icache;
 	struct gfs2_remnant **slot;
 	struct gfs2_inode *ip;
 
 	rmutex_lock(&ic->lock);
-	slot = remnant_slot(ic, no_addr);
+	slot = remnant_slot(ic, node);
 	if (slot) {
-		(*slot)->r_nlookup -= min_t(uint64_t, n, (*slot)->r_nlookup);
+		uint64_t here = min_t(uint64_t, n, (*slot)->r_nlookup);
+
+		n -= here;
+		(*slot)->r_nlookup -= here;
 		if (!(*slot)->r_nlookup)
 			remnant_drop(ic, slot);
-		rmutex_unlock(&ic->lock);
-		return;
 	}
-	rmutex_unlock(&ic->lock);
-	/* Should it be reduced now, this makes an object of it again. */
-	ip = gfs2_inode_find(sdp, no_addr);
-	if (!ip)
-		return;
-	gfs2_inode_forget(ip, n);
-	inode_put(ip, true);
+	ip = n ? hash_find(ic, gfs2_node_addr(node)) : NULL;
+	/* One that is just being made or going away, too: as long as it has lookups it has a reference for them. */
+	if (ip && node_of(ip) == node)
+		forget(ic, ip, n);
+	else
+		rmutex_unlock(&ic->lock);
 }
 
 void gfs2_inode_open_inc(struct gfs2_inode *ip, bool cached)

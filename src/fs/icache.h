@@ -26,11 +26,11 @@ struct gfs2_icache {
 	unsigned nr_undeleted;
 	atomic_uint many;	/* more than that are a reason to call for gfs2_icache_trim(); relaxed */
 	struct list_head idle;	/* inodes that were left to the kernel's lookups, oldest first; some are in use again */
-	/* Inodes that were let go for another node to delete: did it?  A ring; too many fall out, for the next mount to find. */
+	/* Inodes that were let go for another node to delete: did it?  If there are too many, the next mount finds the others. */
 	struct {
-		uint64_t no_addr, when_ns;
+		uint64_t no_addr, due_ns;
 	} let_go[64];
-	unsigned let_go_first, nr_let_go;
+	unsigned nr_let_go;
 	struct list_head reap;	/* inodes that another node has wanted to delete while they were in use here */
 	struct gfs2_remnant **remnants;
 	unsigned remnant_buckets, nr_remnants;

@@ -19,6 +19,7 @@
 #include <sys/stat.h>
 #include "fs/extmap.h"
 #include "fs/super.h"
+#include "util/seeded.h"
 
 enum { CAPS_UNKNOWN, CAPS_NONE, CAPS_SOME };
 
@@ -87,7 +88,6 @@ struct gfs2_inode {
 	uint64_t i_nlookup;
 	unsigned i_refs, i_opens, i_cached_opens;
 	unsigned i_waiters;	/* lookups that wait for i_new or i_dead to end */
-	bool i_mixed;		/* some of the lookups are those of an inode that was in this place before */
 	bool i_new, i_dead;	/* being made or going away: found by nobody, lookups wait */
 	bool i_unhashed;	/* out of the cache; the last waiter frees it */
 	bool i_deleted;		/* went away because its blocks were freed */
@@ -126,6 +126,20 @@ static inline uint64_t gfs2_formal_ino(struct gfs2_inode *ip)
 {
 	return __atomic_load_n(&ip->i_no_formal_ino, __ATOMIC_RELAXED);
 }
+
+/*
+ * What the kernel calls an inode (but the root): its block, and the low bits of its formal number, so that the next inode in this block is
+ * another one to it.  Volumes are not larger than the bits that are left for the block (rindex.c).  See icache.c.
+ */
+#define GFS2_NODE_ADDR_BITS 48
+static inline uint64_t gfs2_node_id(uint64_t no_addr, uint64_t formal)
+{
+	return no_addr | (SEEDED_BUG("node-untold") ? 0 : formal << GFS2_NODE_ADDR_BITS);
+}
+static inline uint64_t gfs2_node_addr(uint64_t node)
+{
+	return node & ((1ull << GFS2_NODE_ADDR_BITS) - 1);
+}
 #define S_ISJDATA(ip) ((ip)->i_diskflags & GFS2_DIF_JDATA)
 static inline bool gfs2_is_stuffed(const struct gfs2_inode *ip) { return ip->i_height == 0; }
 static inline bool gfs2_is_dir(const struct gfs2_inode *ip) { return S_ISDIR(ip->i_mode); }
@@ -148,8 +162,20 @@ void gfs2_icache_destroy(struct gfs2_sbd *sdp);	/* all references must be gone: 
  */
 int gfs2_inode_lookup(struct gfs2_sbd *sdp, uint64_t no_addr, uint64_t formal,
 		      struct gfs2_inode **out);
-/* Only if in core or known to the kernel; +1 reference. */
+/*
+ * The same for a free block in which an inode is about to be made.  -EAGAIN: there is an object that is just being made or taken down, which may
+ * take the resource group's lock, so who has that must not wait for it.
+ */
+int gfs2_inode_lookup_free(struct gfs2_sbd *sdp, uint64_t no_addr, struct gfs2_inode **out);
+/*
+ * The one that the kernel means, +1 reference; NULL: it never looked it up, or another node has deleted it.  May read the volume; no
+ * glock held.
+ */
+struct gfs2_inode *gfs2_inode_by_node(struct gfs2_sbd *sdp, uint64_t node);
+/* The one in this block, only if in core or known to the kernel; +1 reference.  As above. */
 struct gfs2_inode *gfs2_inode_find(struct gfs2_sbd *sdp, uint64_t no_addr);
+/* By what ids the kernel may know inodes of this block: the first one after @after, 0: no more. */
+uint64_t gfs2_icache_next_node(struct gfs2_sbd *sdp, uint64_t no_addr, uint64_t after);
 /* Is it in core, and not just being made or going away?  Does not wait. */
 bool gfs2_inode_in_core(struct gfs2_sbd *sdp, uint64_t no_addr);
 struct gfs2_inode *gfs2_inode_hold(struct gfs2_inode *ip);
@@ -158,9 +184,10 @@ struct gfs2_inode *gfs2_inode_hold(struct gfs2_inode *ip);
  * glocks, opens transactions), so no glock may be held.
  */
 void gfs2_inode_put(struct gfs2_inode *ip);
-void gfs2_inode_lookup_inc(struct gfs2_inode *ip);		/* kernel got an entry: +1 lookup (and a reference) */
+/* The kernel got an entry: +1 lookup (and a reference).  The dinode has been read or made: the formal number is known. */
+void gfs2_inode_lookup_inc(struct gfs2_inode *ip);
 void gfs2_inode_forget(struct gfs2_inode *ip, uint64_t n);	/* FORGET */
-void gfs2_inode_forget_addr(struct gfs2_sbd *sdp, uint64_t no_addr, uint64_t n); /* the same by number */
+void gfs2_inode_forget_node(struct gfs2_sbd *sdp, uint64_t node, uint64_t n); /* the same by node id */
 /*
  * Reduce inodes that only the kernel's lookups keep until there are no more than @keep, those idle longest first;
  * returns how many went.  No lock held.

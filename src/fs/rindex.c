@@ -39,6 +39,10 @@ static int check_entry(struct gfs2_sbd *sdp, const struct gfs2_rgrpd *prev,
 		       sdp->sd_device_blocks);
 		return -EINVAL;
 	}
+	if (rgd->rd_data0 + rgd->rd_data > 1ull << GFS2_NODE_ADDR_BITS) {
+		fs_err("the file system has more than 2^%u blocks: not supported", GFS2_NODE_ADDR_BITS);
+		return -EFBIG;
+	}
 	return 0;
 }
 

@@ -65,8 +65,7 @@ static int set_flags(struct server *s, struct gfs2_inode *ip, uint32_t flags)
 
 	/* ctime has changed, and the kernel does not know. */
 	if (!error)
-		fuse_lowlevel_notify_inval_inode(
-			s->se, ip == s->sdp->sd_root ? FUSE_ROOT_ID : ip->i_no_addr, -1, 0);
+		fuse_lowlevel_notify_inval_inode(s->se, server_node(s, ip), -1, 0);
 	return error;
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Handlers for names and attributes.  Node ids are block numbers of dinodes (the root's is
- * FUSE_ROOT_ID); an id is only believed while the kernel holds a lookup on it.
+ * Handlers for names and attributes.  Node ids are gfs2_node_id() (the root's is FUSE_ROOT_ID); an id is only believed while the
+ * kernel holds a lookup on it, and means the inode that was looked up: if another one is in its block now the answer is ESTALE.
  */
 #include <stdio.h>
 #include <sys/statvfs.h>
@@ -36,14 +36,19 @@ struct gfs2_inode *server_inode(struct server *s, fuse_ino_t ino)
 {
 	if (ino == FUSE_ROOT_ID)
 		return gfs2_inode_hold(s->sdp->sd_root);
-	return gfs2_inode_find(s->sdp, ino);
+	return gfs2_inode_by_node(s->sdp, ino);
+}
+
+fuse_ino_t server_node(struct server *s, struct gfs2_inode *ip)
+{
+	return ip == s->sdp->sd_root ? FUSE_ROOT_ID : gfs2_node_id(ip->i_no_addr, gfs2_formal_ino(ip));
 }
 
 void fill_entry(struct server *s, struct gfs2_inode *ip, const struct stat *st,
 		struct fuse_entry_param *e)
 {
 	memset(e, 0, sizeof(*e));
-	e->ino = ip == s->sdp->sd_root ? FUSE_ROOT_ID : ip->i_no_addr;
+	e->ino = server_node(s, ip);
 	e->generation = ip->i_no_formal_ino;
 	e->attr = *st;
 	e->attr_timeout = s->timeout;
@@ -83,12 +88,16 @@ static void lookup_handle(fuse_req_t req, struct server *s, fuse_ino_t ino)
 {
 	struct gfs2_inode *ip;
 	struct stat st;
-	int error = gfs2_lookup_by_addr(s->sdp, ino == FUSE_ROOT_ID ? s->sdp->sd_root_addr : ino, &ip, &st);
+	int error = gfs2_lookup_by_addr(s->sdp, ino == FUSE_ROOT_ID ? s->sdp->sd_root_addr : gfs2_node_addr(ino), &ip, &st);
 
-	if (error)
+	if (error) {
 		reply_err(req, error);
-	else
+	} else if (server_node(s, ip) != ino) {
+		gfs2_inode_put(ip);
+		reply_err(req, -ESTALE);
+	} else {
 		reply_entry(req, s, ip, &st);
+	}
 }
 
 void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
@@ -123,7 +132,7 @@ void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 static void forget_one(struct server *s, fuse_ino_t ino, uint64_t nlookup)
 {
 	if (ino != FUSE_ROOT_ID)
-		gfs2_inode_forget_addr(s->sdp, ino, nlookup);
+		gfs2_inode_forget_node(s->sdp, ino, nlookup);
 }
 
 void op_forget(fuse_req_t req, fuse_ino_t ino, uint64_t nlookup)

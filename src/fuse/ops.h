@@ -51,8 +51,10 @@ void op_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *v
 void op_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name);
 
 /* --- shared by the handlers --- */
-/* The inode of a node id, +1 reference; NULL if the kernel never looked it up (a protocol error). */
+/* The inode of a node id, +1 reference; NULL, which is ESTALE, if another node has deleted it (or the kernel never looked it up). */
 struct gfs2_inode *server_inode(struct server *s, fuse_ino_t ino);
+/* The node id of an inode that the kernel has looked up or is being told of. */
+fuse_ino_t server_node(struct server *s, struct gfs2_inode *ip);
 /*
  * What the kernel has of the file's pages is no more what is there (len 0: to the end); nothing if it has none.  Sleeps until READs
  * that have such pages locked are answered: no glock may be held.

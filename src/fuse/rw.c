@@ -27,7 +27,7 @@ static void reply_err(fuse_req_t req, int64_t error)
 void inval_pages(struct server *s, struct gfs2_inode *ip, uint64_t off, uint64_t len)
 {
 	if (gfs2_kernel_has_pages(ip) && !SEEDED_BUG("own-pages-kept"))
-		fuse_lowlevel_notify_inval_inode(s->se, ip->i_no_addr, (off_t)off, (off_t)len);
+		fuse_lowlevel_notify_inval_inode(s->se, server_node(s, ip), (off_t)off, (off_t)len);
 }
 
 /*
@@ -41,7 +41,7 @@ static bool fills_page(struct server *s)
 
 void inval_mode(struct server *s, struct gfs2_inode *ip)
 {
-	fuse_lowlevel_notify_inval_inode(s->se, ip->i_no_addr, -1, 0);
+	fuse_lowlevel_notify_inval_inode(s->se, server_node(s, ip), -1, 0);
 }
 
 /* May the caller of this WRITE not keep suid and sgid bits? */
@@ -120,7 +120,7 @@ static int file_open(struct server *s, struct gfs2_inode *ip, int flags, struct 
 	} else if (gfs2_kernel_has_pages(ip) && !gfs2_inode_cached_opens(ip)) {
 		/* Nobody can put pages there any more: drop them once and direct writes need not care. */
 		atomic_store_explicit(&ip->i_kcached, false, memory_order_relaxed);
-		fuse_lowlevel_notify_inval_inode(s->se, ip->i_no_addr, 0, 0);
+		fuse_lowlevel_notify_inval_inode(s->se, server_node(s, ip), 0, 0);
 	}
 	*out = f;
 	return 0;
@@ -204,7 +204,7 @@ static void reply_create(fuse_req_t req, struct server *s, struct gfs2_inode *ip
 		struct fuse_open_out open;
 	} out = { .open = open_out(f) };
 
-	out.entry.nodeid = ip->i_no_addr;
+	out.entry.nodeid = server_node(s, ip);
 	out.entry.generation = ip->i_no_formal_ino;
 	out.entry.entry_valid = out.entry.attr_valid = (uint64_t)s->timeout;
 	out.entry.entry_valid_nsec = out.entry.attr_valid_nsec = frac(s->timeout);

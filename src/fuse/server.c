@@ -123,8 +123,10 @@ static void drop_pages(void *priv, uint64_t no_addr, const struct gfs2_range *r)
 {
 	struct server *s = priv;
 
-	fuse_lowlevel_notify_inval_inode(s->se, no_addr, (off_t)r->start,
-					 r->end == UINT64_MAX ? 0 : (off_t)(r->end - r->start));
+	/* It may still know others that have been in this block. */
+	for (uint64_t node = 0; (node = gfs2_icache_next_node(s->sdp, no_addr, node));)
+		fuse_lowlevel_notify_inval_inode(s->se, node, (off_t)r->start,
+						 r->end == UINT64_MAX ? 0 : (off_t)(r->end - r->start));
 }
 
 /*

@@ -375,7 +375,7 @@ class History:
             self.add(("names",), call, "link", ino, path)
         elif rc == -errno.EEXIST:
             self.add(("names",), call, "exists", path)
-        # else the inode had no name any more, and its number may be another one's now
+        # else the inode had no name any more (ENOENT), or was freed (ESTALE), whatever has its number now
 
     def call_mv(self, call):
         old, new = (INDEX[path] for path in call.args)

@@ -274,7 +274,7 @@ def case_special_files(m):
 
 
 class Handle(ctypes.Structure):
-    """struct file_handle with room for FUSE's: node id (high, low), generation."""
+    """struct file_handle with room for FUSE's: node id (high, low), generation, which is the formal number."""
     _fields_ = [("handle_bytes", ctypes.c_uint), ("handle_type", ctypes.c_int), ("words", ctypes.c_uint32 * 32)]
 
     @classmethod
@@ -332,9 +332,11 @@ def case_file_handles():
             wrong = Handle.of(m / "f")
             for address, formal in system + [(address, 1) for address in (0, 2, 16, 17, 18, 30000, 32767, 1 << 20, 1 << 45,
                                                                           *range(2050, 2150))]:
-                wrong.words[0], wrong.words[1] = address >> 32, address & 0xffffffff
-                wrong.words[2] = formal
-                expect_errno(errno.ESTALE, wrong.open, m)
+                wrong.words[1], wrong.words[2] = address & 0xffffffff, formal
+                # The node id has the low bits of the formal number above those of the block.
+                for high in (formal << 16 & 0xffffffff, 0, 0xfffe << 16):
+                    wrong.words[0] = address >> 32 | high
+                    expect_errno(errno.ESTALE, wrong.open, m)
             write_file(m / "still", b"works")
     volume.fsck()
 

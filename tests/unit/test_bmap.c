@@ -554,7 +554,7 @@ static void *race_thread(void *arg)
 	const struct gfs2_create_args a = { .mode = S_IFREG | 0644 };
 	unsigned seed = r->nr;
 	char text[RACE_LEN];
-	uint64_t no_addr;
+	uint64_t node;
 
 	for (unsigned i = 0; i < RACE_LEN; i++)
 		text[i] = race_text[i % 55];
@@ -581,18 +581,18 @@ static void *race_thread(void *arg)
 		}
 		if (!ip)
 			continue;
-		no_addr = ip->i_no_addr;
 		gfs2_inode_lookup_inc(ip);
+		node = gfs2_node_id(ip->i_no_addr, ip->i_no_formal_ino);
 		gfs2_inode_put(ip);
 		/* Perhaps another object then, but never none. */
 		r->trimmed += gfs2_icache_trim(r->sdp, 0);
-		ip = gfs2_inode_find(r->sdp, no_addr);
+		ip = gfs2_inode_by_node(r->sdp, node);
 		GFS2_BUG_ON(!ip);
 		race_check(ip);
 		if (rand_r(&seed) & 64)
 			write_at(ip, text, 0, RACE_LEN);
 		gfs2_inode_put(ip);
-		gfs2_inode_forget_addr(r->sdp, no_addr, 1);
+		gfs2_inode_forget_node(r->sdp, node, 1);
 	}
 	return NULL;
 }
@@ -744,7 +744,7 @@ static void test_trim(void **state)
 		/* Known by another formal number: that was another inode. */
 		gfs2_icache_trim(m.sdp, 0);
 		assert_int_equal(gfs2_inode_lookup(m.sdp, addr[i], formal[i] + 1, &ip), -ESTALE);
-		gfs2_inode_forget_addr(m.sdp, addr[i], 1);
+		gfs2_inode_forget_node(m.sdp, gfs2_node_id(addr[i], formal[i]), 1);
 		if (i % 3 == 0) {
 			/* Unlinked while it was reduced; lives until it is forgotten. */
 			assert_int_equal(gfs2_unlink(m.sdp->sd_root, name), 0);
@@ -759,7 +759,7 @@ static void test_trim(void **state)
 			gfs2_inode_put(ip);
 			gfs2_icache_trim(m.sdp, 0);
 		}
-		gfs2_inode_forget_addr(m.sdp, addr[i], 1);
+		gfs2_inode_forget_node(m.sdp, gfs2_node_id(addr[i], formal[i]), 1);
 		assert_null(gfs2_inode_find(m.sdp, addr[i]));
 		gfs2_evict_wait(m.sdp);
 		if (i % 3 == 0)

@@ -159,6 +159,7 @@ static void test_payload_format(void **state)
 static void break_magic(struct gfs2_dinode *di) { di->di_header.mh_magic = 0; }
 static void break_type(struct gfs2_dinode *di) { di->di_header.mh_type = cpu_to_be32(5); }
 static void break_addr(struct gfs2_dinode *di) { di->di_num.no_addr = cpu_to_be64(4658); }
+static void break_formal(struct gfs2_dinode *di) { di->di_num.no_formal_ino = 0; }
 static void break_mode(struct gfs2_dinode *di) { di->di_mode = cpu_to_be32(0644); }
 static void break_mode2(struct gfs2_dinode *di) { di->di_mode = cpu_to_be32(0170644); }
 static void break_height(struct gfs2_dinode *di) { di->di_height = cpu_to_be16(7); }
@@ -179,7 +180,7 @@ static void break_size(struct gfs2_dinode *di)
 static void test_broken(void **state)
 {
 	void (*const all[])(struct gfs2_dinode *) = {
-		break_magic, break_type, break_addr, break_mode, break_mode2, break_height,
+		break_magic, break_type, break_addr, break_formal, break_mode, break_mode2, break_height,
 		break_height2, break_depth, break_exhash, break_stuffed, break_size,
 	};
 	struct fixture f;

@@ -491,6 +491,12 @@ static struct gfs2_inode *known(const char *path, mode_t mode, uint32_t bytes)
 	return ip;
 }
 
+/* As the kernel does it, which has only the number. */
+static void forget(const struct gfs2_inode *ip)
+{
+	gfs2_inode_forget_node(sdp, gfs2_node_id(ip->i_no_addr, ip->i_no_formal_ino), 1);
+}
+
 static uint64_t free_now(void)
 {
 	struct gfs2_statfs_host sc;
@@ -523,7 +529,7 @@ static void test_freed_later(void **state)
 		}
 		before = free_now();
 		for (unsigned i = 0; i < nr; i++)
-			gfs2_inode_forget_addr(sdp, ips[i]->i_no_addr, 1);
+			forget(ips[i]);
 		if (turn) {
 			gfs2_evict_wait(sdp);
 			assert_true(free_now() >= before + nr);
@@ -562,7 +568,7 @@ static void test_space_freed_later(void **state)
 		for (unsigned i = 0; i < nr; i++) {
 			snprintf(name, sizeof(name), "d/f%u", i);
 			OK(p_remove(name, false));
-			gfs2_inode_forget_addr(sdp, ips[i]->i_no_addr, 1);
+			forget(ips[i]);
 		}
 		OK(p_create("d/now", S_IFREG | 0644));
 		OK(p_remove("d/now", false));
@@ -596,14 +602,14 @@ static void *churn_main(void *arg)
 			ips[i] = known(name, S_IFREG | 0644, i % 3 * 3000);
 		}
 		for (unsigned i = 0; i < ARRAY_SIZE(ips); i++) {
-			uint64_t no_addr = ips[i]->i_no_addr;
+			uint64_t node = gfs2_node_id(ips[i]->i_no_addr, ips[i]->i_no_formal_ino);
 
 			snprintf(name, sizeof(name), "%u/f%u", c->number, i);
 			OK(p_remove(name, false));
-			gfs2_inode_forget_addr(sdp, no_addr, 1);
+			gfs2_inode_forget_node(sdp, node, 1);
 			/* Somebody has an old file handle. */
 			if (i % 8 == 0) {
-				struct gfs2_inode *ip = gfs2_inode_find(sdp, no_addr);
+				struct gfs2_inode *ip = gfs2_inode_by_node(sdp, node);
 
 				gfs2_inode_put(ip);
 			}
