@@ -12,7 +12,8 @@ write, or because another node has used the object since, whose lock was given a
 
 One thing is not promised: where the kernel's FUSE client decides by the size that it remembers (buffered reads of files opened for
 reading, SEEK_END, asynchronous direct reads), and its memory is being changed by two at once, it may keep the older one for a moment.
-So such a look at a file's end counts only if nothing else happened to the file meanwhile (quiet()), an asynchronous read's not at all.
+So such a look at a file's end counts only if nothing else happened to the file meanwhile (quiet()), and it is the second of two, as a lock may
+also be given up for what was before; an asynchronous read's not at all.
 
 Independent of the daemon: it reads logs, and for appended records the files themselves.
 """
@@ -197,7 +198,8 @@ class History:
             self.of[call.object].append(call)
 
     def quiet(self, call):
-        """Nobody changed the file of this call meanwhile, nor did anybody else on another node use it."""
+        """Nobody changed the file of this call meanwhile, nor did anybody else on another node use it, or on this one so that the kernel has to
+        drop its pages."""
         spans = self.spans.get(call.object)
         if spans is None:
             spans = self.spans[call.object] = Spans(self.of[call.object])
@@ -480,7 +482,8 @@ class Spans:
         number = bisect.bisect_left(self.starts, call.end) - 1
         while number >= 0 and self.until[number] > call.start:
             other = self.calls[number]
-            if other is not call and other.end > call.start and (other.node != call.node or other.name not in LOOKS):
+            if other is not call and other.end > call.start and \
+               (other.node != call.node or other.name not in LOOKS or other.name == "r" and other.args[1] in ("direct", "aio")):
                 return False
             number -= 1
         return True
