@@ -150,12 +150,7 @@ static bool recorded(void)
 
 uint64_t gfs2_event_time(void)
 {
-	struct timespec ts;
-
-	if (unlikely(!ev_slots))
-		return 0;
-	clock_gettime(CLOCK_REALTIME, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000u + ts.tv_nsec;
+	return likely(ev_slots) ? wall_ns() : 0;
 }
 
 static void emit_at(struct gfs2_event *e, uint64_t t_ns)

@@ -53,10 +53,16 @@ static uint64_t phase_end(struct gfs2_sbd *sdp, enum dio_phase phase, uint64_t s
 	return now;
 }
 
+/* The same by the wall clock, which events need as well and which may have been set back. */
+static void phase_took(struct gfs2_sbd *sdp, enum dio_phase phase, uint64_t since, uint64_t now)
+{
+	hist_add(&sdp->sd_dio.latency[phase], now > since ? now - since : 0);
+}
+
 void gfs2_dio_replied(struct gfs2_sbd *sdp, uint64_t done_ns)
 {
 	if (done_ns)
-		phase_end(sdp, DIO_T_REPLY, done_ns);
+		phase_took(sdp, DIO_T_REPLY, done_ns, wall_ns());
 }
 
 uint64_t gfs2_dio_latency(struct gfs2_sbd *sdp, enum dio_phase phase, unsigned bucket)
@@ -204,20 +210,22 @@ static void dio_finish_async(struct gfs2_dio *dio)
 {
 	int64_t ret = atomic_load_explicit(&dio->error, memory_order_relaxed);
 	struct gfs2_ctx *ctx = current_ctx(), saved = *ctx;
+	uint64_t t_ns = wall_ns();
 
 	if (!ret)
 		ret = dio->want;
 	/* Cached reads come this way too, under SH; they are no direct I/O. */
 	dio->done_ns = 0;
 	if (dio->gh.gh_state == LM_ST_DEFERRED) {
-		dio->done_ns = phase_end(dio->ip->i_sbd, DIO_T_DEVICE, dio->sent_ns);
+		dio->done_ns = t_ns;
+		phase_took(dio->ip->i_sbd, DIO_T_DEVICE, dio->sent_ns, t_ns);
 		gfs2_dio_count(dio->ip, DIO_DIRECT);
 	}
 	ctx->req = dio->gh.gh_owner;
 	ctx->pid = dio->gh.gh_pid;
 	inode_dio_end(dio->ip);
-	gfs2_glock_dq_uninit(&dio->gh);
-	dio_event(dio, EV_DIO_END, dio->pos, dio->len, ret, dio->write ? "write" : "read");
+	gfs2_glock_dq_uninit_at(&dio->gh, t_ns);
+	ev_dio_at(EV_DIO_END, dio->ip->i_no_addr, dio->pos, dio->len, ret, dio->write ? "write" : "read", t_ns);
 	*ctx = saved;
 	dio->done(dio, ret);
 }
@@ -421,11 +429,11 @@ static bool dio_fast_start(struct gfs2_dio *dio, enum lm_state state, unsigned f
 		goto slow;
 	if (dio->write && !mtime_is_strict(ip->i_sbd))
 		gfs2_pending_mtime_set(ip, current_time());
-	if (state == LM_ST_DEFERRED) {
+	if (state == LM_ST_DEFERRED)
 		count(&ip->i_sbd->sd_dio.fast[dio->write]);
-		dio->sent_ns = now_ns();
-	}
-	t_ns = gfs2_event_time();
+	/* It began when the lock was granted: one look at the clock. */
+	t_ns = dio->gh.gh_time_ns;
+	dio->sent_ns = t_ns ? t_ns : wall_ns();
 	ev_dio_at(EV_DIO_BEGIN, ip->i_no_addr, dio->pos, dio->len, 0, dio->write ? "write" : "read", t_ns);
 	inode_dio_begin(ip);
 	dio_send(dio, t_ns);
@@ -764,7 +772,7 @@ int64_t gfs2_dio_run(struct gfs2_dio *dio)
 		gfs2_dio_count(dio->ip, DIO_DEMOTE);
 	dio_event(dio, EV_DIO_BEGIN, dio->pos, dio->len, 0, dio->write ? "write" : "read");
 	ret = dio->write ? dio_write(dio) : dio_read(dio);
-	dio->done_ns = now_ns();
+	dio->done_ns = wall_ns();
 	dio_event(dio, EV_DIO_END, dio->pos, dio->len, ret, dio->write ? "write" : "read");
 	return ret;
 }

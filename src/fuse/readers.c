@@ -24,7 +24,6 @@
 #define STIR_UP 16		/* so many brief requests of one caller make up for one that is not */
 #define STIR_MAX 1024
 #define READERS_DEEP 4		/* so many waiting for the device: the rings do that with fewer threads */
-#define READERS_CROWD 32	/* so many requests in a row met another one on the fast path */
 #define STOP_AGAIN_NS 5000000ull
 #define READERS_SIGNAL SIGRTMIN
 
@@ -37,7 +36,6 @@ struct readers {
 	_Atomic(enum read_mode) mode; /* changed under `lock`, release; receive threads: acquire; else relaxed */
 	atomic_uint ready;	/* acq_rel: see reader_unready() */
 	atomic_uint waiting;	/* readers that wait for the device; relaxed */
-	atomic_uint fast;	/* readers on the fast path; relaxed */
 	atomic_uint stir;	/* not 0: several readers are of use; relaxed, and lost updates do no harm */
 	atomic_uint caller;	/* of the last request that had one; relaxed */
 	bool begun;		/* `lock` */
@@ -183,6 +181,8 @@ static void note_stir(struct readers *rd, const struct rx_buf *b, bool brief)
 		atomic_store_explicit(&rd->caller, caller, memory_order_relaxed);
 		brief = false;
 	}
+	if (!brief && stir == STIR_MAX)
+		return;
 	if (!brief)
 		stir = min_t(unsigned, stir + STIR_UP, STIR_MAX);
 	else if (stir)
@@ -283,16 +283,6 @@ static bool reader_fast(struct readers *rd, struct rx_buf *b, enum reader_state 
 	return true;
 }
 
-/* Readers that meet again and again on the fast path get into each other's way: the rings do it better. */
-static void note_crowd(struct readers *rd, struct rx_buf *b, unsigned fast)
-{
-	b->crowd = fast > 1 ? b->crowd + 1 : 0;
-	if (b->crowd >= READERS_CROWD && readers_read(rd)) {
-		b->crowd = 0;
-		readers_event(rd->s, READ_DEEP);
-	}
-}
-
 /* A brief request after all has to wait. */
 struct brief {
 	struct before_wait bw;
@@ -349,16 +339,11 @@ static enum reader_state reader_slow(struct readers *rd, struct rx_buf *b)
 static enum reader_state reader_handle(struct readers *rd, struct rx_buf *b)
 {
 	enum reader_state state = READER_READY;
-	unsigned fast = atomic_fetch_add_explicit(&rd->fast, 1, memory_order_relaxed) + 1;
-	bool done = reader_fast(rd, b, &state);
 
-	atomic_fetch_sub_explicit(&rd->fast, 1, memory_order_relaxed);
-	if (!done)
-		state = reader_slow(rd, b);
-	else
+	if (reader_fast(rd, b, &state))
 		note_stir(rd, b, false);
-	if (done && state == READER_READY)
-		note_crowd(rd, b, fast);
+	else
+		state = reader_slow(rd, b);
 	rx_buf_trim(b);
 	return state;
 }
@@ -384,7 +369,6 @@ static void reader_run(struct work *w)
 	struct readers *rd = b->s->readers;
 
 	b->thread = pthread_self();
-	b->crowd = 0;
 	rmutex_lock(&rd->lock);
 	list_add_tail(&b->list, &rd->list);
 	rmutex_unlock(&rd->lock);

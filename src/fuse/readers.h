@@ -7,6 +7,9 @@
  * more than a few requests are under way, they are read by the threads that handle them (leader and followers): a
  * reader is a worker (pool.c) that blocks in read(2), handles in place what it gets, answers, and reads on.
  *
+ * A store that is memory has no device: whoever read a request has done it before he could wait, and there is nothing to be had at once.  So
+ * readers stay, on as many processors as there are; a ring's thread would do all the copying on one.
+ *
  * Guarantee: at every moment somebody is about to take the next request, and nothing that another request brings about
  * has to happen first.  That is a reader that is `ready` (in read(2), on the way there, on the fast path, which
  * waits for nothing, or in a brief request that has not had to wait yet), or the rings.  A reader stops being ready before it
@@ -25,8 +28,7 @@
  *
  *   event        who says so, and what                                rings read      readers read
  *   READ_CALM    a receive thread: one request at a time, few I/Os    -> readers      -
- *   READ_DEEP    a reader: many wait for the device, or get into      -               -> rings
- *                each other's way on the fast path
+ *   READ_DEEP    a reader: many wait for the device                   -               -> rings
  *   READ_UNREAD  a reader: no reader is ready any more                -               another one, else -> rings
  *
  * "-> readers" makes sure that one is ready before the rings stop; if none is to be had (no thread, no memory) they go

@@ -85,7 +85,6 @@ struct rx_buf {
 	bool reader;			/* it has the buffer: the ring that knows it is not its own */
 	bool replied;			/* the fast path has */
 	atomic_bool in_read;		/* relaxed: says only who needs a signal */
-	unsigned crowd;			/* requests in a row that met others on the fast path */
 	pthread_t thread;
 	struct gfs2_dio dio;		/* fast path */
 	struct work work;		/* handed over as it is */

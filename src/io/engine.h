@@ -24,6 +24,7 @@ struct io_engine {
 	bool e_ro, e_direct;
 	bool e_memory;			/* the store is memory: see memory_transfer() in ring.c */
 	char *e_map;			/* and mapped: inmem.c; NULL: it is not */
+	uint64_t e_last_page;		/* of the mapping: where it begins */
 	uint32_t e_align;
 	uint64_t e_size;
 	uint64_t e_id;			/* never used twice: a thread's ring is found by it */

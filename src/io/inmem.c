@@ -93,14 +93,25 @@ __attribute__((no_sanitize("thread"))) static void copy_bytes(void *to, const vo
 	for (i *= 8; i < len; i++)
 		((volatile char *)to)[i] = ((const volatile char *)from)[i];
 }
+
+__attribute__((no_sanitize("thread"))) static void touch(const void *p)
+{
+	(void)*(const volatile char *)p;
+}
 #else
 static void copy_bytes(void *to, const void *from, size_t len)
 {
 	memcpy(to, from, len);
 }
+
+static void touch(const void *p)
+{
+	(void)*(const volatile char *)p;
+}
 #endif
 
-static bool copy_guarded(void *to, const void *from, size_t len)
+/* @last: a byte that is looked at first; what has been cut off there is not copied. */
+static bool copy_guarded(void *to, const void *from, size_t len, const void *last)
 {
 	sigjmp_buf env;
 
@@ -113,6 +124,7 @@ static bool copy_guarded(void *to, const void *from, size_t len)
 	}
 	guard = &env;
 	atomic_signal_fence(memory_order_seq_cst);
+	touch(last);
 	copy_bytes(to, from, len);
 	atomic_signal_fence(memory_order_seq_cst);
 	guard = NULL;
@@ -137,6 +149,7 @@ void inmem_open(struct io_engine *e)
 	madvise(map, e->e_size, MADV_DONTFORK);
 	guard_install();
 	e->e_map = map;
+	e->e_last_page = ALIGN_DOWN(e->e_size - 1, (uint64_t)sysconf(_SC_PAGESIZE));
 }
 
 void inmem_close(struct io_engine *e)
@@ -146,7 +159,7 @@ void inmem_close(struct io_engine *e)
 	e->e_map = NULL;
 }
 
-/* Is the image as long as it was? */
+/* Is the image still as long as that? */
 static bool whole(const struct io_engine *e, uint64_t end)
 {
 	struct stat st;
@@ -154,18 +167,27 @@ static bool whole(const struct io_engine *e, uint64_t end)
 	return !fstat(e->e_fd, &st) && (uint64_t)st.st_size >= end;
 }
 
+
+/*
+ * To ask how long the file is takes as long as to copy a block.  But the pages of a mapping go with the file's: while the last one is
+ * there, all before it are whole, and that a touch tells (copy_guarded()).  Only for what is in the last one itself the length counts.
+ */
 int64_t inmem_transfer(struct io_engine *e, enum io_op op, const struct iovec *iov, unsigned nr, uint64_t pos)
 {
 	uint64_t start = pos, len = 0;
+	const char *last;
 
+	if (!e->e_map)
+		return -1;
 	for (unsigned i = 0; i < nr; i++)
 		len += iov[i].iov_len;
-	if (!e->e_map || !whole(e, pos + len))
+	if (pos + len > e->e_last_page && !whole(e, pos + len))
 		return -1;
+	last = e->e_map + e->e_last_page;
 	for (unsigned i = 0; i < nr; i++) {
 		char *there = e->e_map + pos;
-		bool ok = op == IO_READ ? copy_guarded(iov[i].iov_base, there, iov[i].iov_len) :
-					  copy_guarded(there, iov[i].iov_base, iov[i].iov_len);
+		bool ok = op == IO_READ ? copy_guarded(iov[i].iov_base, there, iov[i].iov_len, last) :
+					  copy_guarded(there, iov[i].iov_base, iov[i].iov_len, last);
 
 		if (!ok)
 			return -1;

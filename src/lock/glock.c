@@ -511,10 +511,9 @@ static void dequeue_and_unlock(struct gfs2_holder *gh, uint64_t t_ns, enum glock
 	}
 }
 
-void gfs2_glock_dq(struct gfs2_holder *gh)
+static void dq_at(struct gfs2_holder *gh, uint64_t t_ns)
 {
 	struct gfs2_glock *gl = gh->gh_gl;
-	uint64_t t_ns = gfs2_event_time();
 
 	rmutex_lock(&gl->gl_lock);
 	if (list_empty(&gh->gh_list)) {
@@ -524,6 +523,11 @@ void gfs2_glock_dq(struct gfs2_holder *gh)
 	/* gh_granted is still to come: see gfs2_glock_cancel(). */
 	gfs2_assert_debug(!gh->gh_granted || !(atomic_load(&gh->gh_iflags) & (HIF_WAIT | HIF_FINISH)));
 	dequeue_and_unlock(gh, t_ns, GLR_NO_STEP);
+}
+
+void gfs2_glock_dq(struct gfs2_holder *gh)
+{
+	dq_at(gh, gfs2_event_time());
 }
 
 bool gfs2_glock_cancel(struct gfs2_holder *gh)
@@ -556,7 +560,12 @@ void gfs2_glock_dq_uninit_nocache(struct gfs2_holder *gh)
 
 void gfs2_glock_dq_uninit(struct gfs2_holder *gh)
 {
-	gfs2_glock_dq(gh);
+	gfs2_glock_dq_uninit_at(gh, gfs2_event_time());
+}
+
+void gfs2_glock_dq_uninit_at(struct gfs2_holder *gh, uint64_t t_ns)
+{
+	dq_at(gh, t_ns);
 	gfs2_holder_uninit(gh);
 }
 

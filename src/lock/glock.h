@@ -356,6 +356,8 @@ bool gfs2_glock_cancel(struct gfs2_holder *gh);
 		_e;                                                                                \
 	})
 void gfs2_glock_dq_uninit(struct gfs2_holder *gh);
+/* By who has looked at the clock just now: gfs2_event_time(). */
+void gfs2_glock_dq_uninit_at(struct gfs2_holder *gh, uint64_t t_ns);
 /* May there still be something that was read under GL_FILL holders? */
 static inline bool gfs2_glock_filled(struct gfs2_glock *gl)
 {

@@ -44,6 +44,8 @@ static inline uint32_t gfs2_disk_hash(const char *name, size_t len)
 
 /* CLOCK_MONOTONIC in nanoseconds. */
 uint64_t now_ns(void);
+/* CLOCK_REALTIME in nanoseconds; may be set back. */
+uint64_t wall_ns(void);
 /* CLOCK_REALTIME_COARSE: the resolution that file times have in the kernel. */
 struct timespec current_time(void);
 

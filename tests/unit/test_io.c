@@ -718,6 +718,7 @@ static void memory_in_place(void **state)
 /* The image ends where it should not: an error, never a signal, and never zeros that nobody wrote. */
 static void memory_cut_short(void **state)
 {
+	take_sigbus();
 	fill(mem, SIZE / 2, 23);
 	assert_int_equal(direct_io(IO_WRITE, mem, SIZE / 2, 0), 0);
 	assert_int_equal(direct_io(IO_WRITE, mem, SIZE / 2, SIZE / 2), 0);
@@ -735,6 +736,25 @@ static void memory_cut_short(void **state)
 	assert_int_equal(direct_io(IO_READ, mem + BLK, BLK, SIZE / 2), 0);
 	assert_memory_equal(mem, mem + BLK, BLK);
 	assert_int_equal(direct_io(IO_READ, mem, BLK, SIZE / 2 + BLK), -EIO);
+}
+
+/* So that the mapping has all its pages, but the file not all that is in the last one. */
+static void memory_cut_in_the_last_page(void **state)
+{
+	take_sigbus();
+	fill(mem, SIZE / 2, 25);
+	assert_int_equal(direct_io(IO_WRITE, mem, SIZE / 2, SIZE / 2), 0);
+	assert_int_equal(ftruncate(memory, SIZE - BLK + 512), 0);
+	assert_int_equal(direct_io(IO_READ, mem + SIZE / 2, BLK, SIZE - BLK), -EIO);
+	assert_int_equal(direct_io(IO_READ, mem + SIZE / 2, SIZE / 2, SIZE / 2), -EIO);
+	assert_int_equal(direct_io(IO_READ, mem + SIZE / 2, SIZE / 2 - BLK, SIZE / 2), 0);
+	assert_memory_equal(mem + SIZE / 2, mem, SIZE / 2 - BLK);
+	/* Just without its last page: the one before is whole, and then it is not. */
+	assert_int_equal(ftruncate(memory, SIZE - BLK), 0);
+	assert_int_equal(direct_io(IO_READ, mem + SIZE / 2, BLK, SIZE - 2 * BLK), 0);
+	assert_memory_equal(mem + SIZE / 2, mem + SIZE / 2 - 2 * BLK, BLK);
+	assert_int_equal(ftruncate(memory, SIZE - BLK - 512), 0);
+	assert_int_equal(direct_io(IO_READ, mem, BLK, SIZE - 2 * BLK), -EIO);
 }
 
 struct cutter {
@@ -835,7 +855,7 @@ int main(void)
 		T(refused),
 		T(many_vectors),
 		T(many_requests),
-		M(memory_transfers), T(disk_is_not_mapped), M(memory_in_place), M(memory_cut_short),
+		M(memory_transfers), T(disk_is_not_mapped), M(memory_in_place), M(memory_cut_short), M(memory_cut_in_the_last_page),
 		M(memory_cut_meanwhile), M(other_faults_are_fatal),
 		cmocka_unit_test(fault_texts),
 		T(fault_errors),
