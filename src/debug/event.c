@@ -4,8 +4,12 @@
  *
  * What it is.  2^order slots; event number n lives in slot n mod size.  A slot carries, next to the
  * record, a sequence word that tells what is in it:
- *	2n	event n, complete
+ *	2n	event n, complete; with SEQ_BRIEF: as a struct brief
  *	2n + 1	event n is being written
+ *
+ * What happens for each request is kept short, in the slot's first cache line (struct brief): the second one would have to
+ * be fetched, too, and the reason need not be copied as long as nobody reads it.  The sequence word tells which it is.
+ * Events that follow each other claim their numbers together.
  *
  * Guarantees
  *  1. A writer takes no lock, waits for nobody and makes no system call unless a reader sleeps.
@@ -44,13 +48,34 @@
 #include "util/ctx.h"
 #include "util/util.h"
 
+/* What nearly all events fit in; the others are kept as a struct gfs2_event. */
+struct brief {
+	uint64_t t_ns, req, gl_number, off;
+	uint32_t len;
+	int32_t rc;
+	const char *reason;	/* NULL: none; lives as long as the process */
+	int32_t pid;
+	uint8_t type;
+	uint8_t fields;
+	uint8_t gl_type;
+	uint8_t states;		/* from << 4 | to */
+};
+
+#define BRIEF_WORDS (sizeof(struct brief) / sizeof(uint64_t))
 #define EVENT_WORDS (sizeof(struct gfs2_event) / sizeof(uint64_t))
+_Static_assert(sizeof(struct brief) == 7 * sizeof(uint64_t), "with the sequence word a cache line");
 _Static_assert(sizeof(struct gfs2_event) % sizeof(uint64_t) == 0, "records are copied in words");
+
+/* In the sequence word, beside twice the number and "is being written". */
+#define SEQ_BRIEF (1ull << 63)
 
 struct event_slot {
 	alignas(64) atomic_uint_least64_t seq;
 	atomic_uint_least64_t words[EVENT_WORDS];
 };
+
+/* So many slots ahead of those that are written the next ones are fetched. */
+#define FETCH_AHEAD 8
 
 /* Constant between init and exit. */
 static struct event_slot *ev_slots;
@@ -117,20 +142,36 @@ static void wake_readers(void)
 	syscall(SYS_futex, &ev_wake, FUTEX_WAKE_PRIVATE, INT32_MAX, NULL, NULL, 0);
 }
 
-static void slot_write(struct event_slot *s, const struct gfs2_event *e)
+static struct event_slot *slot_of(uint64_t seq)
 {
-	uint64_t writing = 2 * e->seq + 1;
+	return &ev_slots[seq & (ev_size - 1)];
+}
+
+/* The numbers of @nr events that follow each other; their slots will be in the cache by then. */
+static uint64_t claim(unsigned nr)
+{
+	uint64_t seq = atomic_fetch_add(&ev_next, nr);
+
+	for (unsigned i = 0; i < nr; i++)
+		__builtin_prefetch(slot_of(seq + FETCH_AHEAD + i), 1);
+	return seq;
+}
+
+static inline void slot_write(uint64_t seq, const void *record, unsigned words, uint64_t brief)
+{
+	struct event_slot *s = slot_of(seq);
+	uint64_t writing = 2 * seq + 1;
 	uint64_t cur = atomic_load_explicit(&s->seq, memory_order_relaxed);
 	uint64_t w[EVENT_WORDS];
 
-	if ((cur & 1) || cur > writing ||
+	if ((cur & 1) || (cur & ~SEQ_BRIEF) > writing ||
 	    !atomic_compare_exchange_strong_explicit(&s->seq, &cur, writing, memory_order_acquire,
 						     memory_order_relaxed))
 		return;
-	memcpy(w, e, sizeof(w));
-	for (unsigned i = 0; i < EVENT_WORDS; i++)
+	memcpy(w, record, words * sizeof(w[0]));
+	for (unsigned i = 0; i < words; i++)
 		atomic_store_explicit(&s->words[i], w[i], memory_order_release);
-	atomic_store_explicit(&s->seq, 2 * e->seq, memory_order_release);
+	atomic_store_explicit(&s->seq, 2 * seq | brief, memory_order_release);
 }
 
 void gfs2_event_set_on(bool on)
@@ -153,7 +194,13 @@ uint64_t gfs2_event_time(void)
 	return likely(ev_slots) ? wall_ns() : 0;
 }
 
-static void emit_at(struct gfs2_event *e, uint64_t t_ns)
+static void wake_waiters(void)
+{
+	if (unlikely(atomic_load(&ev_waiters)))
+		wake_readers();
+}
+
+void gfs2_event_emit(struct gfs2_event *e)
 {
 	if (unlikely(!recorded()))
 		return;
@@ -163,17 +210,11 @@ static void emit_at(struct gfs2_event *e, uint64_t t_ns)
 		e->req = ctx->req;
 		e->pid = ctx->pid;
 	}
-	e->seq = atomic_fetch_add(&ev_next, 1);
-	e->t_ns = t_ns;
-	slot_write(&ev_slots[e->seq & (ev_size - 1)], e);
+	e->seq = claim(1);
+	e->t_ns = gfs2_event_time();
+	slot_write(e->seq, e, EVENT_WORDS, 0);
 	gfs2_probe(e);
-	if (unlikely(atomic_load(&ev_waiters)))
-		wake_readers();
-}
-
-void gfs2_event_emit(struct gfs2_event *e)
-{
-	emit_at(e, gfs2_event_time());
+	wake_waiters();
 }
 
 static void set_reason(struct gfs2_event *e, const char *reason)
@@ -186,34 +227,63 @@ static void set_reason(struct gfs2_event *e, const char *reason)
 	e->fields |= EVF_REASON;
 }
 
-static struct gfs2_event glock_event(enum gfs2_event_type t, const struct gfs2_glock *gl, int from, int to,
-				     const char *reason)
+static void expand(struct gfs2_event *e, const struct brief *b, uint64_t seq)
 {
-	struct gfs2_event e = {
-		.type = t,
-		.fields = EVF_GLOCK,
-		.gl_type = gl->gl_type,
-		.gl_number = gl->gl_number,
+	*e = (struct gfs2_event){
+		.seq = seq, .t_ns = b->t_ns, .req = b->req, .gl_number = b->gl_number, .off = b->off, .len = b->len,
+		.rc = b->rc, .pid = b->pid, .type = b->type, .fields = b->fields, .gl_type = b->gl_type,
+		.from = b->states >> 4, .to = b->states & 15,
 	};
+	set_reason(e, b->reason);
+}
 
-	if (from >= 0) {
-		e.from = from;
-		e.fields |= EVF_FROM;
-	}
-	if (to >= 0) {
-		e.to = to;
-		e.fields |= EVF_TO;
-	}
-	set_reason(&e, reason);
-	return e;
+static inline void write_brief(const struct brief *b, uint64_t seq)
+{
+	slot_write(seq, b, BRIEF_WORDS, SEQ_BRIEF);
+	gfs2_probe_fields((enum gfs2_event_type)b->type, b->gl_type, b->gl_number,
+			 (b->fields & EVF_FROM ? b->states >> 4 : 255u) << 8 | (b->fields & EVF_TO ? b->states & 15u : 255u),
+			 b->off, b->len, b->rc, b->req, b->pid, b->reason ? b->reason : "");
+}
+
+static inline struct brief glock_brief(enum gfs2_event_type t, const struct gfs2_glock *gl, int from, int to,
+				       const char *reason, uint64_t t_ns)
+{
+	const struct gfs2_ctx *ctx = current_ctx();
+
+	return (struct brief){
+		.t_ns = t_ns, .req = ctx->req, .gl_number = gl->gl_number, .reason = reason, .pid = ctx->pid, .type = (uint8_t)t,
+		.fields = (uint8_t)(EVF_GLOCK | (from >= 0 ? EVF_FROM : 0) | (to >= 0 ? EVF_TO : 0)),
+		.gl_type = (uint8_t)gl->gl_type,
+		.states = (uint8_t)((from >= 0 ? from << 4 : 0) | (to >= 0 ? to : 0)),
+	};
 }
 
 void ev_glock_at(enum gfs2_event_type t, const struct gfs2_glock *gl, int from, int to,
 		 const char *reason, uint64_t t_ns)
 {
-	struct gfs2_event e = glock_event(t, gl, from, to, reason);
+	struct brief b;
 
-	emit_at(&e, t_ns);
+	if (unlikely(!recorded()))
+		return;
+	b = glock_brief(t, gl, from, to, reason, t_ns);
+	write_brief(&b, claim(1));
+	wake_waiters();
+}
+
+void ev_glock_granted(const struct gfs2_glock *gl, int to, const char *where, const char *how, uint64_t t_ns)
+{
+	struct brief b;
+	uint64_t seq;
+
+	if (unlikely(!recorded()))
+		return;
+	b = glock_brief(EV_GLOCK_QUEUE, gl, -1, to, where, t_ns);
+	seq = claim(2);
+	write_brief(&b, seq);
+	b.type = EV_GLOCK_PROMOTE;
+	b.reason = how;
+	write_brief(&b, seq + 1);
+	wake_waiters();
 }
 
 void ev_glock(enum gfs2_event_type t, const struct gfs2_glock *gl, int from, int to,
@@ -224,11 +294,15 @@ void ev_glock(enum gfs2_event_type t, const struct gfs2_glock *gl, int from, int
 
 void ev_dlm_lock(const struct gfs2_glock *gl, enum lm_state to, uint32_t flags, const char *reason)
 {
-	struct gfs2_event e = glock_event(EV_DLM_LOCK, gl, (int)gl->gl_state, (int)to, reason);
+	struct brief b;
 
-	e.off = flags;
-	e.fields |= EVF_FLAGS;
-	gfs2_event_emit(&e);
+	if (unlikely(!recorded()))
+		return;
+	b = glock_brief(EV_DLM_LOCK, gl, (int)gl->gl_state, (int)to, reason, gfs2_event_time());
+	b.off = flags;
+	b.fields |= EVF_FLAGS;
+	write_brief(&b, claim(1));
+	wake_waiters();
 }
 
 void gfs2_event_set_data(bool on)
@@ -241,8 +315,19 @@ bool gfs2_event_data(void)
 	return atomic_load_explicit(&ev_data, memory_order_relaxed);
 }
 
-void ev_dio_at(enum gfs2_event_type t, uint64_t ino, uint64_t off, uint64_t len, int64_t rc,
-	       const char *reason, uint64_t t_ns)
+static inline struct brief dio_brief(enum gfs2_event_type t, uint64_t ino, uint64_t off, uint32_t len, int32_t rc,
+				     const char *reason, uint64_t t_ns)
+{
+	const struct gfs2_ctx *ctx = current_ctx();
+
+	return (struct brief){
+		.t_ns = t_ns, .req = ctx->req, .gl_number = ino, .off = off, .len = len, .rc = rc, .reason = reason,
+		.pid = ctx->pid, .type = (uint8_t)t, .fields = EVF_GLOCK | EVF_OFF | EVF_LEN | EVF_RC,
+		.gl_type = LM_TYPE_INODE,
+	};
+}
+
+static void dio_whole(enum gfs2_event_type t, uint64_t ino, uint64_t off, uint64_t len, int64_t rc, const char *reason)
 {
 	struct gfs2_event e = {
 		.type = t,
@@ -254,10 +339,40 @@ void ev_dio_at(enum gfs2_event_type t, uint64_t ino, uint64_t off, uint64_t len,
 		.rc = rc,
 	};
 
+	set_reason(&e, reason);
+	gfs2_event_emit(&e);
+}
+
+void ev_dio_at(enum gfs2_event_type t, uint64_t ino, uint64_t off, uint64_t len, int64_t rc,
+	       const char *reason, uint64_t t_ns)
+{
+	struct brief b;
+
 	if (((t == EV_MAP || t == EV_DATA_IO) && !gfs2_event_data()) || unlikely(!recorded()))
 		return;
-	set_reason(&e, reason);
-	emit_at(&e, t_ns ? t_ns : gfs2_event_time());
+	if (unlikely(len > UINT32_MAX || rc != (int32_t)rc)) {
+		dio_whole(t, ino, off, len, rc, reason);
+		return;
+	}
+	b = dio_brief(t, ino, off, (uint32_t)len, (int32_t)rc, reason, t_ns ? t_ns : gfs2_event_time());
+	write_brief(&b, claim(1));
+	wake_waiters();
+}
+
+void ev_dio_begun(uint64_t ino, uint64_t off, uint32_t len, const char *what, uint64_t t_ns)
+{
+	struct brief b;
+	uint64_t seq;
+
+	if (unlikely(!recorded()))
+		return;
+	b = dio_brief(EV_DIO_BEGIN, ino, off, len, 0, what, t_ns ? t_ns : gfs2_event_time());
+	seq = claim(2);
+	write_brief(&b, seq);
+	b.type = EV_DIO_SUBMIT;
+	b.reason = NULL;
+	write_brief(&b, seq + 1);
+	wake_waiters();
 }
 
 void ev_dio(enum gfs2_event_type t, uint64_t ino, uint64_t off, uint64_t len, int64_t rc,
@@ -272,18 +387,25 @@ enum slot_answer { SLOT_OK, SLOT_GONE, SLOT_NOT_YET };
 
 static enum slot_answer slot_read(struct event_slot *s, uint64_t seq, struct gfs2_event *out)
 {
-	uint64_t before = atomic_load_explicit(&s->seq, memory_order_acquire);
+	uint64_t before = atomic_load_explicit(&s->seq, memory_order_acquire), number = before & ~SEQ_BRIEF;
+	unsigned words = before & SEQ_BRIEF ? BRIEF_WORDS : EVENT_WORDS;
 	uint64_t w[EVENT_WORDS];
+	struct brief b;
 
-	if (before > 2 * seq + 1)
+	if (number > 2 * seq + 1)
 		return SLOT_GONE;
-	if (before != 2 * seq)
+	if (number != 2 * seq)
 		return SLOT_NOT_YET;
-	for (unsigned i = 0; i < EVENT_WORDS; i++)
+	for (unsigned i = 0; i < words; i++)
 		w[i] = atomic_load_explicit(&s->words[i], memory_order_acquire);
 	if (atomic_load_explicit(&s->seq, memory_order_relaxed) != before)
 		return SLOT_GONE;
-	memcpy(out, w, sizeof(*out));
+	if (words == BRIEF_WORDS) {
+		memcpy(&b, w, sizeof(b));
+		expand(out, &b, seq);
+	} else {
+		memcpy(out, w, sizeof(*out));
+	}
 	return SLOT_OK;
 }
 
@@ -331,7 +453,7 @@ static void await_publication(uint64_t seq)
 	struct event_slot *s = &ev_slots[seq & (ev_size - 1)];
 
 	for (int i = 0; i < 100; i++) {
-		uint64_t cur = atomic_load_explicit(&s->seq, memory_order_acquire);
+		uint64_t cur = atomic_load_explicit(&s->seq, memory_order_acquire) & ~SEQ_BRIEF;
 
 		if (cur >= 2 * seq && cur != 2 * seq + 1)
 			return;

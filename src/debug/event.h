@@ -55,11 +55,14 @@ const char *gfs2_event_name(enum gfs2_event_type t);
 
 /* pid and req are taken from current_ctx() unless req != 0 in @e. seq and t_ns are filled in. */
 void gfs2_event_emit(struct gfs2_event *e);
+/* In all that follow, @reason lives as long as the process: a literal. */
 void ev_glock(enum gfs2_event_type t, const struct gfs2_glock *gl, int from, int to, const char *reason);
 /* On hot paths: one look at the clock for several events, or before a lock is taken.  0 without a ring. */
 uint64_t gfs2_event_time(void);
 void ev_glock_at(enum gfs2_event_type t, const struct gfs2_glock *gl, int from, int to, const char *reason,
 		 uint64_t t_ns);
+/* A holder that is granted at once: glock_queue (reason: @where) and glock_promote (@how). */
+void ev_glock_granted(const struct gfs2_glock *gl, int to, const char *where, const char *how, uint64_t t_ns);
 /* Any thread: shall events be recorded?  On at first; off is for measuring what they cost, and shows nobody anything. */
 void gfs2_event_set_on(bool on);
 bool gfs2_event_on(void);
@@ -72,6 +75,8 @@ void ev_dio(enum gfs2_event_type t, uint64_t ino, uint64_t off, uint64_t len, in
 	    const char *reason);
 void ev_dio_at(enum gfs2_event_type t, uint64_t ino, uint64_t off, uint64_t len, int64_t rc,
 	       const char *reason, uint64_t t_ns);	/* 0: now */
+/* A direct request that is sent to the device in one piece: dio_begin (reason: @what) and dio_submit. */
+void ev_dio_begun(uint64_t ino, uint64_t off, uint32_t len, const char *what, uint64_t t_ns);
 
 /* Reading: sequence number of the next event to come; copy up to @nr events starting with *@seq (moved on; events that were overwritten
  * are skipped). Returns how many. */

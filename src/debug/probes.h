@@ -15,14 +15,14 @@
 #ifdef HAVE_SYS_SDT_H
 #include <sys/sdt.h>
 
-#define GFS2_PROBE_LOCK(name) DTRACE_PROBE6(gfs2_fuse, name, e->gl_type, e->gl_number, states, e->req, e->pid, e->reason)
-#define GFS2_PROBE_IO(name) DTRACE_PROBE6(gfs2_fuse, name, e->gl_number, e->off, e->len, e->req, e->rc, e->reason)
+#define GFS2_PROBE_LOCK(name) DTRACE_PROBE6(gfs2_fuse, name, gl_type, number, states, req, pid, reason)
+#define GFS2_PROBE_IO(name) DTRACE_PROBE6(gfs2_fuse, name, number, off, len, req, rc, reason)
 
-static inline void gfs2_probe(const struct gfs2_event *e)
+/* @states: from << 8 | to; @reason: a string */
+static inline void gfs2_probe_fields(enum gfs2_event_type type, unsigned gl_type, uint64_t number, unsigned states, uint64_t off,
+				    uint64_t len, int64_t rc, uint64_t req, int32_t pid, const char *reason)
 {
-	unsigned states = (e->fields & EVF_FROM ? e->from : 255u) << 8 | (e->fields & EVF_TO ? e->to : 255u);
-
-	switch ((enum gfs2_event_type)e->type) {
+	switch (type) {
 	case EV_GLOCK_STATE: GFS2_PROBE_LOCK(glock_state); break;
 	case EV_GLOCK_QUEUE: GFS2_PROBE_LOCK(glock_queue); break;
 	case EV_GLOCK_PROMOTE: GFS2_PROBE_LOCK(glock_promote); break;
@@ -49,9 +49,18 @@ static inline void gfs2_probe(const struct gfs2_event *e)
 	}
 }
 #else
-static inline void gfs2_probe(const struct gfs2_event *e)
+static inline void gfs2_probe_fields(enum gfs2_event_type type, unsigned gl_type, uint64_t number, unsigned states, uint64_t off,
+				    uint64_t len, int64_t rc, uint64_t req, int32_t pid, const char *reason)
 {
 }
 #endif
+
+static inline void gfs2_probe(const struct gfs2_event *e)
+{
+	unsigned states = (e->fields & EVF_FROM ? e->from : 255u) << 8 | (e->fields & EVF_TO ? e->to : 255u);
+
+	gfs2_probe_fields((enum gfs2_event_type)e->type, e->gl_type, e->gl_number, states, e->off, e->len, e->rc, e->req, e->pid,
+			 e->reason);
+}
 
 #endif

@@ -254,7 +254,7 @@ static void dio_run_done(struct io_req *run)
 	dio_put(dio);
 }
 
-/* @t_ns: gfs2_event_time() */
+/* @t_ns: gfs2_event_time(); 0: the events have been told */
 static void dio_send(struct gfs2_dio *dio, uint64_t t_ns)
 {
 	for (unsigned i = 0; i < dio->nr; i++) {
@@ -267,8 +267,10 @@ static void dio_send(struct gfs2_dio *dio, uint64_t t_ns)
 		run->priv = dio;
 		/* COUNT; relaxed: the submitter's own reference keeps the count above zero */
 		atomic_fetch_add_explicit(&dio->ref, 1, memory_order_relaxed);
-		ev_dio_at(EV_DIO_SUBMIT, dio->ip->i_no_addr,
-			  dio->pos + (uint64_t)((char *)run->iov1.iov_base - dio->buf), run->iov1.iov_len, 0, NULL, t_ns);
+		if (t_ns)
+			ev_dio_at(EV_DIO_SUBMIT, dio->ip->i_no_addr,
+				  dio->pos + (uint64_t)((char *)run->iov1.iov_base - dio->buf), run->iov1.iov_len, 0,
+				  NULL, t_ns);
 		io_ring_submit_req(dio->ring, run);
 	}
 }
@@ -434,8 +436,13 @@ static bool dio_fast_start(struct gfs2_dio *dio, enum lm_state state, unsigned f
 	/* It began when the lock was granted: one look at the clock. */
 	t_ns = dio->gh.gh_time_ns;
 	dio->sent_ns = t_ns ? t_ns : wall_ns();
-	ev_dio_at(EV_DIO_BEGIN, ip->i_no_addr, dio->pos, dio->len, 0, dio->write ? "write" : "read", t_ns);
 	inode_dio_begin(ip);
+	if (dio->nr == 1 && dio->runs[0].iov1.iov_len == dio->len) {
+		ev_dio_begun(ip->i_no_addr, dio->pos, dio->len, dio->write ? "write" : "read", t_ns);
+		t_ns = 0;
+	} else {
+		ev_dio_at(EV_DIO_BEGIN, ip->i_no_addr, dio->pos, dio->len, 0, dio->write ? "write" : "read", t_ns);
+	}
 	dio_send(dio, t_ns);
 	dio_put(dio);
 	return true;

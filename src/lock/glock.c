@@ -441,8 +441,7 @@ bool gfs2_glock_nq_fast(struct gfs2_holder *gh)
 		gh->gh_error = 0;
 		list_add_tail(&gh->gh_list, &gl->gl_holders);
 		set_iflags(gh, HIF_HOLDER);
-		ev_glock_at(EV_GLOCK_QUEUE, gl, -1, gh->gh_state, gh->gh_where, t_ns);
-		ev_glock_at(EV_GLOCK_PROMOTE, gl, -1, gh->gh_state, "fast", t_ns);
+		ev_glock_granted(gl, gh->gh_state, gh->gh_where, "fast", t_ns);
 	}
 	rmutex_unlock(&gl->gl_lock);
 	return ok;

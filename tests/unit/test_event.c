@@ -138,6 +138,51 @@ static void emit_len(uint64_t n)
 	ev_dio(EV_DIO_SUBMIT, n, n, n, n, NULL);
 }
 
+/* Whatever an event has to tell: most are kept in a shorter form. */
+static void test_large(void **state)
+{
+	static const struct {
+		uint64_t len;
+		int64_t rc;
+	} cases[] = { { UINT32_MAX, INT32_MAX }, { 1ull << 32, 0 }, { 0, 1ll << 31 }, { 1, INT32_MIN }, { 2, INT32_MIN - 1ll } };
+
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		struct gfs2_event e;
+
+		ev_dio(EV_DIO_END, UINT64_MAX - i, UINT64_MAX - 1, cases[i].len, cases[i].rc, "large");
+		e = last_event();
+		assert_int_equal(e.seq, i + 1);
+		assert_int_equal(e.type, EV_DIO_END);
+		assert_int_equal(e.fields, EVF_GLOCK | EVF_OFF | EVF_LEN | EVF_RC | EVF_REASON);
+		assert_int_equal(e.gl_type, LM_TYPE_INODE);
+		assert_true(e.gl_number == UINT64_MAX - i && e.off == UINT64_MAX - 1);
+		assert_true(e.len == cases[i].len && e.rc == cases[i].rc);
+		assert_int_equal(e.req, 77);
+		assert_int_equal(e.pid, 4242);
+		assert_string_equal(e.reason, "large");
+	}
+}
+
+/* Two that are told together are the same two as one by one. */
+static void test_together(void **state)
+{
+	struct gfs2_event got[8];
+	uint64_t seq = 1;
+
+	ev_glock_at(EV_GLOCK_QUEUE, &fake_gl, -1, LM_ST_DEFERRED, "me", 5);
+	ev_glock_at(EV_GLOCK_PROMOTE, &fake_gl, -1, LM_ST_DEFERRED, "fast", 5);
+	ev_dio_at(EV_DIO_BEGIN, 13816, 4096, 512, 0, "write", 6);
+	ev_dio_at(EV_DIO_SUBMIT, 13816, 4096, 512, 0, NULL, 6);
+	ev_glock_granted(&fake_gl, LM_ST_DEFERRED, "me", "fast", 5);
+	ev_dio_begun(13816, 4096, 512, "write", 6);
+	assert_int_equal(gfs2_event_read(&seq, got, 8), 8);
+	for (int i = 0; i < 4; i++) {
+		assert_int_equal(got[i + 4].seq, i + 5);
+		got[i + 4].seq = got[i].seq;
+		assert_memory_equal(&got[i], &got[i + 4], sizeof(got[i]));
+	}
+}
+
 static void test_overwrite(void **state)
 {
 	struct gfs2_event got[16];
@@ -202,7 +247,8 @@ static atomic_uint writers_left;
 static void *writer(void *arg)
 {
 	for (uint64_t i = 1; i <= PER_WRITER; i++)
-		emit_len((uint64_t)(uintptr_t)arg << 32 | i);
+		/* In both forms. */
+		emit_len((i & 1 ? 1ull << 40 : 0) | (uint64_t)(uintptr_t)arg << 20 | i);
 	atomic_fetch_sub(&writers_left, 1);
 	return NULL;
 }
@@ -219,15 +265,15 @@ static void read_all(void)
 
 		for (unsigned i = 0; i < n; i++) {
 			const struct gfs2_event *e = &got[i];
-			unsigned w = e->len >> 32;
+			unsigned w = e->len >> 20 & 15;
 
 			assert_true(e->seq > prev);
 			prev = e->seq;
 			assert_true(e->len == e->off && e->len == e->gl_number &&
 				    (int64_t)e->len == e->rc);
 			assert_true(w >= 1 && w <= WRITERS);
-			assert_true((e->len & 0xffffffff) > last[w]);
-			last[w] = e->len & 0xffffffff;
+			assert_true((e->len & 0xfffff) > last[w]);
+			last[w] = e->len & 0xfffff;
 			nr++;
 		}
 		if (!n && done)
@@ -295,6 +341,8 @@ int main(void)
 		cmocka_unit_test(test_without_ring),
 		cmocka_unit_test_setup_teardown(test_output, ring8, ring_exit),
 		cmocka_unit_test_setup_teardown(test_fields, ring8, ring_exit),
+		cmocka_unit_test_setup_teardown(test_large, ring8, ring_exit),
+		cmocka_unit_test_setup_teardown(test_together, ring8, ring_exit),
 		cmocka_unit_test_setup_teardown(test_overwrite, ring8, ring_exit),
 		cmocka_unit_test_setup_teardown(test_concurrent, ring8, ring_exit),
 		cmocka_unit_test_setup_teardown(test_concurrent, ring2, ring_exit),
