@@ -273,14 +273,26 @@ static void drop_everything_cached(struct gfs2_sbd *sdp)
 	gl_list_free(&l);
 }
 
-/* Where dead nodes keep their locks until we are done, the master statfs file's may be one of them. */
-static bool statfs_is_the_dead_ones(struct gfs2_sbd *sdp, unsigned jid, int error)
+/*
+ * The master statfs file's lock was refused.  It may belong to somebody who cannot use it, nor let go of it, before we are done: to the dead
+ * node, where those keep their locks; or to a request of our own whose grant is kept back, while all others queue behind it.
+ */
+static bool statfs_is_out_of_use(struct gfs2_sbd *sdp, unsigned jid, int error)
 {
-	if (error != GLR_TRYFAILED || !sdp->sd_lm->lm_dead_holds ||
-	    !sdp->sd_lm->lm_dead_holds(sdp->sd_statfs_inode->i_gl, jid))
+	const struct lm_lockops *lm = sdp->sd_lm;
+	struct gfs2_glock *gl = sdp->sd_statfs_inode->i_gl;
+
+	if (error != GLR_TRYFAILED)
 		return false;
-	fs_info("jid=%u: the dead node itself has the lock of the block counts", jid);
-	return true;
+	if (lm->lm_dead_holds && lm->lm_dead_holds(gl, jid)) {
+		fs_info("jid=%u: the dead node itself has the lock of the block counts", jid);
+		return true;
+	}
+	if (lm->lm_keeps_back && lm->lm_keeps_back(gl)) {
+		fs_info("jid=%u: the lock of the block counts is kept back here", jid);
+		return true;
+	}
+	return false;
 }
 
 /*
@@ -300,7 +312,7 @@ static int replay_of_dead(struct gfs2_sbd *sdp, const struct gfs2_jdesc *known)
 	/* Its share of the block counts is added on the device; a living node may be adding its own. (The kernel does without.) */
 	err = gfs2_glock_nq_init(sdp->sd_statfs_inode->i_gl, LM_ST_EXCLUSIVE,
 				 LM_FLAG_NOEXP | LM_FLAG_TRY | GL_NOCACHE | GL_SKIP, &statfs_gh);
-	if (err && !statfs_is_the_dead_ones(sdp, jd.jd_jid, err))
+	if (err && !statfs_is_out_of_use(sdp, jd.jd_jid, err))
 		return err;
 	err = gfs2_glock_nq_init(ip->i_gl, LM_ST_SHARED, LM_FLAG_NOEXP | GL_NOCACHE, &gh);
 	if (!err) {

@@ -71,9 +71,12 @@ static int read_master(struct gfs2_sbd *sdp, struct gfs2_statfs_host *out)
 {
 	struct gfs2_holder gh;
 	struct gfs2_bh *bh;
-	/* Who replays a dead node's journal changes the master on the device, under no lock: nobody may keep a copy. */
+	/*
+	 * Who replays a dead node's journal changes the master on the device, under no lock: nobody may keep a copy.  Nor may a grant be kept
+	 * back until the replay, which wants the lock itself, is over; the counts may be older than that.
+	 */
 	int err = gfs2_glock_nq_init(sdp->sd_statfs_inode->i_gl, LM_ST_SHARED,
-				     sdp->sd_lm->lm_has_peers ? GL_NOCACHE : 0, &gh);
+				     sdp->sd_lm->lm_has_peers ? GL_NOCACHE | LM_FLAG_NOEXP : 0, &gh);
 
 	if (err)
 		return err;

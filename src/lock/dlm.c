@@ -281,6 +281,20 @@ void dlm_thaw(struct lm_dlm *dc)
 	rmutex_unlock(&dc->dc_lock);
 }
 
+/* Only the control thread asks, and no other one thaws while that runs. */
+static bool dlm_keeps_back_op(struct gfs2_glock *gl)
+{
+	struct lm_dlm *dc = gfs2_glock_table_lm_private(gl->gl_table);
+	struct dlm_lock *dl;
+	bool yes = false;
+
+	rmutex_lock(&dc->dc_lock);
+	list_for_each_entry(dl, &dc->dc_kept, list)
+		yes |= dl->gl == gl && dl->held == LM_ST_EXCLUSIVE;
+	rmutex_unlock(&dc->dc_lock);
+	return yes;
+}
+
 /* --- joining and leaving --- */
 
 static int start_issuer(struct lm_dlm *dc)
@@ -457,5 +471,6 @@ const struct lm_lockops lm_dlm = {
 	.lm_request_flags = dlm_request_flags_op,
 	.lm_cancel = dlm_cancel_op,
 	.lm_put_lock = dlm_put_lock_op,
+	.lm_keeps_back = dlm_keeps_back_op,
 	.lm_has_peers = true,
 };

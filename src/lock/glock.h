@@ -271,6 +271,12 @@ struct lm_lockops {
 	 * nothing.
 	 */
 	bool (*lm_dead_holds)(struct gfs2_glock *gl, unsigned jid);
+	/*
+	 * The same, for a module that keeps grants back: has this node itself been granted @gl exclusively, for a request that will not hear of
+	 * it before this recovery is over?  Then, too, nobody has it or gets it meanwhile.  (All nodes may be waiting for one lock, and
+	 * nobody but the one that is first can have it.)  NULL: nothing is kept back.
+	 */
+	bool (*lm_keeps_back)(struct gfs2_glock *gl);
 	bool lm_has_peers;	/* other nodes can ask: turns and value blocks matter */
 };
 extern const struct lm_lockops lm_nolock, lm_local, lm_dlm;

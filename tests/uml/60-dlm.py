@@ -191,6 +191,10 @@ def kill_daemon(node, supervisor="STOP"):
     return supervising
 
 
+def states(c):
+    return [(node["state"], node["mounted"]) for node in c.status()["nodes"]]
+
+
 def still_waiting(process, what):
     """It is no question of how long: what it waits for cannot come."""
     end = time.monotonic() + 2
@@ -214,6 +218,8 @@ def daemon_killed(c):
         work = to_replay(jid)
         reader = one.spawn("cat " + path)
         still_waiting(reader, "node 1, while nobody has replayed the journal")
+        if turn == 0:
+            equal(states(c), [("ready", "fuse"), ("daemon-dead", "dead")], "the cluster's status with a dead daemon")
         two.run("kill -CONT %d" % supervising, check=True)
         result = reader.wait(STEP)
         equal(to_replay(jid), 0, "descriptors left to replay when node 1 got the lock")
@@ -224,7 +230,11 @@ def daemon_killed(c):
         wait_for(lambda: not pids(two, "gfs2-supervisor"), "the supervisor's end", STEP, pause=0.1)
         equal(two.run("grep -c ' %s ' /proc/mounts; ls /sys/kernel/dlm" % MNT).out, "0\n",
               "mounts and lock spaces that are left")
+        if turn == 0:
+            equal(states(c), [("ready", "fuse"), ("unmounted", None)], "the cluster's status after the supervisor")
         fuse_mount(two)
+        if turn == 0:
+            equal(states(c), [("ready", "fuse")] * 2, "the cluster's status when it is mounted again")
         one.run("rm -r %s %s" % (path, directory), check=True)
     log("%d effective of %d" % (effective, KILLS))
     check(effective >= min(KILLS, 3), "too few effective kills")
@@ -266,6 +276,44 @@ def withdrawn(c):
     two.run("umount %s 2>/dev/null; true" % MNT)
     fuse_mount(two)
     one.run("rm -r " + directory, check=True)
+
+
+HOLDER = """import ctypes, sys
+class Lksb(ctypes.Structure):
+    _fields_ = [("status", ctypes.c_int), ("lkid", ctypes.c_uint32), ("flags", ctypes.c_char), ("lvb", ctypes.c_void_p)]
+dlm = ctypes.CDLL("libdlm.so.3")
+dlm.dlm_open_lockspace.restype = ctypes.c_void_p
+ls = ctypes.c_void_p(dlm.dlm_open_lockspace(b"vol"))
+dlm.dlm_ls_pthread_init(ls)
+name, lksb = b"%8x%16x" % (2, int(sys.argv[1])), Lksb()
+EX = 5
+assert dlm.dlm_ls_lock_wait(ls, EX, ctypes.byref(lksb), 0, name, len(name), 0, None, None, None) == 0 and not lksb.status
+print("mine", flush=True)
+sys.stdin.read()"""
+
+
+def killed_with_the_block_counts(c):
+    """Node 2 dies with the lock of the block counts, for which node 1 waits to unmount: the DLM grants it, node 1 keeps the grant back until the
+    replay is over, and the replay wants the same lock."""
+    one, two = c.node(1), c.node(2)
+    number = int(re.search(r"no_addr +(\d+)", run(["gfs2_edit", "-p", "statfs", state["image"].path]).stdout)[1])
+    jid = jid_of(two)
+    two.run("echo kept >%s/kept; sync %s/kept" % (MNT, MNT), check=True)
+    # by a process of its own, as long as it is wanted
+    holder = two.spawn([LOAD[0], "-c", HOLDER, str(number)])
+    holder.read_until("mine\n", STEP)
+    one.run("echo counted >%s/counted; umount %s" % (MNT, MNT), check=True)
+    ending = one.spawn(["/usr/bin/python3", "-I", "-S", c.bin("released.py"), "/dev/ubda"])
+    still_waiting(ending, "node 1's daemon, without the lock of the block counts")
+    two.kill()
+    check(to_replay(jid), "node 2 had nothing to lose")
+    result = ending.wait(STEP)
+    equal((result.rc, result.out, result.err), (0, b"", b""), "the end of node 1's daemon")
+    equal(to_replay(jid), 0, "descriptors left to replay when node 1 had gone")
+    two.start(mount=False)
+    for node in (one, two):
+        fuse_mount(node)
+    equal(one.run("ls %s" % MNT, check=True).out, two.run("ls %s" % MNT, check=True).out, "both see the same")
 
 
 # --- mounting ---
@@ -346,7 +394,7 @@ def turns_with_the_kernel(c):
 
 
 STEPS = [each_sees_the_other, direct_writers, names, file_locks, node_killed, daemon_killed, supervisor_killed_too, withdrawn,
-         mount_cycles, messages, turns_with_the_kernel]
+         killed_with_the_block_counts, mount_cycles, messages, turns_with_the_kernel]
 
 
 def case_cluster():
