@@ -48,9 +48,9 @@ RB_POWER_OFF = 0x4321fedc
 # Directories in which the host's running services keep what is theirs, or that programs fill.
 PRIVATE = ('/run', '/tmp', '/var/tmp', '/var/log', '/var/lib/corosync', '/var/lib/dlm', '/etc/corosync',
            '/etc/dlm', '/mnt', '/dev/shm')
-# How long a clean stop waits for a file system daemon to finish, before it reports a problem. Only
-# a bound: the end of the process is what is waited for.
-STOP_SECONDS = 60
+SERVICES = ('dlm_controld', 'corosync')      # what makes it a member, in the order in which to end it
+LEAVE_SECONDS = 5
+SUPERVISOR = 'gfs2-supervisor'      # the process that cleans up after a daemon
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -383,7 +383,7 @@ class Agent:
         self.background = Background(self)
         self.parser = wire.Parser()
         self.config = None
-        self.stopping = False
+        self.stopping = None         # seconds, once it is to stop
         self.line = os.open(LINE, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
         tty.setraw(self.line)
         self.wake, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -416,11 +416,13 @@ class Agent:
 
     def run(self):
         self.send(wire.HELLO)
-        while not self.stopping:
+        while True:
             for key, mask in self.selector.select():
                 if self.masks.get(key.fd):       # an earlier event of this round may have closed it
                     key.data.event(key.fd, mask)
-        self.stop()
+            if self.stopping is not None:
+                self.stop(self.stopping)
+                self.stopping = None
 
     def event(self, fd, _mask):
         if fd == self.wake:
@@ -455,7 +457,11 @@ class Agent:
         if kind == wire.CONFIG:
             self.configure(json.loads(data))
         elif kind == wire.STOP:
-            self.stopping = True
+            self.stopping = json.loads(data)['seconds']
+        elif kind == wire.OFF:
+            self.power_off(json.loads(data)['leave'])
+        elif kind == wire.LOOK:
+            self.send(wire.SEEN, 0, {'mounted': what_is_mounted(self.config['dir'])})
         elif kind == wire.START:
             self.streams[number] = Stream(self, number, json.loads(data))
             self.reap()
@@ -491,14 +497,15 @@ class Agent:
 
     # ------------------------------------------------------------ stop
 
-    def stop(self):
-        """Unmounts every file system with something behind it, waits for their daemons, powers off."""
+    def stop(self, seconds):
+        """Unmounts every file system with something behind it and waits for their daemons. Only a bound: the end of the
+        processes is what is waited for."""
         problems = []
         busy = holders()
         for stream in self.streams.values():
             if stream.status is None and not any(group(p) == stream.pid for p in busy):
                 stream.kill(signal.SIGKILL)
-        deadline = time.monotonic() + STOP_SECONDS
+        deadline = time.monotonic() + seconds
         for target in mounts():
             try:
                 unmount(target, deadline)
@@ -509,7 +516,16 @@ class Agent:
             problems.append('process %d (%s) still holds a disk' % (pid, name))
         os.sync()
         self.send(wire.STOPPED, 0, {'problems': problems})
-        termios.tcdrain(self.line)
+
+    @staticmethod
+    def power_off(leave):
+        """leave: the others are told, and need not wait until they miss it."""
+        if leave:
+            for name in SERVICES:
+                pids = {pid: name for pid in processes() if comm(pid) == name}
+                for pid in pids:
+                    os.kill(pid, signal.SIGTERM)
+                wait_gone(pids, time.monotonic() + LEAVE_SECONDS)
         libc.reboot(ctypes.c_uint(RB_POWER_OFF))
 
 
@@ -518,6 +534,14 @@ def group(pid):
         return os.getpgid(pid)
     except ProcessLookupError:
         return -1
+
+
+def comm(pid):
+    try:
+        with open('/proc/%d/comm' % pid) as f:
+            return f.read().strip()
+    except OSError:
+        return None
 
 
 def processes():
@@ -543,18 +567,39 @@ def holders():
     found = {}
     for pid in processes():
         if any(target.startswith('/dev/ubd') for target in links(pid, ())):
-            try:
-                with open('/proc/%d/comm' % pid) as f:
-                    found[pid] = f.read().strip()
-            except OSError:
-                pass
+            name = comm(pid)
+            if name:
+                found[pid] = name
     return found
+
+
+def what_is_mounted(directory):
+    """'kernel': gfs2. 'fuse': a daemon's mount, 'dead': one whose daemon has ended. None: nothing. Asks no file system,
+    which might not answer."""
+    fstype = source = None
+    with open('/proc/self/mounts', 'rb') as f:
+        for line in f:
+            fields = [unescape(word) for word in line.split()[:3]]
+            if fields[1] == directory:
+                source, _, fstype = fields
+    if fstype is None:
+        return None
+    if not fstype.startswith('fuse'):
+        return 'kernel'
+    # A supervisor holds the device, too, and serves nothing.
+    names = [name for pid, name in holders().items() if source in links(pid, ())]
+    return 'fuse' if any(name != SUPERVISOR for name in names) else 'dead'
 
 
 def users(directory):
     return [pid for pid in processes()
             if any(t == directory or t.startswith(directory + '/')
                    for t in links(pid, ('cwd', 'root', 'exe')))]
+
+
+def unescape(word):
+    """A word of /proc/self/mounts."""
+    return os.fsdecode(re.sub(rb'\\([0-7]{3})', lambda m: bytes([int(m[1], 8)]), word))
 
 
 def mounts():
@@ -565,8 +610,7 @@ def mounts():
             source, target, fstype = line.split()[:3]
             if fstype != b'fusectl' and (source.startswith((b'/dev/ubd', b'/dev/loop')) or
                                          fstype.startswith((b'fuse', b'gfs2'))):
-                found.append(os.fsdecode(re.sub(rb'\\([0-7]{3})',
-                                                lambda m: bytes([int(m[1], 8)]), target)))
+                found.append(unescape(target))
     return found[::-1]
 
 

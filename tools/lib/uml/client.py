@@ -26,14 +26,19 @@ import tempfile
 import time
 
 from . import wire
-from .monitor import TABLE, clean_up
+from .monitor import MAX_NODES, TABLE, boot_seconds, clean_up
 
 RUN_DIR = '/run/gfs2-fuse-cluster'
 MOUNT_DIR = '/mnt/gfs2'
 HERE = os.path.dirname(os.path.abspath(__file__))
 SOURCE = os.path.dirname(os.path.dirname(os.path.dirname(HERE)))
-MAX_NODES = 8
-UP_SECONDS = 240
+# The kernel tells who has which slot in one line: gfs2-fuse on a node that is not in it cannot know its journal
+# (docs/cluster.md). So many pairs SLOT:NODE fit, numbered from 1.
+MAX_FUSE_NODES = 24
+NODE_MEMORY = 512                    # MiB, where there is enough
+NODE_MEMORY_LEAST = 160              # with less the daemon, corosync and Python are in want
+VOLUME_MIB = 2048
+VOLUME_MIB_PER_NODE = 256            # a journal, and as much for files
 
 Result = collections.namedtuple('Result', 'rc out err')
 
@@ -134,9 +139,36 @@ def find_daemon(builddir):
     return os.path.realpath(path)
 
 
+def up_seconds(nodes):
+    """A bound on what has to be waited for where all nodes take part."""
+    return boot_seconds(nodes) + 60
+
+
+def free_memory():
+    """MiB that programs could have now."""
+    with open('/proc/meminfo') as f:
+        sizes = dict(re.findall(r'^(\w+):\s+(\d+) kB$', f.read(), re.MULTILINE))
+    return (int(sizes['MemAvailable']) + int(sizes['SwapFree'])) >> 10
+
+
+def node_memory(mem, nodes):
+    """How much each node gets: as told, or what four fifths of the free memory have for each."""
+    free = free_memory()
+    if mem is None:
+        each = min(NODE_MEMORY, free * 4 // 5 // nodes)
+        if each < NODE_MEMORY_LEAST:
+            raise ClusterError('%d nodes need %d MiB of memory each; this machine has %d MiB free, which is enough for %d nodes'
+                               % (nodes, NODE_MEMORY_LEAST, free, free * 4 // 5 // NODE_MEMORY_LEAST))
+        return '%dM' % each
+    need = parse_size(mem, 'memory') * nodes >> 20
+    if need > free:
+        raise ClusterError('%d nodes of %s need %d MiB of memory; this machine has %d MiB free' % (nodes, mem, need, free))
+    return mem
+
+
 def memory_dir(mem, nodes):
     """Where the nodes' memory lives: /dev/shm if it is large enough, for it is fastest."""
-    need = int(mem[:-1]) * {'M': 1 << 20, 'G': 1 << 30}[mem[-1]] * nodes
+    need = parse_size(mem, 'memory') * nodes
     for path in ('/dev/shm', '/var/tmp'):
         try:
             st = os.statvfs(path)
@@ -144,7 +176,7 @@ def memory_dir(mem, nodes):
             continue
         if st.f_bavail * st.f_frsize > need + need // 4:
             return path
-    raise ClusterError('neither /dev/shm nor /var/tmp has room for %d nodes of %s' % (nodes, mem))
+    raise ClusterError('neither /dev/shm nor /var/tmp has room for the memory of %d nodes, %s each' % (nodes, mem))
 
 
 def make_volume(path, size, nodes=1, journal_mb=128, bsize=4096, proto=None, table=None,
@@ -376,11 +408,11 @@ class Node:
         request = {'op': 'start', 'node': self.number}
         if mount is not None:
             request['mount'] = mount
-        self.cluster.request(request, UP_SECONDS)
+        self.cluster.request(request, up_seconds(len(self.cluster.numbers())))
 
     def stop(self):
         """Unmounts and powers off. After it the images on the host are complete."""
-        self.cluster.request({'op': 'stop', 'node': self.number}, UP_SECONDS)
+        self.cluster.request({'op': 'stop', 'node': self.number}, up_seconds(len(self.cluster.numbers())))
 
     def mount(self, device='/dev/ubda', how='kernel', dir=MOUNT_DIR, options='', check=True):
         """Mounts by the kernel's gfs2 or by the daemon ('fuse'), alone or, where there are several nodes and it
@@ -444,13 +476,18 @@ class Cluster:
 
     def is_up(self):
         try:
-            self.status()
+            self.request({'op': 'ping'})
             return True
         except ClusterError:
             return False
 
     def status(self):
+        """What every node is now, asked of each."""
         return self.request({'op': 'status'})
+
+    def numbers(self):
+        """The nodes, up or not."""
+        return self.request({'op': 'ping'})['nodes']
 
     def attach(self, image, readonly=False):
         """Gives an image to all nodes; returns its device name there. The image stays locked
@@ -463,13 +500,13 @@ class Cluster:
 
     # ------------------------------------------------------------ up
 
-    def up(self, nodes=1, kernel=(), mount=True, images=(), options='', builddir=None, mem='512M',
-           size='2G', share=(), share_rw=(), progress=None):
+    def up(self, nodes=1, kernel=(), mount=True, images=(), options='', builddir=None, mem=None,
+           size=None, share=(), share_rw=(), progress=None):
         """Boots the nodes and waits until all are ready.
 
         kernel: the nodes on which the kernel's gfs2 mounts the volume; on the others the daemon
         does. images: image files, the first of them is the volume; without any a volume of the
-        given size is made and removed at down; None for no volume at all. share,
+        given size (by default enough for the nodes) is made and removed at down; None for no volume at all. share,
         share_rw: directories that are the host's own in the nodes (the source tree and
         the build directory always are, read-only).
         """
@@ -479,22 +516,26 @@ class Cluster:
         for n in kernel:
             if not 1 <= n <= nodes:
                 raise ClusterError('--kernel %d: the nodes are 1 to %d' % (n, nodes))
-        parse_size(mem, 'memory')
-        parse_size(size)
+        mounts = mount and images is not None
+        if mounts and nodes > MAX_FUSE_NODES and len(set(kernel)) < nodes:
+            raise ClusterError("%d nodes: gfs2-fuse works on %d at most (docs/cluster.md says why); more take the kernel's gfs2 "
+                               "(--kernel 1-%d) or --no-mount" % (nodes, MAX_FUSE_NODES, nodes))
+        mem = node_memory(mem, nodes)
+        size = parse_size(size) if size else max(VOLUME_MIB, VOLUME_MIB_PER_NODE * nodes) << 20
         linux = find_linux(nodes)
         with self.new_lock() as lock:
             for image in images or ():
                 if not os.path.exists(image):
                     raise ClusterError('%s: no such image' % image)
             config = {'name': self.name, 'nodes': nodes, 'kernel': sorted(set(kernel)),
-                      'mount': mount and images is not None, 'disks': [], 'made': [],
+                      'mount': mounts, 'disks': [], 'made': [],
                       'options': options, 'mem': mem, 'tmpdir': memory_dir(mem, nodes),
                       'dir': MOUNT_DIR, 'linux': linux, 'python': find_python()}
             self.configure_paths(config, builddir, share, share_rw)
-            self.prepare(config, images, parse_size(size))
+            self.prepare(config, images, size)
             self.start_monitor(lock)
         try:
-            self.request({'op': 'wait'}, UP_SECONDS, progress)
+            self.request({'op': 'wait'}, up_seconds(nodes), progress)
         except BaseException as e:
             with contextlib.suppress(ClusterError):
                 self.down(force=True, keep_logs=True)
@@ -616,7 +657,7 @@ class Cluster:
         request = {'op': 'down', 'force': force, 'keep_logs': keep_logs}
         problems = []
         try:
-            problems = self.request(request, UP_SECONDS)['problems']
+            problems = self.request(request, up_seconds(len(self.numbers())))['problems']
         except ClusterError as e:
             if str(e) != 'no cluster is up':
                 raise

@@ -4,7 +4,9 @@
 # ($GFS2_EXPECT) are members, the cluster is quorate and the DLM knows their addresses.
 set -eu
 net=10.77.0
-tries=600	# a bound: that many looks, 0.2 s apart
+tries=800	# a bound: that many looks
+pause=0.2	# seconds between them; many nodes looking would keep each other from getting there
+[ "$GFS2_NODES" -le 8 ] || pause=1
 
 give_up()
 {
@@ -22,7 +24,7 @@ wait_for()
 	until "$@" >/dev/null 2>&1; do
 		n=$((n + 1))
 		[ "$n" -lt "$tries" ] || give_up "$what: not reached"
-		sleep 0.2
+		sleep $pause
 	done
 }
 

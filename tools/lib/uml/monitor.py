@@ -9,7 +9,7 @@ A node's states:
 
     off ──boot──> booting ──HELLO──> configuring ──READY──> setup ──last step done──> ready
                      │                     └──────FAILED──────┴─────step fails──────> failed
-    ready, failed ──stop──> stopping ──exit──> off
+    ready, failed ──stop──> stopping ──STOPPED, and all that are stopping have──OFF──exit──> off
     any ──kill──> killing ──exit──> killed          any ──exit unasked──> died
 
 off, killed and died are the states without a kernel, from which a node can be booted again.
@@ -36,14 +36,24 @@ import time  # noqa: E402
 from uml import wire  # noqa: E402
 
 CLONE_NEWNET = 0x40000000
+MAX_NODES = 254                      # the last byte of their addresses
 TABLE = 'g2:vol'                     # join.sh names the cluster
 LETTERS = 'abcdefghijklmnop'         # as many disks as ubd has
 # Bounds, not delays: by then something is broken.
-BOOT_SECONDS = 180
-STOP_SECONDS = 90
 POWEROFF_SECONDS = 10
+LOOK_SECONDS = 10
 ALIVE = ('booting', 'configuring', 'setup', 'ready', 'failed', 'stopping', 'killing')
 ENDING = ('stopping', 'killing')
+
+
+def boot_seconds(nodes):
+    """Until a node must be ready: they share the processors, and each that joins has all the others recover."""
+    return 180 + 20 * max(0, nodes - 2)
+
+
+def stop_seconds(nodes):
+    """Until a node must have unmounted."""
+    return 60 + 10 * max(0, nodes - 2)
 
 
 class Refused(Exception):
@@ -207,8 +217,10 @@ class Node:
         self.next_stream = 1
         self.steps = []
         self.boots = 0
-        self.mounted = None
-        self.stopped = None
+        self.mounted = None          # what the setup has mounted: 'fuse', 'kernel'
+        self.lookers = []            # who waits for SEEN
+        self.stopped = None          # the problems of unmounting, once that is over
+        self.off = False             # it has been told to power off
         self.timer = None
         self.since = time.monotonic()
         os.makedirs(self.dir, exist_ok=True)
@@ -261,7 +273,9 @@ class Node:
         self.steps = self.monitor.setup_steps(self, mount)
         self.mounted = None
         self.stopped = None
-        self.set_timer(BOOT_SECONDS, lambda: self.fail('not ready after %d s' % BOOT_SECONDS))
+        self.off = False
+        bound = boot_seconds(config['nodes'])
+        self.set_timer(bound, lambda: self.fail('not ready after %d s' % bound))
         self.set_state('booting')
 
     def link(self, number, disk):
@@ -297,8 +311,9 @@ class Node:
             self.fail(wire.text(data))
         elif kind == wire.STOPPED:
             self.stopped = json.loads(data)['problems']
-            # All is on the disks: how long the kernel takes to end does not matter any more.
-            self.set_timer(POWEROFF_SECONDS, self.process.terminate)
+            self.monitor.power_off()
+        elif kind == wire.SEEN:
+            self.seen(json.loads(data)['mounted'])
         elif kind == wire.NOTE:
             self.log(data)
 
@@ -322,6 +337,17 @@ class Node:
             self.mounted = step.name.split()[1]
         self.next_step()
 
+    def look(self, answer):
+        """Calls back with what is mounted in it now; None if it dies first."""
+        self.lookers.append(answer)
+        if len(self.lookers) == 1:
+            self.line.send(wire.LOOK)
+
+    def seen(self, mounted):
+        lookers, self.lookers = self.lookers, []
+        for answer in lookers:
+            answer(self, mounted)
+
     def stop(self):
         """A clean power-off."""
         if self.state == 'booting':
@@ -330,11 +356,17 @@ class Node:
         if self.state in ('stopping', 'killing') or self.state not in ALIVE:
             return
         self.set_state('stopping')
-        self.line.send(wire.STOP)
-        self.set_timer(STOP_SECONDS, self.stop_overdue)
+        bound = stop_seconds(self.monitor.config['nodes'])
+        self.line.send(wire.STOP, 0, {'seconds': bound})
+        self.set_timer(bound + 30, self.stop_overdue)
+
+    def power_off(self, leave):
+        # All is on the disks: how long the kernel takes to end does not matter any more.
+        self.line.send(wire.OFF, 0, {'leave': leave})
+        self.set_timer(POWEROFF_SECONDS, self.process.terminate)
 
     def stop_overdue(self):
-        self.log('# not unmounted after %d s: killed\n' % STOP_SECONDS)
+        self.log('# not unmounted in time: killed\n')
         try:                         # what every task was doing, on the console
             self.monitor.console(self, 'sysrq t')
         except Refused as e:
@@ -369,6 +401,8 @@ class Node:
             self.set_state('died', problems)
         else:
             self.set_state('died', 'its kernel ended with status %d' % status)
+        self.seen(None)
+        self.monitor.power_off()
 
     # ------------------------------------------------------------ streams
 
@@ -413,6 +447,56 @@ class FarClient:
     def lost(self, reason):
         self.client.stream = None
         self.client.send(wire.REFUSED, 0, reason)
+
+
+class Status:
+    """A request for the status: waits until the nodes that are up have said what is mounted in them."""
+
+    def __init__(self, monitor, client):
+        self.monitor = monitor
+        self.client = client
+        self.mounted = {}
+        self.waits = {n for n in monitor.nodes.values() if n.state == 'ready'}
+        self.timer = monitor.later(LOOK_SECONDS, self.send)
+        for node in list(self.waits):
+            node.look(self.answer)
+        self.send_if_all()
+
+    def answer(self, node, mounted):
+        self.mounted[node] = mounted
+        self.waits.discard(node)
+        self.send_if_all()
+
+    def send_if_all(self):
+        if self.timer and not self.waits:
+            self.send()
+
+    def send(self):
+        self.monitor.cancel(self.timer)
+        self.timer = None
+        nodes = []
+        for n in self.monitor.nodes.values():
+            mounted = self.mounted.get(n)
+            state, reason = self.judge(n, mounted)
+            nodes.append({'node': n.number, 'state': state, 'reason': reason, 'mounted': mounted,
+                          'seconds': round(time.monotonic() - n.since, 3),
+                          'pid': n.process.pid if n.process and n.state in ALIVE else None,
+                          'commands': len(n.streams)})
+        disks = {'/dev/ubd' + LETTERS[n]: d.image for n, d in sorted(self.monitor.disks.items())}
+        self.client.done({'nodes': nodes, 'disks': disks, 'dir': self.monitor.config['dir'], 'pid': os.getpid()})
+
+    def judge(self, node, mounted):
+        """ready: it is up, and what `up` has mounted is still there."""
+        directory = self.monitor.config['dir']
+        if node.state != 'ready':
+            return node.state, node.reason
+        if node in self.waits:
+            return 'silent', 'it is up, but has not answered for %d s' % LOOK_SECONDS
+        if mounted == 'dead':
+            return 'daemon-dead', 'the gfs2-fuse that served %s has ended' % directory
+        if node.mounted and not mounted:
+            return 'unmounted', 'it is up, with nothing on %s any more' % directory
+        return 'ready', ''
 
 
 class Client(Peer):
@@ -585,14 +669,10 @@ class Monitor:
         return node
 
     def do_status(self, client, _request):
-        nodes = []
-        for n in self.nodes.values():
-            nodes.append({'node': n.number, 'state': n.state, 'reason': n.reason,
-                          'mounted': n.mounted, 'seconds': round(time.monotonic() - n.since, 3),
-                          'pid': n.process.pid if n.process and n.state in ALIVE else None,
-                          'commands': len(n.streams)})
-        disks = {'/dev/ubd' + LETTERS[n]: d.image for n, d in sorted(self.disks.items())}
-        client.done({'nodes': nodes, 'disks': disks, 'dir': self.config['dir'], 'pid': os.getpid()})
+        Status(self, client)
+
+    def do_ping(self, client, _request):
+        client.done({'nodes': sorted(self.nodes)})
 
     def do_wait(self, client, request):
         self.wait(client, request.get('nodes') or sorted(self.nodes), ('ready',))
@@ -671,6 +751,17 @@ class Monitor:
                 node.kill()
             else:
                 node.stop()
+
+    def power_off(self):
+        """Nodes that stop together go when all of them have unmounted: an unmount needs a quorum."""
+        stopping = [n for n in self.nodes.values() if n.state == 'stopping']
+        if any(n.stopped is None for n in stopping):
+            return
+        leave = any(n.state in ALIVE and n.state not in ENDING for n in self.nodes.values())
+        for node in stopping:
+            if not node.off:
+                node.off = True
+                node.power_off(leave)
 
     def running(self):
         return [n for n in self.nodes.values() if n.state in ('ready', 'failed', 'setup')]

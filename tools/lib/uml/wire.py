@@ -26,13 +26,16 @@ WINDOW_LINE = 2048
 HELLO = b'h'       # the agent listens; everything on the line before this is noise
 READY = b'r'       # configured: commands may be started
 FAILED = b'f'      # the configuration failed: text
-STOPPED = b's'     # unmounted, about to power off: JSON {"problems": [text...]}
+STOPPED = b's'     # unmounted, waiting for OFF: JSON {"problems": [text...]}
 NOTE = b'n'        # text for the log
 ACK = b'a'         # decimal: so many bytes have been read from the line
+SEEN = b'm'        # the answer to LOOK: JSON {"mounted": "fuse", "kernel", "dead" or null}
 
 # Monitor to agent, on stream 0.
 CONFIG = b'c'      # JSON, once, after HELLO
-STOP = b'p'        # unmount everything and power off
+STOP = b'p'        # unmount everything: JSON {"seconds": as long as that may take}
+OFF = b'0'         # power off: JSON {"leave": whether to leave the cluster first, in an orderly way}
+LOOK = b'l'        # what is mounted on the cluster's directory?
 
 # Of a stream. START opens it, EXIT ends it.
 START = b'S'       # JSON: argv, env, cwd, tty, rows, cols
