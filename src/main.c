@@ -420,6 +420,8 @@ static void process_setup(void)
 	/* Our memory allocations must not wait for write-back that waits for us. */
 	prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
 #endif
+	/* Where every touched page may become one of 2 MiB (Debian's default) cache= would mean little. */
+	prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0);
 #ifdef __GLIBC__
 	/* What one thread frees another can use: memory is bounded for the process, not for each of its threads. */
 	mallopt(M_ARENA_MAX, 4);

@@ -117,8 +117,6 @@ void gfs2_budget_balance(struct gfs2_sbd *sdp)
 	uint64_t used, rest;
 
 	/* Well below the limit, and the limit above what could not go, so that the next call is not at once. */
-	if (sdp->sd_log)
-		gfs2_log_set_memory(sdp->sd_log, cache / 4);
 	gfs2_icache_trim(sdp, max_inodes - max_inodes / 4);
 	gfs2_icache_count(sdp, &inodes, &remnants);
 	gfs2_icache_set_many(sdp, max_t(unsigned, max_inodes, inodes + inodes / 4));
@@ -127,7 +125,11 @@ void gfs2_budget_balance(struct gfs2_sbd *sdp)
 	       (uint64_t)glocks * GLOCK_BYTES + (uint64_t)remnants * REMNANT_BYTES;
 	used = give_back(sdp, base + used);
 	rest = cache > used ? cache - used : 0;
-	buf_cache_set_limit(sdp->sd_bufs, buffer_bytes(sdp, max_t(uint64_t, rest, cache / 8)));
+	rest = max_t(uint64_t, rest, cache / 8);
+	/* Dirty data may be half of the buffers: both together fit, also when the device is slow and nothing can go. */
+	if (sdp->sd_log)
+		gfs2_log_set_memory(sdp->sd_log, min_t(uint64_t, cache / 4, rest / 2));
+	buf_cache_set_limit(sdp->sd_bufs, buffer_bytes(sdp, rest));
 }
 
 void gfs2_budget_relieve(struct gfs2_sbd *sdp)

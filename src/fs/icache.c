@@ -200,7 +200,7 @@ static bool remnant_add(struct gfs2_icache *ic, struct gfs2_inode *ip)
 		return true;
 	}
 	remnants_grow(ic);
-	r = ic->remnants ? malloc(sizeof(*r)) : NULL;
+	r = ic->remnants ? slab_alloc(&ic->remnant_slab) : NULL;
 	if (!r)
 		return false;
 	r->r_no_addr = ip->i_no_addr;
@@ -220,7 +220,7 @@ static void remnant_drop(struct gfs2_icache *ic, struct gfs2_remnant **slot)
 
 	*slot = r->r_next;
 	ic->nr_remnants--;
-	free(r);
+	slab_free(&ic->remnant_slab, r);
 }
 
 /* The lookups come back to the object, which has a reference of its own. */
@@ -264,6 +264,8 @@ int gfs2_icache_create(struct gfs2_sbd *sdp)
 	list_init(&ic->reap);
 	atomic_init(&ic->many, UINT_MAX);
 	list_init(&ic->doomed);
+	slab_init(&ic->inode_slab, sizeof(struct gfs2_inode));
+	slab_init(&ic->remnant_slab, sizeof(struct gfs2_remnant));
 	sdp->sd_icache = ic;
 	return 0;
 }
@@ -281,6 +283,8 @@ void gfs2_icache_destroy(struct gfs2_sbd *sdp)
 			       ip->i_no_addr, ip->i_refs, ip->i_opens, ip->i_nlookup);
 	}
 	GFS2_BUG_ON(ic->nr || ic->nr_remnants);
+	slab_destroy(&ic->inode_slab);
+	slab_destroy(&ic->remnant_slab);
 	free(ic->remnants);
 	rmutex_destroy(&ic->pending_lock);
 	rcond_destroy(&ic->wait);
@@ -294,7 +298,7 @@ void gfs2_icache_destroy(struct gfs2_sbd *sdp)
 
 static struct gfs2_inode *inode_alloc(struct gfs2_sbd *sdp, uint64_t no_addr, uint64_t formal)
 {
-	struct gfs2_inode *ip = xzalloc(sizeof(*ip));
+	struct gfs2_inode *ip = slab_zalloc(&sdp->sd_icache->inode_slab);
 
 	ip->i_sbd = sdp;
 	ip->i_no_addr = no_addr;
@@ -337,7 +341,7 @@ static void inode_free(struct gfs2_inode *ip)
 	rmutex_destroy(&ip->i_lock);
 	mapping_destroy(&ip->i_data);
 	extmap_destroy(&ip->i_map);
-	free(ip);
+	slab_free(&ip->i_sbd->sd_icache->inode_slab, ip);
 }
 
 /* What the cached lock knows was read for an earlier object. */

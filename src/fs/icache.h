@@ -6,6 +6,7 @@
 #define GFS2FUSE_ICACHE_H
 
 #include "fs/inode.h"
+#include "util/slab.h"
 
 /* What is left of an inode that only the kernel knows; see icache.c. */
 struct gfs2_remnant {
@@ -34,6 +35,7 @@ struct gfs2_icache {
 	struct list_head reap;	/* inodes that another node has wanted to delete while they were in use here */
 	struct gfs2_remnant **remnants;
 	unsigned remnant_buckets, nr_remnants;
+	struct slab_cache inode_slab, remnant_slab;	/* have their own locks */
 	struct list_head doomed; /* inodes that lost their last name, until they are gone */
 	atomic_uint_least64_t gone; /* how many inodes were deleted; changed under the lock, read without (acquire) */
 	bool hunting;		/* gfs2_inodes_hunt() is under way */

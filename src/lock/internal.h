@@ -7,6 +7,7 @@
 
 #include <pthread.h>
 #include "lock/glock.h"
+#include "util/slab.h"
 
 /* --- table.c --- */
 #define GLOCK_SHARDS 64
@@ -38,6 +39,7 @@ struct gfs2_glock_table {
 	atomic_bool t_held;
 	struct rcond t_quiet_cond;	/* t_syncing became 0 while t_held, or t_nr became 0; with t_work_lock */
 	struct glock_shard t_shards[GLOCK_SHARDS];
+	struct slab_cache t_slab;	/* the glocks */
 	unsigned t_nr;		/* glocks in the table; t_work_lock */
 	struct glock_times t_times[LM_TYPE_JOURNAL + 1]; /* of glocks that are gone; t_work_lock */
 	unsigned t_shrink_cursor; /* t_work_lock */

@@ -29,9 +29,11 @@ int gfs2_glock_table_create(const struct lm_lockops *lm, struct buf_cache *bufs,
 	t->t_private = private;
 	t->t_volume_fd = -1;
 	rcond_init(&t->t_quiet_cond);
+	slab_init(&t->t_slab, sizeof(struct gfs2_glock));
 	t->t_clock = now_ns;
 	error = glock_workers_start(t, workers);
 	if (error) {
+		slab_destroy(&t->t_slab);
 		free(t);
 		return error;
 	}
@@ -135,7 +137,7 @@ static struct gfs2_glock *find_in(struct gfs2_glock *gl, enum lm_type type, uint
 static struct gfs2_glock *glock_alloc(struct gfs2_glock_table *t, uint64_t number,
 				      const struct gfs2_glock_operations *ops)
 {
-	struct gfs2_glock *gl = xzalloc(sizeof(*gl));
+	struct gfs2_glock *gl = slab_zalloc(&t->t_slab);
 
 	gl->gl_number = number;
 	gl->gl_type = ops->go_type;
@@ -292,7 +294,7 @@ void gfs2_glock_free(struct gfs2_glock *gl)
 		mapping_destroy(&gl->gl_mapping);
 	rcond_destroy(&gl->gl_wait);
 	rmutex_destroy(&gl->gl_lock);
-	free(gl);
+	slab_free(&t->t_slab, gl);
 
 	/* The last access: when the count is zero the table may go. */
 	rmutex_lock(&t->t_work_lock);
@@ -554,5 +556,6 @@ void gfs2_glock_table_destroy(struct gfs2_glock_table *t)
 		rcond_destroy(&t->t_shards[i].freed);
 		free(t->t_shards[i].buckets);
 	}
+	slab_destroy(&t->t_slab);
 	free(t);
 }

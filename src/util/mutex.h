@@ -42,6 +42,7 @@ enum lock_rank {
 	RANK_READERS,	  /* fuse/readers.c: who reads /dev/fuse; taken before a thread sleeps, under whatever it holds */
 	RANK_POOL,	  /* fuse/pool.c: work queue, idle threads */
 	RANK_BUF_FREE,	  /* io/buf.c: free buffers; a leaf: buf_put() may be called under any lock */
+	RANK_SLAB,	  /* util/slab.c: objects of one kind; a leaf, too */
 	RANK_MAX
 };
 
