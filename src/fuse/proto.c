@@ -32,7 +32,10 @@ static int send_init(struct server *s, int pipe_fd, int fuse_fd, uint32_t offere
 		s->init_flags = offered & (FUSE_HANDLE_KILLPRIV_V2 | FUSE_SETXATTR_EXT);
 		reply.init.flags |= s->init_flags;
 	}
-	return write(fuse_fd, &reply, (size_t)n) == n ? 0 : -errno;
+	if (write(fuse_fd, &reply, (size_t)n) != n)
+		return -errno;
+	/* The kernel refuses every request from now on, and sends none. */
+	return reply.out.error;
 }
 
 /*

@@ -313,9 +313,14 @@ class Mount:
                                            stdin=subprocess.DEVNULL, env=env)
         wait_for(lambda: self.daemon.poll() is not None or mount_entry(self.dir),
                  "the mount to appear")
-        if self.daemon.poll() is not None:
+        try:
+            os.statvfs(self.dir)    # returns once the daemon answers requests
+            usable = mount_entry(self.dir)
+        except OSError as fault:    # it could not go on after mount(2)
+            usable = fault.errno not in (errno.ENOTCONN, errno.ECONNREFUSED, errno.ECONNABORTED)
+        if not usable:
+            wait_for(lambda: self.daemon.poll() is not None, "a daemon whose mount is not usable to end")
             raise AssertionError(f"daemon ended with {self.daemon.returncode}: {self.messages()}")
-        os.statvfs(self.dir)    # returns once the daemon answers requests
 
     def messages(self):
         with open(self.log, errors="replace") as text:
