@@ -471,13 +471,17 @@ static void test_unlink_in_use(void **state)
 
 /* --- freed later --- */
 
-/* As the kernel knows it: created, looked up. */
-static struct gfs2_inode *known(const char *path, mode_t mode, uint32_t bytes)
+/*
+ * As the kernel knows it: created, looked up.  Returns its node id, which is all that the kernel has: the object may be reduced
+ * whenever nobody has a reference.
+ */
+static uint64_t known(const char *path, mode_t mode, uint32_t bytes)
 {
 	static char data[256 * 1024];
 	struct gfs2_inode *ip;
 	struct gfs2_holder gh;
 	struct stat st;
+	uint64_t node;
 
 	OK(p_create(path, mode));
 	OK(walk(path, &ip, &st));
@@ -487,14 +491,9 @@ static struct gfs2_inode *known(const char *path, mode_t mode, uint32_t bytes)
 		gfs2_glock_dq_uninit(&gh);
 	}
 	gfs2_inode_lookup_inc(ip);
+	node = gfs2_node_id(ip->i_no_addr, ip->i_no_formal_ino);
 	gfs2_inode_put(ip);
-	return ip;
-}
-
-/* As the kernel does it, which has only the number. */
-static void forget(const struct gfs2_inode *ip)
-{
-	gfs2_inode_forget_node(sdp, gfs2_node_id(ip->i_no_addr, ip->i_no_formal_ino), 1);
+	return node;
 }
 
 static uint64_t free_now(void)
@@ -508,8 +507,8 @@ static uint64_t free_now(void)
 /* Every kind of inode, some freed together, some alone; what each had comes back, not before the kernel has forgotten it. */
 static void test_freed_later(void **state)
 {
-	static struct gfs2_inode *ips[SCALE(4000)];
-	const unsigned nr = ARRAY_SIZE(ips);
+	static uint64_t nodes[SCALE(4000)];
+	const unsigned nr = ARRAY_SIZE(nodes);
 	char name[64];
 	uint64_t before;
 
@@ -521,7 +520,7 @@ static void test_freed_later(void **state)
 
 			snprintf(name, sizeof(name), "f%u", i);
 			/* in the dinode, one block, several, more than are freed together */
-			ips[i] = known(name, mode, !S_ISREG(mode) ? 0 : i % 5 ? i % 3 * 5000 : i % 100 ? 20000 : 200000);
+			nodes[i] = known(name, mode, !S_ISREG(mode) ? 0 : i % 5 ? i % 3 * 5000 : i % 100 ? 20000 : 200000);
 		}
 		for (unsigned i = 0; i < nr; i++) {
 			snprintf(name, sizeof(name), "f%u", i);
@@ -529,7 +528,7 @@ static void test_freed_later(void **state)
 		}
 		before = free_now();
 		for (unsigned i = 0; i < nr; i++)
-			forget(ips[i]);
+			gfs2_inode_forget_node(sdp, nodes[i], 1);
 		if (turn) {
 			gfs2_evict_wait(sdp);
 			assert_true(free_now() >= before + nr);
@@ -543,10 +542,40 @@ static void test_freed_later(void **state)
 	vol_down();
 }
 
+/* Who asks how much is free is told when all that was deleted before is, however little that is. */
+static void test_counted_when_freed(void **state)
+{
+	vol_make(4096, 64, 1, "");
+	vol_up();
+	for (unsigned turn = 0; turn < 50; turn++) {
+		const unsigned nr = 1 + turn % 5;
+		uint64_t nodes[5];
+		uint64_t before = free_now();
+		char name[8];
+
+		for (unsigned i = 0; i < nr; i++) {
+			snprintf(name, sizeof(name), "f%u", i);
+			nodes[i] = known(name, S_IFREG | 0644, 5000);
+		}
+		assert_int_equal(free_now(), before - 3 * nr);
+		for (unsigned i = 0; i < nr; i++) {
+			uint64_t node = nodes[i];
+
+			snprintf(name, sizeof(name), "f%u", i);
+			OK(p_remove(name, false));
+			gfs2_inode_forget_node(sdp, node, 1);
+		}
+		gfs2_evict_wait(sdp);
+		assert_int_equal(free_now(), before);
+	}
+	assert_fresh();
+	vol_down();
+}
+
 /* What waits to be freed is there for whoever finds no space. */
 static void test_space_freed_later(void **state)
 {
-	struct gfs2_inode *ips[64];
+	uint64_t nodes[64];
 	char name[64];
 
 	vol_make(4096, 16, 1, "");
@@ -556,9 +585,9 @@ static void test_space_freed_later(void **state)
 		unsigned nr = 0;
 		int error = 0;
 
-		for (; nr < ARRAY_SIZE(ips); nr++) {
+		for (; nr < ARRAY_SIZE(nodes); nr++) {
 			snprintf(name, sizeof(name), "d/f%u", nr);
-			ips[nr] = known(name, S_IFREG | 0644, 30000);
+			nodes[nr] = known(name, S_IFREG | 0644, 30000);
 		}
 		for (unsigned i = 0; !error; i++) {
 			snprintf(name, sizeof(name), "d/full%u", i);
@@ -568,7 +597,7 @@ static void test_space_freed_later(void **state)
 		for (unsigned i = 0; i < nr; i++) {
 			snprintf(name, sizeof(name), "d/f%u", i);
 			OK(p_remove(name, false));
-			forget(ips[i]);
+			gfs2_inode_forget_node(sdp, nodes[i], 1);
 		}
 		OK(p_create("d/now", S_IFREG | 0644));
 		OK(p_remove("d/now", false));
@@ -593,16 +622,16 @@ struct churn {
 static void *churn_main(void *arg)
 {
 	struct churn *c = arg;
-	struct gfs2_inode *ips[50];
+	uint64_t nodes[50];
 	char name[64];
 
 	for (unsigned turn = 0; turn < SCALE(40); turn++) {
-		for (unsigned i = 0; i < ARRAY_SIZE(ips); i++) {
+		for (unsigned i = 0; i < ARRAY_SIZE(nodes); i++) {
 			snprintf(name, sizeof(name), "%u/f%u", c->number, i);
-			ips[i] = known(name, S_IFREG | 0644, i % 3 * 3000);
+			nodes[i] = known(name, S_IFREG | 0644, i % 3 * 3000);
 		}
-		for (unsigned i = 0; i < ARRAY_SIZE(ips); i++) {
-			uint64_t node = gfs2_node_id(ips[i]->i_no_addr, ips[i]->i_no_formal_ino);
+		for (unsigned i = 0; i < ARRAY_SIZE(nodes); i++) {
+			uint64_t node = nodes[i];
 
 			snprintf(name, sizeof(name), "%u/f%u", c->number, i);
 			OK(p_remove(name, false));
@@ -1073,6 +1102,7 @@ static int run(void)
 		cmocka_unit_test(test_link_unlink),
 		cmocka_unit_test(test_unlink_in_use),
 		cmocka_unit_test(test_freed_later),
+		cmocka_unit_test(test_counted_when_freed),
 		cmocka_unit_test(test_space_freed_later),
 		cmocka_unit_test(test_freed_under_load),
 		cmocka_unit_test(test_removed_dir),

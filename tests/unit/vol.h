@@ -24,6 +24,7 @@
 #include <unistd.h>
 #include "debug/event.h"
 #include "fs/super.h"
+#include "util/seeded.h"
 #include "util/util.h"
 
 /* Under the thread sanitizer everything takes ten times as long; less of it will do there. */
@@ -141,6 +142,9 @@ static int vol_main(int (*tests)(void))
 		vol_child = fork();
 		if (!vol_child) {
 			gfs2_event_init(10);
+#ifdef GFS2_SEEDED_BUGS
+			gfs2_seeded_select(getenv("GFS2_SEEDED_BUG"));
+#endif
 			status = tests();
 			gfs2_event_exit();
 			exit(status);
