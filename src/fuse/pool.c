@@ -41,7 +41,11 @@ struct pool {
 static _Thread_local struct io_ring *thread_ring;
 static _Thread_local char *thread_buffer;
 static _Thread_local bool rescuer;
-static atomic_uint nr_buffers;	/* of all threads; relaxed: decides only what is kept */
+/*
+ * Buffers that no request has.  They are kept here and not by the threads, of which those that are idle would have them all while the one that works
+ * asks the system for a new one each time.  The first is the warm one.
+ */
+static _Atomic(char *) spare[POOL_KEEP];	/* acquire, release: whoever takes it owns it */
 
 struct io_ring *pool_ring(struct gfs2_sbd *sdp)
 {
@@ -57,27 +61,30 @@ bool pool_rescues(void)
 
 char *pool_buffer(void)
 {
-	if (!thread_buffer) {
-		thread_buffer = aligned_alloc(RX_PAGE, RX_MEM_SIZE);
-		if (thread_buffer)
-			atomic_fetch_add_explicit(&nr_buffers, 1, memory_order_relaxed);
-	}
-	return thread_buffer;
-}
-
-static void buffer_free(void)
-{
+	for (unsigned i = 0; !thread_buffer && i < POOL_KEEP; i++)
+		thread_buffer = atomic_exchange_explicit(&spare[i], NULL, memory_order_acquire);
 	if (!thread_buffer)
-		return;
-	free(thread_buffer);
-	thread_buffer = NULL;
-	atomic_fetch_sub_explicit(&nr_buffers, 1, memory_order_relaxed);
+		thread_buffer = aligned_alloc(RX_PAGE, RX_MEM_SIZE);
+	return thread_buffer;
 }
 
 void pool_buffer_done(void)
 {
-	if (atomic_load_explicit(&nr_buffers, memory_order_relaxed) > POOL_KEEP)
-		buffer_free();
+	for (unsigned i = 0; thread_buffer && i < POOL_KEEP; i++) {
+		char *none = NULL;
+
+		if (atomic_compare_exchange_strong_explicit(&spare[i], &none, thread_buffer, memory_order_release,
+							    memory_order_relaxed))
+			thread_buffer = NULL;
+	}
+	free(thread_buffer);
+	thread_buffer = NULL;
+}
+
+static void spare_free(void)
+{
+	for (unsigned i = 0; i < POOL_KEEP; i++)
+		free(atomic_exchange_explicit(&spare[i], NULL, memory_order_acquire));
 }
 
 static void thread_resources_free(void)
@@ -85,7 +92,7 @@ static void thread_resources_free(void)
 	if (thread_ring)
 		io_ring_destroy(thread_ring);
 	thread_ring = NULL;
-	buffer_free();
+	pool_buffer_done();
 }
 
 /* Next piece of work; NULL when this thread should leave. */
@@ -366,5 +373,6 @@ void pool_drain_destroy(struct pool *p)
 	rcond_destroy(&p->exit_cond);
 	rcond_destroy(&p->rescue_cond);
 	rmutex_destroy(&p->lock);
+	spare_free();
 	free(p);
 }

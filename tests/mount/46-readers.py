@@ -152,6 +152,47 @@ def case_several_receive_threads():
     volume.fsck()
 
 
+def faults_of(mount):
+    with open(f"/proc/{mount.daemon.pid}/stat") as text:
+        return int(text.read().rpartition(")")[2].split()[7])
+
+
+def uncached_read(path):
+    fd = os.open(path, os.O_RDONLY)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    size = 0
+    while data := os.read(fd, 1 << 20):
+        size += len(data)
+    os.close(fd)
+    return size
+
+
+def case_buffers_are_used_again():
+    """Idle threads do not have all the buffers while the one that works asks the system for a new one each time."""
+    mib = 32
+    volume = Volume(size="256M")
+    with volume.mount() as mount:
+        names = [mount / f"f{number}" for number in range(8)]
+        for name in names:
+            write_file(name, pattern(1 << 20, SEED), sync=True)
+        write_file(mount / "large", pattern(mib << 20, SEED), sync=True)
+        for _ in range(5):
+            threads = [threading.Thread(target=uncached_read, args=(name,)) for name in names]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(STEP_SECONDS)
+        turns = []
+        for _ in range(5):
+            before = faults_of(mount)
+            equal(uncached_read(mount / "large"), mib << 20, "bytes read")
+            turns.append(faults_of(mount) - before)
+        log(f"page faults while {mib} MiB were read: {turns}")
+        # A page each would be 8192.
+        check(min(turns) < 2000, f"{turns} page faults for {mib} MiB")
+    volume.fsck()
+
+
 def end_in(mode, how):
     """The file system goes, by SIGTERM under a load and with a file open, while those read who read in this mode."""
     volume = Volume()
