@@ -281,6 +281,21 @@ def case_words(mount):
 
 
 @on_mount
+def case_bash(mount):
+    """Completion for the shell: what it offers behind some words."""
+    script = os.path.join(ROOT, "tools", "ctl", "glockctl.bash")
+    write_file(mount / "f", b"x")
+    lock = f"2/{os.stat(mount / 'f').st_ino:x}"
+    ask = ('PATH=$(dirname "$1"):$PATH; . "$2"; shift 2; COMP_WORDS=(glockctl "$@"); COMP_CWORD=$#; _glockctl; printf "%s\\n" "${COMPREPLY[@]}"')
+    for words, wanted in ((["expl"], ["explain"]), (["help", "fini"], ["finish"]), (["set", "short_dio", "p"], ["precheck"]),
+                          (["trace", "-e", "dlm_b"], ["dlm_bast"]), (["break", "dio", "h"], ["hole"]), (["break", "any", "EX"], ["EX->UN", "EX->SH", "EX->DF"]),
+                          (["-m", mount.dir, "dump", lock], [lock]), (["-m", mount.dir, "hold", lock, "D"], ["DF"]), (["top", "-k", "w"], ["waiters"]),
+                          (["-m", mount.dir[:-1]], [mount.dir])):
+        got = run(["bash", "-c", ask, "bash", glockctl_program(), script, *words]).stdout.split()
+        check(set(wanted) <= set(got) and (len(got) <= len(wanted) or words[0] == "-m"), f"behind {words}: {got}")
+
+
+@on_mount
 def case_demote(mount):
     """The three ways to name a glock; the dump shows the state it was demoted to."""
     path = mount / "f"

@@ -104,26 +104,62 @@ def case_slow_reader():
     volume.fsck()
 
 
+def microseconds(number):
+    """A time in nanoseconds, as importers read it that go by its digits, and such that go by a floating point number: the same for all."""
+    whole, _, part = number.partition(".")
+    value = int(whole) * 1000 + int((part + "000")[:3])
+    equal({round(float(number) * 1000), value}, {value}, f"nanoseconds of {number}")
+    return value
+
+
+def nested(events):
+    """Whatever a slice's start and length come to, exactly or cut off: each ends before the one that it began in."""
+    for ns in (microseconds, lambda number: int(float(number) * 1000)):
+        stacks = {}
+        for e in events:
+            if e["ph"] != "X":
+                continue
+            begin, end = ns(e["ts"]), ns(e["ts"]) + ns(e["dur"])
+            stack = stacks.setdefault((e["pid"], e["tid"]), [])
+            while stack and stack[-1] <= begin:
+                stack.pop()
+            check(not stack or end <= stack[-1] + (ns != microseconds), f"not nested: {e}")
+            stack.append(end)
+
+
 def slices(text):
-    """The trace viewer's format, judged: what Perfetto's importer demands of each event; sorted, nested on each thread."""
-    all_events = json.loads(text)["traceEvents"]
+    """
+    The trace viewer's format, judged by what Perfetto's importers demand of each event, the older ones included: phases and their members,
+    processes, threads and their names, instants' scopes, order, times, nesting on each thread; no flows and no asynchronous slices, which would need more.
+    """
+    whole = json.loads(text)
+    equal(set(whole), {"otherData", "traceEvents"}, "members of the whole")      # displayTimeUnit is the times' unit to some
+    all_events = whole["traceEvents"]
     equal({e["ph"] for e in all_events} - {"M", "X", "i"}, set(), "other kinds of events")
     homes = {}
-    for e in all_events:
+    processes = {e["pid"] for e in all_events}
+    members = {"M": set(), "X": {"ts", "dur"}, "i": {"ts", "s"}}
+    for e, raw in zip(all_events, text[text.index("traceEvents") + 15:].split("\n")):
+        equal(set(e), {"ph", "name", "pid", "tid", "args"} | members[e["ph"]], f"members of {e}")
+        # An event is found by its braces, and what an importer looks for in it comes before its args.
+        check(raw.startswith("{") and "\\" not in raw.partition(',"args":')[0], f"escapes outside of args: {raw}")
+        # A thread with a process's number is that one's main thread.
+        check(e["tid"] == e["pid"] or e["tid"] not in processes, f"the main thread of another process: {e}")
         check(isinstance(e["name"], str) and e["name"] and isinstance(e["args"], dict), f"without a name: {e}")
         # 0 is the idle process; a thread is in one process.
-        check(all(isinstance(e[key], int) and 0 <= e[key] < 1 << 31 for key in ("pid", "tid")) and e["pid"] > 0, f"numbers: {e}")
-        if e["tid"]:
+        check(all(isinstance(e[key], int) and 0 < e[key] < 1 << 31 for key in ("pid", "tid")) and e["pid"] > 0, f"numbers: {e}")
+        if e["tid"] != e["pid"]:
             equal(homes.setdefault(e["tid"], e["pid"]), e["pid"], f"the process of thread {e['tid']}")
         if e["ph"] == "M":
             check(e["name"] in ("process_name", "thread_name", "thread_sort_index"), f"metadata: {e}")
             check(isinstance(e["args"].get("name"), str) or isinstance(e["args"].get("sort_index"), int), f"metadata without its value: {e}")
         else:
             check(isinstance(e["ts"], (int, float)) and e["ts"] >= 0, f"time: {e}")
-            check(e["ph"] != "X" or (e["tid"] and isinstance(e["dur"], (int, float))), f"slice: {e}")
-            check(e["ph"] != "i" or e["s"] == ("t" if e["tid"] else "p"), f"the scope of an instant: {e}")
+            check(e["ph"] != "X" or (e["tid"] != e["pid"] and isinstance(e["dur"], (int, float))), f"slice: {e}")
+            check(e["ph"] != "i" or e["s"] == ("t" if e["tid"] != e["pid"] else "p"), f"the scope of an instant: {e}")
     named = {e["pid"] for e in all_events if e["name"] == "process_name"}
     equal({e["pid"] for e in all_events} - named, set(), "processes without a name")
+    nested([e for e in json.loads(text, parse_float=str, parse_int=lambda n: n)["traceEvents"]])
     timed = [e for e in all_events if e["ph"] != "M"]
     equal([e["ts"] for e in timed], sorted(e["ts"] for e in timed), "the order")
     names = {(e["pid"], e["tid"]): e["args"]["name"] for e in all_events if e["name"] == "thread_name"}
@@ -260,6 +296,19 @@ def case_explain():
             # The other mounts of this machine are asked without being named.
             for mount in (one, two):
                 equal(glockctl("-m", mount.dir, "explain").stdout.split("held for")[0], live.split("held for")[0], "explain of one mount")
+            # From afar: whatever ssh is, it runs words on a host.
+            tools = temp("bin")
+            os.mkdir(tools)
+            with open(os.path.join(tools, "ssh"), "w") as script:
+                script.write(f"#!/bin/sh\necho \"$@\" >>{tools}/asked\nshift\nexec \"$@\"\n")
+            os.chmod(os.path.join(tools, "ssh"), 0o755)
+            env = dict(os.environ, PATH=os.pathsep.join((tools, os.path.dirname(glockctl_program()), os.environ["PATH"])))
+            far = [f"ssh:there:{mount.dir}" for mount in (one, two)]
+            afar = run([glockctl_program(), "-s", far[0], "-s", far[1], "explain"], env=env).stdout
+            for source, mount in zip(far, (one, two)):
+                afar = afar.replace(source, mount.dir)
+            equal(afar.split("held for")[0], live.split("held for")[0], "explain by ssh")
+            equal(len(open(os.path.join(tools, "asked")).readlines()), 6, "questions")
         holder("continue")
         equal(reader.wait(), 0, "exit status of cat")
         holder.close()
@@ -282,7 +331,8 @@ def case_explain():
     check("none of the sources" in glockctl("-s", controls[0], "explain", "-t", "1", ok=1).stderr, "-t without a recording")
     glockctl("-s", paths[0], "explain", "-t", "x", ok=2)
     check("not a recording" in glockctl("-s", __file__, "explain", ok=1).stderr, "a file that is none")
-    check("no such node" in glockctl("-s", "ssh:a;b", "explain", ok=2).stderr, "a name for the shell")
+    for odd in ("ssh:a;b", "ssh:", "ssh:-oProxyCommand=x", "ssh:a:b", "ssh:a:/b;c", "ssh:a:/$(b)", "cluster:1:/mnt", "cluster:a b"):
+        check("no such node" in glockctl("-s", odd, "explain", ok=2).stderr, f"{odd}: a name for the shell")
 
 
 def case_bad_files():

@@ -120,7 +120,7 @@ const struct command commands[] = {
 	{ "explain", "explain [-t SECONDS] [PATH|GLOCK]",
 	  "Say in words who waits for whom, and why, on this node and on the other\n"
 	  "mounts of the same file system on this machine.  With -s, given several\n"
-	  "times, of other nodes: a socket, ssh:HOST, cluster:NODE of a cluster that\n"
+	  "times, of other nodes: a socket, ssh:HOST[:DIR], cluster:NODE of a cluster that\n"
 	  "tools/cluster has started, or a recording, of which -t chooses the moment,\n"
 	  "counted from the begin of the first (its end).",
 	  "explain                         who waits for whom\n"

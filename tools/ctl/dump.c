@@ -92,8 +92,7 @@ struct lock *find_lock(struct node *n, const char *name)
 	return NULL;
 }
 
-/* What breakpoints and hands keep from moving. */
-static void read_kept(struct node *n, char *holds, char *stops)
+void read_kept(struct node *n, char *holds, char *stops)
 {
 	char *line, *save = NULL, name[40], state[4];
 	struct lock *l;

@@ -40,6 +40,8 @@ void read_dump(struct node *n, char *text);
 struct lock *find_lock(struct node *n, const char *name);
 /* A lock of that name that @n has or has not had so far. */
 struct lock *add_lock(struct node *n, const char *name);
+/* Add what is held by hand and what breakpoints have stopped, as `holds all` and `stops all` tell it; both are cut into pieces. */
+void read_kept(struct node *n, char *holds, char *stops);
 /* All of a daemon's: its dump, what is held by hand and what breakpoints have stopped.  EXIT_*. */
 int read_conn(struct conn *c, struct node *n, bool quiet);
 /* What a recording says its locks were at the time @until, wall clock in nanoseconds.  EXIT_*. */

@@ -15,8 +15,8 @@
 #include <sys/stat.h>
 #include <sys/wait.h>
 
-/* The output of a glockctl on another machine. */
-static int read_command(const char *source, const char *command, struct node *n)
+/* What a command prints, to be freed; NULL: it has failed, which was said. */
+static char *output_of(const char *source, const char *command)
 {
 	char *text = NULL, *line = NULL;
 	size_t len, room = 0;
@@ -34,18 +34,45 @@ static int read_command(const char *source, const char *command, struct node *n)
 	if (!WIFEXITED(status) || WEXITSTATUS(status)) {
 		complain("%s: `%s` has failed", source, command);
 		free(text);
-		return EXIT_REFUSED;
+		return NULL;
 	}
-	n->name = source;
-	read_dump(n, text);
-	free(text);
-	return EXIT_DONE;
+	return text;
 }
 
-/* No quoting is needed for a name that is none of the shell's business. */
-static bool plain_word(const char *s)
+#define PLAIN "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_@"
+
+/*
+ * What the glockctl of another machine says: ssh:HOST[:DIR], cluster:NODE.  No quoting is needed for names that are none of the shell's business.
+ */
+static int read_elsewhere(const char *source, struct node *n)
 {
-	return *s && *s != '-' && strspn(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_@") == strlen(s);
+	static const char *const questions[] = { "dump", "holds all", "stops all" };
+	const char *host = strchr(source, ':') + 1;
+	int len = (int)strspn(host, PLAIN);
+	bool ssh = source[0] == 's', with_dir = ssh && host[len] == ':';
+	const char *dir = with_dir ? host + len + 1 : "";
+	char command[500], *said[3] = { NULL };
+	int status = EXIT_DONE;
+
+	if (!len || len > 200 || *host == '-' || (host[len] && !with_dir) ||
+	    (with_dir && (*dir != '/' || strspn(dir, PLAIN "/") != strlen(dir) || strlen(dir) > 200))) {
+		complain("%s: no such node", source);
+		return EXIT_USAGE;
+	}
+	for (int i = 0; i < 3 && !status; i++) {
+		snprintf(command, sizeof(command), "%s %.*s glockctl %s%s %s", ssh ? "ssh" : "tools/cluster run", len, host, with_dir ? "-m " : "", dir,
+			 questions[i]);
+		said[i] = output_of(source, command);
+		status = said[i] ? EXIT_DONE : EXIT_REFUSED;
+	}
+	n->name = source;
+	if (!status) {
+		read_dump(n, said[0]);
+		read_kept(n, said[1], said[2]);
+	}
+	for (int i = 0; i < 3; i++)
+		free(said[i]);
+	return status;
 }
 
 /* A file is a recording, a socket a daemon. */
@@ -83,20 +110,10 @@ static int read_source(const char *source, long long until, struct node *n)
 	static struct conn conns[MAX_SOURCES];
 	static unsigned nr;
 	struct conn *c = &conns[nr++ % MAX_SOURCES];
-	char command[300];
 	int status;
 
-	if (!strncmp(source, "ssh:", 4) || !strncmp(source, "cluster:", 8)) {
-		const char *host = strchr(source, ':') + 1;
-
-		if (!plain_word(host)) {
-			complain("%s: no such node", source);
-			return EXIT_USAGE;
-		}
-		snprintf(command, sizeof(command), source[0] == 's' ? "ssh %.200s glockctl dump" :
-				 "tools/cluster run %.200s glockctl dump", host);
-		return read_command(source, command, n);
-	}
+	if (!strncmp(source, "ssh:", 4) || !strncmp(source, "cluster:", 8))
+		return read_elsewhere(source, n);
 	if (is_recording(source))
 		return read_recording(source, until, n);
 	if (conn_open(source, c)) {

@@ -2,8 +2,9 @@
 /*
  * A timeline in the trace event format of Chrome's viewer, which ui.perfetto.dev reads, and text for both kinds of output.
  *
- * What the importer demands: process and thread numbers of 32 bits that are not 0 (0 is the idle process), a thread in one process only, times in
- * microseconds, slices of a thread nested, names as metadata.
+ * What the importer demands: process and thread numbers of 32 bits that are not 0 (0 is the idle process), a thread in one process only and with no
+ * process's number but its own (that is a main thread), times in microseconds, slices of a thread nested, names as metadata.  There are versions that
+ * take displayTimeUnit for the unit of the times, or complain of it, and such that do not know \u in an event's own strings; there is neither.
  */
 #include "timeline.h"
 
@@ -62,14 +63,21 @@ void put_xml(FILE *out, const char *s)
 
 /* --- for the trace viewer --- */
 
-/* Threads of a lock: 0 its state, then rows. */
+/* Threads of a lock: 0 its state, then rows.  No process has such a number. */
 #define THREADS 1000
+#define FIRST_THREAD (1 << 24)
+
+static long long thread_at(int lane, int row)
+{
+	return FIRST_THREAD + (long long)lane * THREADS + row;
+}
+
 static long long thread_of(const struct span *s)
 {
 	static const int first[] = { [SPAN_STATE] = 0, [SPAN_HOLDER] = 100, [SPAN_HAND] = 100, [SPAN_DIO] = 300, [SPAN_PHASE] = 300,
 				     [SPAN_BREAK] = 500 };
 
-	return 1 + (long long)s->lane * THREADS + first[s->kind] + s->row;
+	return thread_at(s->lane, first[s->kind] + s->row);
 }
 
 struct slice {
@@ -104,10 +112,10 @@ static void json_names(const struct timeline *tl, FILE *out)
 	} rows[] = { { 100, ROWS_HOLDERS, " holders" }, { 300, ROWS_DIO, " direct I/O" }, { 500, ROWS_BREAK, " stopped" } };
 
 	for (int i = 0; i < tl->nr_nodes; i++)
-		json_name(out, "process_name", tl->nodes[i].pid, 0, tl->nodes[i].name, "");
+		json_name(out, "process_name", tl->nodes[i].pid, tl->nodes[i].pid, tl->nodes[i].name, "");
 	for (int i = 0; i < tl->nr_lanes; i++) {
 		const struct lane *l = &tl->lanes[i];
-		long long pid = tl->nodes[l->node].pid, tid = 1 + (long long)i * THREADS;
+		long long pid = tl->nodes[l->node].pid, tid = thread_at(i, 0);
 
 		json_name(out, "thread_name", pid, tid, l->name, "");
 		for (size_t r = 0; r < sizeof(rows) / sizeof(rows[0]); r++)
@@ -124,7 +132,7 @@ static void json_names(const struct timeline *tl, FILE *out)
 				used |= row >= rows[r].first && row < rows[r].first + l->rows[rows[r].class];
 			if (used)
 				fprintf(out, "{\"ph\":\"M\",\"name\":\"thread_sort_index\",\"pid\":%lld,\"tid\":%lld,\"args\":{\"sort_index\":%lld}},\n",
-					tl->nodes[l->node].pid, 1 + (long long)i * THREADS + row, 1 + (long long)i * THREADS + row);
+					tl->nodes[l->node].pid, thread_at(i, row), 1 + (long long)i * THREADS + row);
 		}
 }
 
@@ -181,32 +189,33 @@ void timeline_json(const struct timeline *tl, FILE *out)
 		x = add_slice(&all, &nr, m->e->t, m->e->t);
 		x->ph = 'i';
 		x->pid = tl->nodes[tl->lanes[m->lane].node].pid;
-		x->tid = m->dio ? thread_of(m->dio) : 1 + (long long)m->lane * THREADS;
+		x->tid = m->dio ? thread_of(m->dio) : thread_at(m->lane, 0);
 		x->name = m->e->name;
 		describe_event(m->e, x->text, sizeof(x->text));
 	}
 	for (int i = 0; i < tl->nr_gaps; i++) {
 		x = add_slice(&all, &nr, tl->gaps[i].t, tl->gaps[i].t);
 		x->ph = 'i';
-		x->pid = tl->nodes[tl->gaps[i].node].pid;
+		x->pid = x->tid = tl->nodes[tl->gaps[i].node].pid;
 		x->name = "events were missed";
 		snprintf(x->text, sizeof(x->text), "%lld events were missed", tl->gaps[i].missed);
 	}
 	if (nr)
 		qsort(all, nr, sizeof(*all), by_begin);
-	fprintf(out, "{\"displayTimeUnit\":\"ns\",\"otherData\":{\"start_ns\":\"%lld\"},\"traceEvents\":[\n", tl->t0);
+	fprintf(out, "{\"otherData\":{\"start_ns\":\"%lld\"},\"traceEvents\":[\n", tl->t0);
 	json_names(tl, out);
 	for (size_t i = 0; i < nr; i++) {
 		long long t;
 
 		x = &all[i];
 		t = x->t - tl->t0;
-		fprintf(out, "{\"ph\":\"%c\",\"name\":\"%s\",\"pid\":%lld,\"tid\":%lld,\"ts\":%lld.%03lld", x->ph, x->name, x->pid, x->tid, t / 1000,
-			t % 1000);
+		fprintf(out, "{\"ph\":\"%c\",\"name\":\"", x->ph);
+		put_text(out, x->name, json_escape);
+		fprintf(out, "\",\"pid\":%lld,\"tid\":%lld,\"ts\":%lld.%03lld", x->pid, x->tid, t / 1000, t % 1000);
 		if (x->ph == 'X')
 			fprintf(out, ",\"dur\":%lld.%03lld", x->dur / 1000, x->dur % 1000);
 		else
-			fprintf(out, ",\"s\":\"%s\"", x->tid ? "t" : "p");
+			fprintf(out, ",\"s\":\"%s\"", x->tid != x->pid ? "t" : "p");
 		fputs(",\"args\":{\"what\":\"", out);
 		put_text(out, x->text, json_escape);
 		fprintf(out, "\"}}%s\n", i + 1 < nr ? "," : "");
