@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-# test: 83-coherence and 88-cluster-ops find every one of a list of bugs when it is switched on, and a killed daemon that hangs leaves nothing behind
+# test: 44-three-nodes, 83-coherence, 83-identity and 88-cluster-ops find every one of a list of bugs when it is switched on, and a killed daemon that hangs leaves nothing behind
 # timeout: 240
 # full: only
 import os
@@ -24,7 +24,9 @@ BUGS = {"83-coherence.py": [
 ], "88-cluster-ops.py": [(bug, ["three_nodes", "two_nodes_small_blocks"]) for bug in (
     "data-kept", "metadata-kept", "map-kept", "size-kept", "glock-not-instantiated-again", "glock-no-sync-to-shared",
     "gate-left-open", "gate-no-drop", "append-where-believed")
-]}
+], "44-three-nodes.py": [(bug, ["holes_writes_and_reads", "small_blocks"]) for bug in (
+    "map-kept", "write-stale-head", "glock-not-instantiated-again", "gate-left-open", "gate-no-drop")
+], "83-identity.py": [(bug, ["another_in_its_place"]) for bug in ("node-untold", "remnant-believed")]}
 PATIENCE = 40       # seconds for cases that take five or twenty without a bug
 SEEDS = 4
 
