@@ -17,6 +17,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from umltest import *    # noqa: E402
 from testlib import *    # noqa: E402
 from journal import journals    # noqa: E402
+import coherence    # noqa: E402
 
 TABLE = "g2:vol"
 MNT = "/mnt/gfs2"
@@ -105,6 +106,24 @@ def names(c):
         wanted |= {"d%d.%d" % (n, i) for i in range(count) if i % 3 == 0 and i % 6}
     equal(sorted(lists[0].split()), sorted(wanted), "the names")
     c.node(1).run("rm -r " + directory, check=True)
+
+
+def what_one_has_changed_the_other_sees(c):
+    """The matrix of mount/83-coherence: all ways to change something on one node, all ways to look at it from the other."""
+    rounds = 20 if FULL else 1
+    program = [LOAD[0], "-B", os.path.join(ROOT, "tests", "lib", "coherence.py")]
+    nodes = [c.node(n + 1).spawn(program + [str(n), MNT, str(SEED), str(rounds)]) for n in (0, 1)]
+    for turn, n in enumerate(coherence.turns(SEED, rounds)):
+        process, done = nodes[n], nodes[n].out.count(b".")
+        process.write(b"go\n")
+        deadline = time.monotonic() + STEP
+        while process.out.count(b".") == done:
+            check(process.pump(max(0, deadline - time.monotonic())) and time.monotonic() < deadline,
+                  "turn %d, node %d: %s" % (turn, n + 1, bytes(process.err).decode()))
+    for process in nodes:
+        result = process.wait(STEP)
+        equal((result.rc, result.err), (0, b""), "the end")
+    c.node(1).run("rm -r %s/*" % MNT, check=True)
 
 
 LOCKER = """import fcntl, os, sys
@@ -393,7 +412,7 @@ def turns_with_the_kernel(c):
     two.run("rm -r %s/turn %s/k" % (MNT, MNT), check=True)
 
 
-STEPS = [each_sees_the_other, direct_writers, names, file_locks, node_killed, daemon_killed, supervisor_killed_too, withdrawn,
+STEPS = [each_sees_the_other, what_one_has_changed_the_other_sees, direct_writers, names, file_locks, node_killed, daemon_killed, supervisor_killed_too, withdrawn,
          killed_with_the_block_counts, mount_cycles, messages, turns_with_the_kernel]
 
 
