@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """tools/bench: how fast is I/O through the daemon, beside its peers on the same store?
 
-usage: tools/bench [--store memory|disk|PATH] [--json FILE] [--rounds N] [--seconds N] [NAME...]
+usage: tools/bench [--store memory|disk|cluster|PATH] [--json FILE] [--rounds N] [--seconds N] [NAME...]
 
   --store    where image and files lie: memory (/dev/shm), disk (/var/tmp) or a directory;
-             more than once for several (default: memory and disk)
+             more than once for several (default: memory and disk).  cluster: two nodes under
+             User-Mode Linux (docs/uml.md), for the rows cluster_*, which are no other store's
   --json     write the rows {name, store, value, unit, peer, peer_value, ratio, rounds} there
   --rounds   how often each is measured (default 5); the median counts
   --seconds  how long one measurement takes (default 2)
@@ -27,6 +28,9 @@ Some rows have a limit to keep instead of a peer: how much memory the daemon has
 the way) after the kernel's sources were unpacked and walked over, and how much processor time the mount of a large volume takes.  They
 are measured each with a daemon and an image of its own; less is better.
 
+The rows cluster_* are measured in two nodes with the real DLM, the kernel's gfs2 (mounted as it is, and with lazytime) and ours one
+after the other on the same volume; where their names or their comments say so, each write to the disk takes a millisecond longer.
+
 Within a round all are measured one after the other, so that what disturbs the machine disturbs
 all of them.  A peer that cannot do something has no value.
 
@@ -47,6 +51,10 @@ import tempfile
 import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import bench_cluster    # noqa: E402
+import uml    # noqa: E402
+
 EXAMPLE = "/usr/share/doc/libfuse3-dev/examples/passthrough_ll.c"
 MIB = 1 << 20
 FILE_MIB = 512          # the file that direct I/O goes to
@@ -108,6 +116,7 @@ PEERS.update({name: ("raw",) for name, _ in FILL})
 PEERS.update({name: (peer,) for name, _, peer in SHAPES})
 PEERS.update({name: ("fuse2fs", "ntfs-3g") for name, _ in LOCAL})
 PEERS.update({name: ("limit",) for name, *_ in LIMITS})
+PEERS.update({name: peers for name, _, peers in bench_cluster.ROWS})
 
 
 class Failure(Exception):
@@ -789,6 +798,20 @@ class Bench:
                 target.close()
             shutil.rmtree(work, ignore_errors=True)
 
+    def cluster(self, names):
+        work = tempfile.mkdtemp(prefix="gfs2-fuse-bench.", dir="/var/tmp")
+        builddir = os.path.dirname(os.path.dirname(os.path.realpath(self.program)))
+        bench = bench_cluster.ClusterBench(work, builddir, self.options, names, say)
+        try:
+            values = bench.run()
+        except (uml.ClusterError, OSError, subprocess.CalledProcessError) as reason:
+            raise Failure(f"cluster: {reason}") from None
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+        for name, limit in bench_cluster.LIMITS.items():
+            values.add(name, "limit", limit)
+        self.report("cluster", names, {(name, whom): found for name, by in values.all.items() for whom, found in by.items()})
+
     def limits(self, store, work, names):
         """What is measured with a daemon of its own, before the others' images take the store."""
         limits = {name: limit for name, _, limit in LIMITS}
@@ -890,21 +913,22 @@ def median(values):
 def shown(value, unit):
     if value is None:
         return "-"
-    return f"{value:,.{ {'us': 1, 'MiB': 1, 's': 2}.get(unit, 0)}f} {unit}"
+    return f"{value:,.{ {'us': 1, 'ms': 2, 'ns': 1, 'MiB': 1, 's': 2}.get(unit, 0)}f} {unit}"
 
 
 def say(text):
     print(text, file=sys.stderr, flush=True)
 
 
-def build(into):
-    """gfs2-fuse and glockctl, optimized."""
+def build(into, cluster):
+    """gfs2-fuse and glockctl, optimized.  In a cluster it is always what is built here, with the programs that go with it."""
     given = os.environ.get("GFS2_FUSE")
-    if given:
+    if given and not cluster:
         return given, os.environ.get("GLOCKCTL", shutil.which("glockctl") or "glockctl")
     say("building")
     run(["meson", "setup", "-Dbuildtype=debugoptimized", "-Dtests=disabled", into, ROOT], timeout=300)
-    run(["ninja", "-C", into], timeout=600)
+    run(["ninja", "-C", into, *(["src/gfs2-fuse", "tools/glockctl", "tools/bench-load", "tools/bench-locks"] if cluster else [])],
+        timeout=600)
     found = {}
     for where, _, files in os.walk(into):
         for name in ("gfs2-fuse", "glockctl"):
@@ -939,10 +963,14 @@ def arguments(words):
             options[flag[2:]] = int(value)
     rows = ([(name, unit) for name, unit, *_ in DIRECT + FILL + SHAPES] + OTHER + LOCAL +
             [(name, unit) for name, unit, _ in LIMITS])
+    shared = [(name, unit) for name, unit, _ in bench_cluster.ROWS]
     for name in names:
-        if not any(row.startswith(name) for row, _ in rows):
-            sys.exit(f"no row is called {name}; there are: " + " ".join(row for row, _ in rows))
+        if not any(row.startswith(name) for row, _ in rows + shared):
+            sys.exit(f"no row is called {name}; there are: " + " ".join(row for row, _ in rows + shared))
+    if not options["stores"]:
+        options["stores"] = ["cluster"] if names and all(name.startswith("cluster") for name in names) else ["memory", "disk"]
     chosen = [row for row in rows if not names or any(row[0].startswith(name) for name in names)]
+    options["shared"] = [row for row in shared if not names or any(row[0].startswith(name) for name in names)]
     return options, chosen
 
 
@@ -955,10 +983,14 @@ def main():
     scratch = tempfile.mkdtemp(prefix="gfs2-fuse-bench-build.", dir="/var/tmp")
     try:
         for store in options["stores"]:
-            store_directory(store, names)
-        bench = Bench(options, *build(os.path.join(scratch, "build")))
-        for store in options["stores"] or ["memory", "disk"]:
-            bench.store(store, names)
+            if store != "cluster":
+                store_directory(store, names)
+        bench = Bench(options, *build(os.path.join(scratch, "build"), "cluster" in options["stores"]))
+        for store in options["stores"]:
+            if store == "cluster":
+                bench.cluster(options["shared"])
+            else:
+                bench.store(store, names)
         if bench.failures:
             print("could not be measured:", *(f"  {text}" for text in bench.failures), sep="\n")
         if options["json"]:

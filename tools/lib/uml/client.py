@@ -20,6 +20,7 @@ import select
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -501,14 +502,14 @@ class Cluster:
     # ------------------------------------------------------------ up
 
     def up(self, nodes=1, kernel=(), mount=True, images=(), options='', builddir=None, mem=None,
-           size=None, share=(), share_rw=(), progress=None):
+           size=None, share=(), share_rw=(), progress=None, slow_disk=False):
         """Boots the nodes and waits until all are ready.
 
         kernel: the nodes on which the kernel's gfs2 mounts the volume; on the others the daemon
         does. images: image files, the first of them is the volume; without any a volume of the
         given size (by default enough for the nodes) is made and removed at down; None for no volume at all. share,
         share_rw: directories that are the host's own in the nodes (the source tree and
-        the build directory always are, read-only).
+        the build directory always are, read-only). slow_disk: disk_delay() is wanted.
         """
         need_root()
         if not 1 <= nodes <= MAX_NODES:
@@ -530,7 +531,9 @@ class Cluster:
             config = {'name': self.name, 'nodes': nodes, 'kernel': sorted(set(kernel)),
                       'mount': mounts, 'disks': [], 'made': [],
                       'options': options, 'mem': mem, 'tmpdir': memory_dir(mem, nodes),
-                      'dir': MOUNT_DIR, 'linux': linux, 'python': find_python()}
+                      'dir': MOUNT_DIR, 'linux': linux, 'python': find_python(), 'preload': []}
+            if slow_disk:
+                config['disk_delay'] = self.dir + '/disk-delay'
             self.configure_paths(config, builddir, share, share_rw)
             self.prepare(config, images, size)
             self.start_monitor(lock)
@@ -607,11 +610,10 @@ class Cluster:
         os.mkdir(self.dir + '/logs')
         shutil.copytree(HERE, self.dir + '/bin', ignore=shutil.ignore_patterns('__pycache__'))
         if large_registers():
-            config['preload'] = self.bin('xstate.so')
-            made = subprocess.run([find_compiler(), '-O2', '-shared', '-fPIC', '-o', config['preload'],
-                                   self.bin('xstate.c'), '-ldl'], capture_output=True, text=True)
-            if made.returncode != 0:
-                raise ClusterError('xstate.c: ' + made.stderr.strip())
+            self.preload(config, 'xstate')
+        if 'disk_delay' in config:
+            self.disk_delay(0)
+            self.preload(config, 'slowdisk')
         try:
             if images is not None and not images:
                 made = tempfile.mkdtemp(prefix='gfs2-fuse-cluster-%s-' % self.name, dir='/var/tmp')
@@ -624,6 +626,22 @@ class Cluster:
         except BaseException:
             clean_up(self.dir, config, False)
             raise
+
+    def preload(self, config, name):
+        """Builds what is to be loaded into the nodes' kernels."""
+        compiler = find_compiler()
+        if not compiler:
+            raise Unavailable('there is no C compiler to build %s.c: install the package gcc' % name)
+        made = subprocess.run([compiler, '-O2', '-shared', '-fPIC', '-o', self.bin(name + '.so'), self.bin(name + '.c'), '-ldl'],
+                              capture_output=True, text=True)
+        if made.returncode != 0:
+            raise ClusterError('%s.c: %s' % (name, made.stderr.strip()))
+        config['preload'].append(self.bin(name + '.so'))
+
+    def disk_delay(self, microseconds):
+        """From now on each write to a disk lasts that much longer (only where `up` was told slow_disk)."""
+        with open(self.dir + '/disk-delay', 'r+b' if os.path.exists(self.dir + '/disk-delay') else 'xb') as f:
+            f.write(struct.pack('=I', microseconds))
 
     def save(self, config):
         with open(self.dir + '/config.json', 'w') as f:

@@ -259,8 +259,10 @@ class Node:
         ours, theirs = socket.socketpair()
         args += ['ssl0=fd:%d' % theirs.fileno(), '--', '-I', '-S', self.monitor.dir + '/bin/agent.py']
         env = {'PATH': os.environ['PATH'], 'TMPDIR': config['tmpdir']}
-        if 'preload' in config:
-            env['LD_PRELOAD'] = config['preload']
+        if config['preload']:
+            env['LD_PRELOAD'] = ':'.join(config['preload'])
+        if 'disk_delay' in config:
+            env['GFS2_FUSE_DISK_DELAY'] = config['disk_delay']
         with open('%s/logs/console%d.log' % (self.monitor.dir, self.number), 'ab') as console:
             self.process = subprocess.Popen(
                 [config['python'], '-I', '-S', self.monitor.dir + '/bin/keeper.py'] + args,
