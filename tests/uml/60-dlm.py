@@ -238,7 +238,8 @@ def daemon_killed(c):
         reader = one.spawn("cat " + path)
         still_waiting(reader, "node 1, while nobody has replayed the journal")
         if turn == 0:
-            equal(states(c), [("ready", "fuse"), ("daemon-dead", "dead")], "the cluster's status with a dead daemon")
+            # SIGKILL is not the end yet
+            wait_for(lambda: states(c) == [("ready", "fuse"), ("daemon-dead", "dead")], "the cluster's status with a dead daemon", STEP)
         two.run("kill -CONT %d" % supervising, check=True)
         result = reader.wait(STEP)
         equal(to_replay(jid), 0, "descriptors left to replay when node 1 got the lock")
