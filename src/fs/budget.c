@@ -6,7 +6,7 @@
  *  - a base is what is there anyway: code, threads, receive buffers, the event ring, images on their way into the log (an eighth
  *    of cache= at most);
  *  - inodes in core (with their two locks) may have three sixteenths.  The kernel decides how many inodes it wants to know, and
- *    may know millions: those that nobody uses are reduced to a few bytes each (icache.c);
+ *    may know millions: those that nobody uses are reduced to a few bytes each (icache_trim.c);
  *  - locks without an inode in core, kept for the metadata that they cover, may have a sixteenth;
  *  - block buffers get the rest, at least an eighth: the fewer inodes there are, the more.  What the log keeps in memory is among
  *    them; it gets so much (gfs2_log_set_memory()) that it and dirty data fit, however slow the device is.

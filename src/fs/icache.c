@@ -21,29 +21,13 @@
  *  7. A request means the inode that the kernel has looked up, never another one that is in its place by now: gfs2_inode_by_node() gives
  *     the one or nothing, which is ESTALE, and FORGET is counted for the right one.
  *
- * Node ids, by which the kernel names inodes, are therefore made of the dinode's block and of the inode's formal number, which no other inode
- * of this block has (gfs2_node_id(): the low 16 bits of it; st_ino is the block alone, the entry's generation the whole formal number).
- *  - Both numbers are known wherever a node id is given out: that comes with attributes, so the dinode has been read or just made.
- *  - They are on the volume, so a file handle, which has the node id in it, is good after a remount as well.
- *  - Of one block there is one object at most, but any number of remnants: one for each inode there that the kernel has not forgotten.
- *    They are as many as the kernel has inodes, and each of these takes it far more memory than the remnant takes us.
- *  - While an object has the IOPEN lock nobody frees its dinode.  So an object whose formal number is known is that inode for good; who
- *    comes with another node id of the same block comes too late.  One without was looked up by its block alone, and is
- *    read first (identify()).
- *  - A remnant becomes an object only after a look at the volume, at the dinode itself (identify()), if the kernel's request is all
- *    that speaks for it; who comes from a directory entry, under the directory's lock, knows that it is there.
- *  - Lookups may be counted by an object and by a remnant of the same node id at once: when the object was looked up by the block, or
- *    somebody came for it while it was being reduced.  FORGET takes from both; the next one who finds the object by node id or by name joins them.
- *  - Two inodes whose formal numbers differ by a multiple of 65536 share a node id.  Then their lookups are counted together, and a request
- *    for the old one finds the new one: as if both had been one to the kernel.  It tells them apart by the generation, and gives the old one
- *    up, as soon as it looks up the new one.
- *  - Without other nodes nobody deletes what only a remnant knows: it is of the inode that is there, whoever asks.
+ * How node ids do that: remnant.c.
  *
  * States, all changes under the cache's lock:
  *   new (i_new)    -> live      lookup_setup() has the glocks
  *   new            -> unhashed  no glock
  *   live           -> dead      gfs2_inode_put(): last reference, nothing left to write; gfs2_icache_trim()
- *   dead (i_dead)  -> unhashed  inode_destroy(), for a deleted one perhaps by evict_later.c's thread; freed by it or by the last
+ *   dead (i_dead)  -> unhashed  icache_destroy_inode(), for a deleted one perhaps by evict_later.c's thread; freed by it or by the last
  *                               waiter (i_unhashed)
  * Kernel: inode.c:gfs2_inode_lookup, super.c:gfs2_evict_inode, the VFS's I_NEW and I_FREEING.
  */
@@ -63,7 +47,7 @@ static struct gfs2_inode **bucket(struct gfs2_icache *ic, uint64_t no_addr)
 	return &ic->buckets[(no_addr * 0x9e3779b97f4a7c15ull >> 32) & (ic->nr_buckets - 1)];
 }
 
-static struct gfs2_inode *hash_find(struct gfs2_icache *ic, uint64_t no_addr)
+struct gfs2_inode *icache_find(struct gfs2_icache *ic, uint64_t no_addr)
 {
 	struct gfs2_inode *ip = *bucket(ic, no_addr);
 
@@ -116,134 +100,6 @@ static void hash_remove(struct gfs2_icache *ic, struct gfs2_inode *ip)
 		p = &(*p)->i_hash;
 	*p = ip->i_hash;
 	ic->nr--;
-}
-
-/* --- remnants; all with the cache's lock held --- */
-
-static struct gfs2_remnant **remnants_of(struct gfs2_icache *ic, uint64_t no_addr)
-{
-	return &ic->remnants[(no_addr * 0x9e3779b97f4a7c15ull >> 32) & (ic->remnant_buckets - 1)];
-}
-
-static uint64_t remnant_node(const struct gfs2_remnant *r)
-{
-	return gfs2_node_id(r->r_no_addr, r->r_formal);
-}
-
-static struct gfs2_remnant **remnant_slot(struct gfs2_icache *ic, uint64_t node)
-{
-	struct gfs2_remnant **p;
-
-	if (!ic->nr_remnants)
-		return NULL;
-	p = remnants_of(ic, gfs2_node_addr(node));
-	while (*p && remnant_node(*p) != node)
-		p = &(*p)->r_next;
-	return *p ? p : NULL;
-}
-
-/* Alone: of the inode that is there. */
-static struct gfs2_remnant **remnant_at(struct gfs2_icache *ic, uint64_t no_addr)
-{
-	struct gfs2_remnant **p;
-
-	if (!ic->nr_remnants)
-		return NULL;
-	p = remnants_of(ic, no_addr);
-	while (*p && (*p)->r_no_addr != no_addr)
-		p = &(*p)->r_next;
-	return *p ? p : NULL;
-}
-
-/* What the kernel calls it; 0: its formal number is not known yet, so it has never been told of it. */
-static uint64_t node_of(struct gfs2_inode *ip)
-{
-	uint64_t formal = gfs2_formal_ino(ip);
-
-	return formal ? gfs2_node_id(ip->i_no_addr, formal) : 0;
-}
-
-static void remnants_grow(struct gfs2_icache *ic)
-{
-	unsigned old_nr = ic->remnant_buckets, nr = old_nr ? 2 * old_nr : ICACHE_MIN_BUCKETS;
-	struct gfs2_remnant **old = ic->remnants, **new;
-
-	if (ic->nr_remnants < old_nr)
-		return;
-	new = calloc(nr, sizeof(struct gfs2_remnant *));
-	if (!new)
-		return;
-	ic->remnants = new;
-	ic->remnant_buckets = nr;
-	for (unsigned i = 0; i < old_nr; i++) {
-		while (old[i]) {
-			struct gfs2_remnant *r = old[i], **head;
-
-			old[i] = r->r_next;
-			head = &new[(r->r_no_addr * 0x9e3779b97f4a7c15ull >> 32) & (nr - 1)];
-			r->r_next = *head;
-			*head = r;
-		}
-	}
-	free(old);
-}
-
-static bool remnant_add(struct gfs2_icache *ic, struct gfs2_inode *ip)
-{
-	bool kcached = atomic_load_explicit(&ip->i_kcached, memory_order_relaxed);
-	struct gfs2_remnant *r, **head, **slot = remnant_slot(ic, node_of(ip));
-
-	if (slot) {
-		(*slot)->r_formal = gfs2_formal_ino(ip);
-		(*slot)->r_nlookup += ip->i_nlookup;
-		(*slot)->r_kcached |= kcached;
-		return true;
-	}
-	remnants_grow(ic);
-	r = ic->remnants ? slab_alloc(&ic->remnant_slab) : NULL;
-	if (!r)
-		return false;
-	r->r_no_addr = ip->i_no_addr;
-	r->r_formal = gfs2_formal_ino(ip);
-	r->r_nlookup = ip->i_nlookup;
-	r->r_kcached = kcached;
-	head = remnants_of(ic, r->r_no_addr);
-	r->r_next = *head;
-	*head = r;
-	ic->nr_remnants++;
-	return true;
-}
-
-static void remnant_drop(struct gfs2_icache *ic, struct gfs2_remnant **slot)
-{
-	struct gfs2_remnant *r = *slot;
-
-	*slot = r->r_next;
-	ic->nr_remnants--;
-	slab_free(&ic->remnant_slab, r);
-}
-
-/* The lookups come back to the object, which has a reference of its own. */
-static void remnant_take(struct gfs2_icache *ic, struct gfs2_remnant **slot, struct gfs2_inode *ip)
-{
-	struct gfs2_remnant *r = *slot;
-
-	/* All lookups together own one reference. */
-	if (!ip->i_nlookup)
-		ip->i_refs++;
-	ip->i_nlookup += r->r_nlookup;
-	if (r->r_kcached)
-		atomic_store_explicit(&ip->i_kcached, true, memory_order_relaxed);
-	remnant_drop(ic, slot);
-}
-
-/* The same for one that has been in core meanwhile. */
-static void remnant_join(struct gfs2_icache *ic, struct gfs2_inode *ip)
-{
-	struct gfs2_remnant **slot = remnant_slot(ic, node_of(ip));
-
-	if (slot)
-		remnant_take(ic, slot, ip);
 }
 
 int gfs2_icache_create(struct gfs2_sbd *sdp)
@@ -383,132 +239,6 @@ static int take_glocks(struct gfs2_inode *ip)
 				  &ip->i_iopen_gh);
 }
 
-/* --- inodes without a name --- */
-
-#define DOOMED_WAIT_NS 1000000000ull
-#define HUNT_WAIT_NS 10000000000ull	/* large files take a while; whoever is in the way in a cluster, too */
-#define LET_GO_NS 5000000000ull
-
-static void check_let_go(struct gfs2_sbd *sdp, uint64_t then);
-
-/*
- * Another node leaves the end of what is in this block to us, or is about to free it and may not live to do it: to be looked at, at once or in
- * LET_GO_NS.
- */
-static void note_let_go(struct gfs2_sbd *sdp, uint64_t no_addr, bool at_once)
-{
-	uint64_t when = at_once ? 0 : now_ns() + LET_GO_NS;
-	struct gfs2_icache *ic = sdp->sd_icache;
-	unsigned at = 0;
-
-	rmutex_lock(&ic->lock);
-	while (at < ic->nr_let_go && ic->let_go[at].no_addr != no_addr)
-		at++;
-	if (at == ARRAY_SIZE(ic->let_go)) {
-		at = 0;
-		for (unsigned i = 1; i < ARRAY_SIZE(ic->let_go); i++)
-			if (ic->let_go[i].due_ns < ic->let_go[at].due_ns)
-				at = i;
-		ic->let_go[at].due_ns = when;
-	} else if (at == ic->nr_let_go) {
-		ic->nr_let_go++;
-		ic->let_go[at].due_ns = when;
-	}
-	ic->let_go[at].no_addr = no_addr;
-	ic->let_go[at].due_ns = min_t(uint64_t, ic->let_go[at].due_ns, when);
-	rmutex_unlock(&ic->lock);
-	if (at_once)
-		gfs2_maint_wake(sdp);
-}
-
-void gfs2_inode_doom(struct gfs2_inode *ip)
-{
-	struct gfs2_icache *ic = ip->i_sbd->sd_icache;
-
-	rmutex_lock(&ic->lock);
-	if (list_empty(&ip->i_doomed))
-		list_add_tail(&ip->i_doomed, &ic->doomed);
-	rmutex_unlock(&ic->lock);
-}
-
-uint64_t gfs2_inodes_gone(struct gfs2_sbd *sdp)
-{
-	/* acquire: who sees the number sees what the inode's end has freed, once he has the rgrp's lock */
-	return atomic_load_explicit(&sdp->sd_icache->gone, memory_order_acquire);
-}
-
-static bool any_on_its_way(struct gfs2_icache *ic, const struct gfs2_inode *but)
-{
-	struct gfs2_inode *ip;
-
-	list_for_each_entry(ip, &ic->doomed, i_doomed)
-		if (!ip->i_opens && ip != but)
-			return true;
-	return false;
-}
-
-/*
- * Cache lock held: a hunt goes on or has been asked for.  Those who came across unlinked inodes after it has begun say so
- * again, so there is another one then.
- */
-static bool hunt_on(struct gfs2_icache *ic, struct gfs2_sbd *sdp)
-{
-	if (gfs2_withdrawn(sdp) || !sdp->sd_maint)
-		return false;
-	if (!ic->hunting && gfs2_unlinked_seen(sdp)) {
-		ic->hunt_wanted = true;
-		gfs2_maint_wake(sdp);
-	}
-	return ic->hunting || ic->hunt_wanted;
-}
-
-bool gfs2_inodes_wait_gone(struct gfs2_inode *ip, uint64_t gone)
-{
-	struct gfs2_icache *ic = ip->i_sbd->sd_icache;
-	unsigned long long began = now_ns();
-	struct gfs2_inode *other, *next;
-
-	gfs2_evict_hurry(ip->i_sbd);
-	rmutex_lock(&ic->lock);
-	while (gfs2_inodes_gone(ip->i_sbd) == gone) {
-		bool hunt = hunt_on(ic, ip->i_sbd);
-
-		if (!hunt && !any_on_its_way(ic, ip))
-			break;
-		if (rcond_wait_until(&ic->wait, &ic->lock, began + (hunt ? HUNT_WAIT_NS : DOOMED_WAIT_NS)))
-			continue;
-		/* Somebody's working directory, or the like: not waited for again. */
-		list_for_each_entry_safe(other, next, &ic->doomed, i_doomed)
-			if (!hunt && !other->i_opens)
-				list_del_init(&other->i_doomed);
-		break;
-	}
-	rmutex_unlock(&ic->lock);
-	return gfs2_inodes_gone(ip->i_sbd) != gone;
-}
-
-int gfs2_inodes_hunt(struct gfs2_sbd *sdp)
-{
-	struct gfs2_icache *ic = sdp->sd_icache;
-	bool go;
-	int error = 0;
-
-	rmutex_lock(&ic->lock);
-	/* In a cluster what is unlinked is mostly in use on some node: it is asked only for a reason. */
-	go = ic->hunt_wanted || !sdp->sd_lm->lm_has_peers;
-	ic->hunting = go;
-	ic->hunt_wanted = false;
-	rmutex_unlock(&ic->lock);
-	if (!go)
-		return 0;
-	error = gfs2_for_each_unlinked_seen(sdp, gfs2_reclaim_left);
-	rmutex_lock(&ic->lock);
-	ic->hunting = false;
-	rcond_broadcast(&ic->wait);
-	rmutex_unlock(&ic->lock);
-	return error;
-}
-
 /* The inode leaves the cache; whoever waited for it looks again. */
 static void unhash_and_free(struct gfs2_icache *ic, struct gfs2_inode *ip)
 {
@@ -561,7 +291,7 @@ static int identify(struct gfs2_inode *ip)
 	}
 	/* Another node that was about to delete what is there has taken our asking for a use of it, and has left it to us. */
 	if (error && unlinked && !SEEDED_BUG("mistaken-use"))
-		note_let_go(ip->i_sbd, ip->i_no_addr, true);
+		icache_note_let_go(ip->i_sbd, ip->i_no_addr, true);
 	return error > 0 ? -EIO : error;
 }
 
@@ -643,7 +373,7 @@ static int lookup(struct gfs2_sbd *sdp, uint64_t no_addr, uint64_t formal, bool 
 	if (no_addr != gfs2_node_addr(no_addr))
 		return -EIO;
 	rmutex_lock(&ic->lock);
-	while ((ip = hash_find(ic, no_addr)) && (ip->i_new || ip->i_dead)) {
+	while ((ip = icache_find(ic, no_addr)) && (ip->i_new || ip->i_dead)) {
 		error = settled ? -EAGAIN : wait_settled(ic, ip, formal);
 		if (error)
 			goto out_unlock;
@@ -693,16 +423,16 @@ struct gfs2_inode *gfs2_inode_by_node(struct gfs2_sbd *sdp, uint64_t node)
 
 	rmutex_lock(&ic->lock);
 	/* One that is going away leaves a remnant, or the kernel has forgotten it. */
-	while ((ip = hash_find(ic, gfs2_node_addr(node))) && (ip->i_new || (ip->i_dead && remnant_slot(ic, node))))
+	while ((ip = icache_find(ic, gfs2_node_addr(node))) && (ip->i_new || (ip->i_dead && remnant_slot(ic, node))))
 		wait_settled(ic, ip, 0);
-	if (ip && !ip->i_dead && node_of(ip) == node) {
+	if (ip && !ip->i_dead && icache_node_of(ip) == node) {
 		ip->i_refs++;
 		remnant_join(ic, ip);
 		rmutex_unlock(&ic->lock);
 		return ip;
 	}
 	slot = remnant_slot(ic, node);
-	if (!slot || (ip && node_of(ip))) {
+	if (!slot || (ip && icache_node_of(ip))) {
 		rmutex_unlock(&ic->lock);
 		return NULL;
 	}
@@ -714,7 +444,7 @@ struct gfs2_inode *gfs2_inode_by_node(struct gfs2_sbd *sdp, uint64_t node)
 	ip->i_refs++;
 	rmutex_unlock(&ic->lock);
 	error = identify(ip);
-	if (!error && node_of(ip) == node) {
+	if (!error && icache_node_of(ip) == node) {
 		rmutex_lock(&ic->lock);
 		remnant_join(ic, ip);
 		rmutex_unlock(&ic->lock);
@@ -727,15 +457,10 @@ struct gfs2_inode *gfs2_inode_by_node(struct gfs2_sbd *sdp, uint64_t node)
 /* Cache lock held: the smallest of the node ids of this block that the kernel knows that are larger than @after; 0: none. */
 static uint64_t next_node(struct gfs2_icache *ic, uint64_t no_addr, uint64_t after)
 {
-	struct gfs2_inode *ip = hash_find(ic, no_addr);
-	uint64_t next = ip && ip->i_nlookup && node_of(ip) > after ? node_of(ip) : 0;
+	struct gfs2_inode *ip = icache_find(ic, no_addr);
+	uint64_t next = ip && ip->i_nlookup && icache_node_of(ip) > after ? icache_node_of(ip) : 0;
 
-	if (!ic->nr_remnants)
-		return next;
-	for (struct gfs2_remnant *r = *remnants_of(ic, no_addr); r; r = r->r_next)
-		if (r->r_no_addr == no_addr && remnant_node(r) > after && (!next || remnant_node(r) < next))
-			next = remnant_node(r);
-	return next;
+	return remnant_next(ic, no_addr, after, next);
 }
 
 uint64_t gfs2_icache_next_node(struct gfs2_sbd *sdp, uint64_t no_addr, uint64_t after)
@@ -755,7 +480,7 @@ struct gfs2_inode *gfs2_inode_find(struct gfs2_sbd *sdp, uint64_t no_addr)
 	struct gfs2_inode *ip;
 
 	rmutex_lock(&ic->lock);
-	while ((ip = hash_find(ic, no_addr)) && ip->i_new)
+	while ((ip = icache_find(ic, no_addr)) && ip->i_new)
 		wait_settled(ic, ip, 0);
 	if (ip && !ip->i_dead)
 		ip->i_refs++;
@@ -775,7 +500,7 @@ bool gfs2_inode_in_core(struct gfs2_sbd *sdp, uint64_t no_addr)
 	bool found;
 
 	rmutex_lock(&ic->lock);
-	ip = hash_find(ic, no_addr);
+	ip = icache_find(ic, no_addr);
 	found = ip && !ip->i_new && !ip->i_dead;
 	rmutex_unlock(&ic->lock);
 	return found;
@@ -794,7 +519,7 @@ struct gfs2_inode *gfs2_inode_hold(struct gfs2_inode *ip)
 
 /* --- the last reference --- */
 
-static bool writable(struct gfs2_sbd *sdp)
+bool icache_writable(struct gfs2_sbd *sdp)
 {
 	return sdp->sd_log && !sdp->sd_ro && !gfs2_withdrawn(sdp);
 }
@@ -827,7 +552,7 @@ static void discard_dirty(struct gfs2_inode *ip)
 }
 
 /* The caller's is the last reference and @ip is dead. */
-static void inode_destroy(struct gfs2_inode *ip)
+void icache_destroy_inode(struct gfs2_inode *ip)
 {
 	struct gfs2_sbd *sdp = ip->i_sbd;
 
@@ -869,21 +594,21 @@ static bool wanted_gone(const struct gfs2_inode *ip)
 }
 
 /* Cache lock held, nobody but the kernel's lookups has @ip: is it to be deleted before these are forgotten? */
-static bool must_reap(const struct gfs2_inode *ip)
+bool icache_must_reap(const struct gfs2_inode *ip)
 {
-	return writable(ip->i_sbd) && wanted_gone(ip);
+	return icache_writable(ip->i_sbd) && wanted_gone(ip);
 }
 
 static bool must_delete(const struct gfs2_inode *ip)
 {
-	return ip->i_valid && writable(ip->i_sbd) && (!ip->i_nlink || wanted_gone(ip));
+	return ip->i_valid && icache_writable(ip->i_sbd) && (!ip->i_nlink || wanted_gone(ip));
 }
 
-static bool must_write(struct gfs2_inode *ip)
+bool icache_must_write(struct gfs2_inode *ip)
 {
 	bool dirty;
 
-	if (!writable(ip->i_sbd))
+	if (!icache_writable(ip->i_sbd))
 		return false;
 	rmutex_lock(&ip->i_lock);
 	dirty = ip->i_pending_mtime;
@@ -894,43 +619,6 @@ static bool must_write(struct gfs2_inode *ip)
 	return dirty;
 }
 
-static void note_undeleted(struct gfs2_icache *ic, uint64_t no_addr)
-{
-	rmutex_lock(&ic->lock);
-	if (ic->nr_undeleted < ARRAY_SIZE(ic->undeleted))
-		ic->undeleted[ic->nr_undeleted++] = no_addr;
-	rmutex_unlock(&ic->lock);
-}
-
-int gfs2_icache_delete_again(struct gfs2_sbd *sdp)
-{
-	struct gfs2_icache *ic = sdp->sd_icache;
-	uint64_t again[ARRAY_SIZE(ic->undeleted)];
-	unsigned nr, left;
-
-	check_let_go(sdp, UINT64_MAX);
-	rmutex_lock(&ic->lock);
-	nr = ic->nr_undeleted;
-	memcpy(again, ic->undeleted, nr * sizeof(again[0]));
-	ic->nr_undeleted = 0;
-	rmutex_unlock(&ic->lock);
-	for (unsigned i = 0; i < nr; i++) {
-		/* Whoever created a new inode in this place had to free the old one first. */
-		int error = gfs2_get_block_type(sdp, again[i]);
-
-		if (error == GFS2_BLKST_UNLINKED_)
-			error = gfs2_reclaim_unlinked(sdp, again[i]);
-		if (error < 0)
-			note_undeleted(ic, again[i]);
-	}
-	rmutex_lock(&ic->lock);
-	left = ic->nr_undeleted;
-	rmutex_unlock(&ic->lock);
-	if (left)
-		fs_err("%u deleted inodes still have their blocks: the next mount frees them", left);
-	return left ? -EIO : 0;
-}
-
 void gfs2_inode_evicted(struct gfs2_inode *ip, int result)
 {
 	struct gfs2_sbd *sdp = ip->i_sbd;
@@ -939,11 +627,11 @@ void gfs2_inode_evicted(struct gfs2_inode *ip, int result)
 		/* After a withdrawal that was said already, and there may be many. */
 		if (!gfs2_withdrawn(sdp))
 			fs_err("inode %" PRIu64 ": cannot be deleted: %s", ip->i_no_addr, strerror(-result));
-		note_undeleted(sdp->sd_icache, ip->i_no_addr);
+		icache_note_undeleted(sdp->sd_icache, ip->i_no_addr);
 	}
 	/* read by waiters after i_dead is cleared under the lock */
 	ip->i_deleted = result > 0;
-	inode_destroy(ip);
+	icache_destroy_inode(ip);
 }
 
 /* @later: the caller does not need what a deleted inode had. */
@@ -966,7 +654,7 @@ static void inode_put(struct gfs2_inode *ip, bool later)
 				list_del_init(&ip->i_idle);
 				list_add_tail(&ip->i_idle, &ic->idle);
 				/* Not here: the caller may hold locks. */
-				reap = list_empty(&ip->i_reap) && must_reap(ip) && !SEEDED_BUG("iopen-kept");
+				reap = list_empty(&ip->i_reap) && icache_must_reap(ip) && !SEEDED_BUG("iopen-kept");
 				if (reap)
 					list_add_tail(&ip->i_reap, &ic->reap);
 			}
@@ -977,7 +665,7 @@ static void inode_put(struct gfs2_inode *ip, bool later)
 		}
 		/* Nobody else can change these: they all need a reference. */
 		delete = must_delete(ip);
-		if (delete || !must_write(ip))
+		if (delete || !icache_must_write(ip))
 			break;
 		rmutex_unlock(&ic->lock);
 		/* Meanwhile somebody may find it, write to it and be gone again. */
@@ -987,10 +675,10 @@ static void inode_put(struct gfs2_inode *ip, bool later)
 	ip->i_dead = true;
 	rmutex_unlock(&ic->lock);
 	/* The same as in identify(), if it was never read. */
-	if (!ip->i_valid && writable(sdp) && wanted_gone(ip))
-		note_let_go(sdp, ip->i_no_addr, false);
+	if (!ip->i_valid && icache_writable(sdp) && wanted_gone(ip))
+		icache_note_let_go(sdp, ip->i_no_addr, false);
 	if (!delete)
-		inode_destroy(ip);
+		icache_destroy_inode(ip);
 	else if (!later || !gfs2_evict_later(ip))
 		gfs2_inode_evicted(ip, gfs2_evict_unlinked(ip));
 }
@@ -998,141 +686,6 @@ static void inode_put(struct gfs2_inode *ip, bool later)
 void gfs2_inode_put(struct gfs2_inode *ip)
 {
 	inode_put(ip, false);
-}
-
-/* --- objects that only the kernel's lookups keep --- */
-
-/* Cache lock held: nothing would be lost with the object, and nobody uses it. */
-static bool reducible(struct gfs2_inode *ip)
-{
-	/* i_valid and i_nlink do not change: who changes them has a reference, and there is none. */
-	return ip->i_valid && ip->i_nlink && !must_write(ip);
-}
-
-unsigned gfs2_icache_trim(struct gfs2_sbd *sdp, unsigned keep)
-{
-	struct gfs2_icache *ic = sdp->sd_icache;
-	unsigned done = 0, look;
-
-	if (sdp->sd_lm->lm_has_peers)
-		return 0;
-	rmutex_lock(&ic->lock);
-	/* Each of them once: those in use leave the queue, those that have something to write get another turn. */
-	for (look = ic->nr; look && ic->nr > keep && !list_empty(&ic->idle); look--) {
-		struct gfs2_inode *ip = list_first_entry(&ic->idle, struct gfs2_inode, i_idle);
-
-		list_del_init(&ip->i_idle);
-		if (ip->i_refs != 1 || !ip->i_nlookup || ip->i_dead)
-			continue;
-		if (!reducible(ip) || !remnant_add(ic, ip)) {
-			list_add_tail(&ip->i_idle, &ic->idle);
-			continue;
-		}
-		ip->i_nlookup = 0;
-		ip->i_dead = true;
-		rmutex_unlock(&ic->lock);
-		inode_destroy(ip);
-		done++;
-		rmutex_lock(&ic->lock);
-	}
-	rmutex_unlock(&ic->lock);
-	return done;
-}
-
-/*
- * Whoever wanted to delete an inode may have given up since, or died (kernel: delete_work_func, which looks again after 5 s).
- * What is due @then; all of it that is unlinked by now and in nobody's core goes.
- */
-static void check_let_go(struct gfs2_sbd *sdp, uint64_t then)
-{
-	struct gfs2_icache *ic = sdp->sd_icache;
-	unsigned i = 0;
-
-	rmutex_lock(&ic->lock);
-	while (i < ic->nr_let_go) {
-		uint64_t no_addr = ic->let_go[i].no_addr;
-
-		if (ic->let_go[i].due_ns > then) {
-			i++;
-			continue;
-		}
-		ic->let_go[i] = ic->let_go[--ic->nr_let_go];
-		rmutex_unlock(&ic->lock);
-		if (writable(sdp) && gfs2_get_block_type(sdp, no_addr) == GFS2_BLKST_UNLINKED_)
-			gfs2_reclaim_unlinked(sdp, no_addr);
-		rmutex_lock(&ic->lock);
-		i = 0;
-	}
-	rmutex_unlock(&ic->lock);
-}
-
-bool gfs2_inode_let_go(struct gfs2_sbd *sdp, uint64_t no_addr)
-{
-	struct gfs2_icache *ic = sdp->sd_icache;
-	struct gfs2_inode *ip;
-	bool gone = true, wake = false;
-
-	rmutex_lock(&ic->lock);
-	ip = hash_find(ic, no_addr);
-	/* A dead one has left its IOPEN lock or is about to; a new one has asked for it after the other node. */
-	if (ip && !ip->i_new && !ip->i_dead) {
-		bool idle = ip->i_refs == 1 && ip->i_nlookup && !SEEDED_BUG("iopen-kept");
-
-		gone = idle && !must_write(ip) && remnant_add(ic, ip);
-		if (gone) {
-			ip->i_nlookup = 0;
-			ip->i_dead = true;
-		} else if (idle && list_empty(&ip->i_reap)) {
-			list_add_tail(&ip->i_reap, &ic->reap);
-			wake = true;
-		}
-	} else {
-		ip = NULL;
-	}
-	rmutex_unlock(&ic->lock);
-	if (ip && gone) {
-		inode_destroy(ip);
-		note_let_go(sdp, no_addr, false);
-	}
-	if (wake)
-		gfs2_maint_wake(sdp);
-	return gone;
-}
-
-void gfs2_icache_reap(struct gfs2_sbd *sdp)
-{
-	struct gfs2_icache *ic = sdp->sd_icache;
-
-	rmutex_lock(&ic->lock);
-	while (!list_empty(&ic->reap)) {
-		struct gfs2_inode *ip = list_first_entry(&ic->reap, struct gfs2_inode, i_reap);
-
-		list_del_init(&ip->i_reap);
-		if (ip->i_refs != 1 || !ip->i_nlookup || ip->i_dead || !must_reap(ip) || !remnant_add(ic, ip))
-			continue;
-		/* The lookups' reference becomes ours. */
-		ip->i_nlookup = 0;
-		rmutex_unlock(&ic->lock);
-		gfs2_inode_put(ip);
-		rmutex_lock(&ic->lock);
-	}
-	rmutex_unlock(&ic->lock);
-	check_let_go(sdp, now_ns());
-}
-
-void gfs2_icache_set_many(struct gfs2_sbd *sdp, unsigned nr)
-{
-	atomic_store_explicit(&sdp->sd_icache->many, nr, memory_order_relaxed);
-}
-
-void gfs2_icache_count(struct gfs2_sbd *sdp, unsigned *objects, unsigned *remnants)
-{
-	struct gfs2_icache *ic = sdp->sd_icache;
-
-	rmutex_lock(&ic->lock);
-	*objects = ic->nr;
-	*remnants = ic->nr_remnants;
-	rmutex_unlock(&ic->lock);
 }
 
 /* --- counts of the kernel's lookups and of open files --- */
@@ -1186,9 +739,9 @@ void gfs2_inode_forget_node(struct gfs2_sbd *sdp, uint64_t node, uint64_t n)
 		if (!(*slot)->r_nlookup)
 			remnant_drop(ic, slot);
 	}
-	ip = n ? hash_find(ic, gfs2_node_addr(node)) : NULL;
+	ip = n ? icache_find(ic, gfs2_node_addr(node)) : NULL;
 	/* One that is just being made or going away, too: as long as it has lookups it has a reference for them. */
-	if (ip && node_of(ip) == node)
+	if (ip && icache_node_of(ip) == node)
 		forget(ic, ip, n);
 	else
 		rmutex_unlock(&ic->lock);
@@ -1248,8 +801,6 @@ void gfs2_icache_forget_all(struct gfs2_sbd *sdp)
 		gfs2_inode_put(ip);
 		rmutex_lock(&ic->lock);
 	}
-	for (i = 0; i < ic->remnant_buckets; i++)
-		while (ic->remnants[i])
-			remnant_drop(ic, &ic->remnants[i]);
+	remnant_drop_all(ic);
 	rmutex_unlock(&ic->lock);
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The inode cache's own data, for icache.c and dio_time.c only.
+ * The inode cache from inside: for icache.c (objects and references), remnant.c (what is left of them, node ids), icache_trim.c (who makes
+ * one of the other), unlinked.c (what is to be deleted), and dio_time.c, whose list is here.  Others: fs/inode.h.
  */
 #ifndef GFS2FUSE_ICACHE_H
 #define GFS2FUSE_ICACHE_H
@@ -8,7 +9,7 @@
 #include "fs/inode.h"
 #include "util/slab.h"
 
-/* What is left of an inode that only the kernel knows; see icache.c. */
+/* What is left of an inode that only the kernel knows; see remnant.c. */
 struct gfs2_remnant {
 	struct gfs2_remnant *r_next;
 	uint64_t r_no_addr, r_formal;
@@ -44,5 +45,46 @@ struct gfs2_icache {
 	struct rmutex pending_lock; /* RANK_DIO; taken inside i_lock */
 	struct list_head pending; /* inodes with i_pending_mtime, oldest first; no reference is held */
 };
+
+/* --- icache.c --- */
+/* Lock held.  In any state. */
+struct gfs2_inode *icache_find(struct gfs2_icache *ic, uint64_t no_addr);
+/* May anything be written to the volume? */
+bool icache_writable(struct gfs2_sbd *sdp);
+/* Would something be lost with the object? */
+bool icache_must_write(struct gfs2_inode *ip);
+/* Lock held, nobody but the kernel's lookups has @ip: is it to be deleted before these are forgotten? */
+bool icache_must_reap(const struct gfs2_inode *ip);
+/* No lock held.  The caller has made @ip dead: nobody else has a reference. */
+void icache_destroy_inode(struct gfs2_inode *ip);
+
+/* --- remnant.c; lock held --- */
+/* What the kernel calls it; 0: its formal number is not known yet, so the kernel has never been told of it. */
+uint64_t icache_node_of(struct gfs2_inode *ip);
+/* The one of this node id, to be handed to remnant_take() or remnant_drop(); NULL: there is none. */
+struct gfs2_remnant **remnant_slot(struct gfs2_icache *ic, uint64_t node);
+/* Alone: of the inode that is in this block. */
+struct gfs2_remnant **remnant_at(struct gfs2_icache *ic, uint64_t no_addr);
+/* @ip's lookups are counted by a remnant, too, from now on; the caller takes them from @ip.  False: no memory, nothing has happened. */
+bool remnant_add(struct gfs2_icache *ic, struct gfs2_inode *ip);
+/* The lookups come back to the object, which has a reference of its own. */
+void remnant_take(struct gfs2_icache *ic, struct gfs2_remnant **slot, struct gfs2_inode *ip);
+/* The same for one that has been in core meanwhile, if there is a remnant. */
+void remnant_join(struct gfs2_icache *ic, struct gfs2_inode *ip);
+void remnant_drop(struct gfs2_icache *ic, struct gfs2_remnant **slot);
+void remnant_drop_all(struct gfs2_icache *ic);
+/* The smallest node id of this block that is larger than @after, if it is smaller than @next (0: anything is); else @next. */
+uint64_t remnant_next(struct gfs2_icache *ic, uint64_t no_addr, uint64_t after, uint64_t next);
+
+/* --- unlinked.c; no lock held --- */
+/*
+ * Another node leaves the end of what is in this block to us (@at_once), or is about to free it and may not live to do it: to be looked at, at once
+ * or some seconds later.
+ */
+void icache_note_let_go(struct gfs2_sbd *sdp, uint64_t no_addr, bool at_once);
+/* Look at what is due @then (now_ns(); UINT64_MAX: all). */
+void icache_check_let_go(struct gfs2_sbd *sdp, uint64_t then);
+/* It could not be deleted. */
+void icache_note_undeleted(struct gfs2_icache *ic, uint64_t no_addr);
 
 #endif

@@ -129,7 +129,7 @@ static inline uint64_t gfs2_formal_ino(struct gfs2_inode *ip)
 
 /*
  * What the kernel calls an inode (but the root): its block, and the low bits of its formal number, so that the next inode in this block is
- * another one to it.  Volumes are not larger than the bits that are left for the block (rindex.c).  See icache.c.
+ * another one to it.  Volumes are not larger than the bits that are left for the block (rindex.c).  See remnant.c.
  */
 #define GFS2_NODE_ADDR_BITS 48
 static inline uint64_t gfs2_node_id(uint64_t no_addr, uint64_t formal)

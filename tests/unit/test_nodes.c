@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * Which inode the kernel means: two nodes (lock_local, in one process) delete and make inodes in the same blocks, and what has been looked up on
- * one of them is asked for by node id (icache.c).
+ * one of them is asked for by node id (remnant.c).
  */
 #include "vol.h"
 #include "fs/evict_later.h"

@@ -1,0 +1,203 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Inodes that are to be deleted: who waits for their blocks, who looks for what a crash or another node has left.
+ *
+ * Guarantees
+ *  1. An unlinked inode that this node has in core is deleted when the last reference goes (icache.c); one whose deletion failed, or that was
+ *     left to another node, is looked at again: at once, after LET_GO_NS, or before unmount.  What does not fit into the two
+ *     small tables the next mount finds.
+ *  2. Who found no space waits for those that are on their way, and for a hunt through what was seen unlinked, but not for ever.
+ *
+ * Locking: the cache's lock guards the lists and tables; it is let go of for everything that may sleep.
+ * Kernel: rgrp.c:try_rgrp_unlink, glock.c:delete_work_func.
+ */
+#include "fs/icache.h"
+#include "fs/evict_later.h"
+#include "fs/rgrp.h"
+#include "util/util.h"
+
+#define DOOMED_WAIT_NS 1000000000ull
+#define HUNT_WAIT_NS 10000000000ull	/* large files take a while; whoever is in the way in a cluster, too */
+#define LET_GO_NS 5000000000ull
+
+/*
+ * Another node leaves the end of what is in this block to us, or is about to free it and may not live to do it: to be looked at, at once or in
+ * LET_GO_NS.
+ */
+void icache_note_let_go(struct gfs2_sbd *sdp, uint64_t no_addr, bool at_once)
+{
+	uint64_t when = at_once ? 0 : now_ns() + LET_GO_NS;
+	struct gfs2_icache *ic = sdp->sd_icache;
+	unsigned at = 0;
+
+	rmutex_lock(&ic->lock);
+	while (at < ic->nr_let_go && ic->let_go[at].no_addr != no_addr)
+		at++;
+	if (at == ARRAY_SIZE(ic->let_go)) {
+		at = 0;
+		for (unsigned i = 1; i < ARRAY_SIZE(ic->let_go); i++)
+			if (ic->let_go[i].due_ns < ic->let_go[at].due_ns)
+				at = i;
+		ic->let_go[at].due_ns = when;
+	} else if (at == ic->nr_let_go) {
+		ic->nr_let_go++;
+		ic->let_go[at].due_ns = when;
+	}
+	ic->let_go[at].no_addr = no_addr;
+	ic->let_go[at].due_ns = min_t(uint64_t, ic->let_go[at].due_ns, when);
+	rmutex_unlock(&ic->lock);
+	if (at_once)
+		gfs2_maint_wake(sdp);
+}
+
+void gfs2_inode_doom(struct gfs2_inode *ip)
+{
+	struct gfs2_icache *ic = ip->i_sbd->sd_icache;
+
+	rmutex_lock(&ic->lock);
+	if (list_empty(&ip->i_doomed))
+		list_add_tail(&ip->i_doomed, &ic->doomed);
+	rmutex_unlock(&ic->lock);
+}
+
+uint64_t gfs2_inodes_gone(struct gfs2_sbd *sdp)
+{
+	/* acquire: who sees the number sees what the inode's end has freed, once he has the rgrp's lock */
+	return atomic_load_explicit(&sdp->sd_icache->gone, memory_order_acquire);
+}
+
+static bool any_on_its_way(struct gfs2_icache *ic, const struct gfs2_inode *but)
+{
+	struct gfs2_inode *ip;
+
+	list_for_each_entry(ip, &ic->doomed, i_doomed)
+		if (!ip->i_opens && ip != but)
+			return true;
+	return false;
+}
+
+/*
+ * Cache lock held: a hunt goes on or has been asked for.  Those who came across unlinked inodes after it has begun say so
+ * again, so there is another one then.
+ */
+static bool hunt_on(struct gfs2_icache *ic, struct gfs2_sbd *sdp)
+{
+	if (gfs2_withdrawn(sdp) || !sdp->sd_maint)
+		return false;
+	if (!ic->hunting && gfs2_unlinked_seen(sdp)) {
+		ic->hunt_wanted = true;
+		gfs2_maint_wake(sdp);
+	}
+	return ic->hunting || ic->hunt_wanted;
+}
+
+bool gfs2_inodes_wait_gone(struct gfs2_inode *ip, uint64_t gone)
+{
+	struct gfs2_icache *ic = ip->i_sbd->sd_icache;
+	unsigned long long began = now_ns();
+	struct gfs2_inode *other, *next;
+
+	gfs2_evict_hurry(ip->i_sbd);
+	rmutex_lock(&ic->lock);
+	while (gfs2_inodes_gone(ip->i_sbd) == gone) {
+		bool hunt = hunt_on(ic, ip->i_sbd);
+
+		if (!hunt && !any_on_its_way(ic, ip))
+			break;
+		if (rcond_wait_until(&ic->wait, &ic->lock, began + (hunt ? HUNT_WAIT_NS : DOOMED_WAIT_NS)))
+			continue;
+		/* Somebody's working directory, or the like: not waited for again. */
+		list_for_each_entry_safe(other, next, &ic->doomed, i_doomed)
+			if (!hunt && !other->i_opens)
+				list_del_init(&other->i_doomed);
+		break;
+	}
+	rmutex_unlock(&ic->lock);
+	return gfs2_inodes_gone(ip->i_sbd) != gone;
+}
+
+int gfs2_inodes_hunt(struct gfs2_sbd *sdp)
+{
+	struct gfs2_icache *ic = sdp->sd_icache;
+	bool go;
+	int error = 0;
+
+	rmutex_lock(&ic->lock);
+	/* In a cluster what is unlinked is mostly in use on some node: it is asked only for a reason. */
+	go = ic->hunt_wanted || !sdp->sd_lm->lm_has_peers;
+	ic->hunting = go;
+	ic->hunt_wanted = false;
+	rmutex_unlock(&ic->lock);
+	if (!go)
+		return 0;
+	error = gfs2_for_each_unlinked_seen(sdp, gfs2_reclaim_left);
+	rmutex_lock(&ic->lock);
+	ic->hunting = false;
+	rcond_broadcast(&ic->wait);
+	rmutex_unlock(&ic->lock);
+	return error;
+}
+
+/*
+ * Whoever wanted to delete an inode may have given up since, or died (kernel: delete_work_func, which looks again after 5 s).
+ * What is due @then; all of it that is unlinked by now and in nobody's core goes.
+ */
+void icache_check_let_go(struct gfs2_sbd *sdp, uint64_t then)
+{
+	struct gfs2_icache *ic = sdp->sd_icache;
+	unsigned i = 0;
+
+	rmutex_lock(&ic->lock);
+	while (i < ic->nr_let_go) {
+		uint64_t no_addr = ic->let_go[i].no_addr;
+
+		if (ic->let_go[i].due_ns > then) {
+			i++;
+			continue;
+		}
+		ic->let_go[i] = ic->let_go[--ic->nr_let_go];
+		rmutex_unlock(&ic->lock);
+		if (icache_writable(sdp) && gfs2_get_block_type(sdp, no_addr) == GFS2_BLKST_UNLINKED_)
+			gfs2_reclaim_unlinked(sdp, no_addr);
+		rmutex_lock(&ic->lock);
+		i = 0;
+	}
+	rmutex_unlock(&ic->lock);
+}
+
+void icache_note_undeleted(struct gfs2_icache *ic, uint64_t no_addr)
+{
+	rmutex_lock(&ic->lock);
+	if (ic->nr_undeleted < ARRAY_SIZE(ic->undeleted))
+		ic->undeleted[ic->nr_undeleted++] = no_addr;
+	rmutex_unlock(&ic->lock);
+}
+
+int gfs2_icache_delete_again(struct gfs2_sbd *sdp)
+{
+	struct gfs2_icache *ic = sdp->sd_icache;
+	uint64_t again[ARRAY_SIZE(ic->undeleted)];
+	unsigned nr, left;
+
+	icache_check_let_go(sdp, UINT64_MAX);
+	rmutex_lock(&ic->lock);
+	nr = ic->nr_undeleted;
+	memcpy(again, ic->undeleted, nr * sizeof(again[0]));
+	ic->nr_undeleted = 0;
+	rmutex_unlock(&ic->lock);
+	for (unsigned i = 0; i < nr; i++) {
+		/* Whoever created a new inode in this place had to free the old one first. */
+		int error = gfs2_get_block_type(sdp, again[i]);
+
+		if (error == GFS2_BLKST_UNLINKED_)
+			error = gfs2_reclaim_unlinked(sdp, again[i]);
+		if (error < 0)
+			icache_note_undeleted(ic, again[i]);
+	}
+	rmutex_lock(&ic->lock);
+	left = ic->nr_undeleted;
+	rmutex_unlock(&ic->lock);
+	if (left)
+		fs_err("%u deleted inodes still have their blocks: the next mount frees them", left);
+	return left ? -EIO : 0;
+}
