@@ -242,6 +242,49 @@ def fill(m, bs, rnd, direct):
     return paths
 
 
+def case_exact_to_the_block():
+    """Where a write needs one block, as many succeed as statfs says are free, in a file and as names; not one more, not one less."""
+    for bs in (512, 4096):
+        volume = Volume(size="40M" if bs > 512 else "32M", bs=bs)
+        with volume.mount() as m:
+            # Holes between blocks whose pointers have one tree of indirect blocks already, more of them than will be free.
+            many = 300
+            holes = os.open(m / "holes", os.O_RDWR | os.O_CREAT)
+            for number in range(many + 2):
+                os.pwrite(holes, b"d" * bs, 2 * number * bs)
+            os.fsync(holes)
+            fd = os.open(m / "rest", os.O_RDWR | os.O_CREAT)
+            size = 0
+            while (over := os.statvfs(m).f_bfree - many) > 0:
+                # Indirect blocks come with it, a few.
+                piece = max(over // 2, 1) * bs
+                fallocate(fd, 0, size, piece)
+                size += piece
+            os.fsync(fd)
+            for turn in range(3):
+                free = settled_free(m)
+                check(many // 2 < free <= many, f"{free} blocks are free to begin with")
+                written = 0
+                try:
+                    while written <= many:
+                        os.pwrite(holes, b"h" * bs, (2 * written + 1) * bs)
+                        written += 1
+                except OSError as error:
+                    equal(error.errno, errno.ENOSPC, "errno")
+                equal(written, free, f"blocks of {bs}, turn {turn}: writes of a block each where so many are free")
+                equal(os.statvfs(m).f_bfree, 0, f"blocks of {bs}, turn {turn}: free blocks of a full volume")
+                # What is given back is there at once, and only that.
+                for number in range(0, written, turn + 1):
+                    fallocate(holes, PUNCH | KEEP, (2 * number + 1) * bs, bs)
+                equal(settled_free(m), len(range(0, written, turn + 1)), f"blocks of {bs}, turn {turn}: blocks given back")
+                for number in range(written):
+                    fallocate(holes, PUNCH | KEEP, (2 * number + 1) * bs, bs)
+                equal(settled_free(m), free, f"blocks of {bs}, turn {turn}: free blocks in the end")
+            os.close(holes)
+            os.close(fd)
+        volume.fsck()
+
+
 def case_filled_twenty_times():
     """Filled to the last block and emptied: all blocks are back, every time."""
     bs = random.choice([512, 1024, 2048, 4096])
