@@ -30,19 +30,26 @@
 
 /* --- memory --- */
 
-static void chunk_add(struct buf_cache *c)
+/* Memory for some more buffers, no lock is held; NULL: there is none. */
+static struct buf_chunk *chunk_new(const struct buf_cache *c)
 {
 	unsigned nr = CHUNK_BYTES / c->c_bsize;
-	struct buf_chunk *chunk = xzalloc(sizeof(*chunk) + nr * sizeof(struct gfs2_bh));
+	struct buf_chunk *chunk = calloc(1, sizeof(*chunk) + nr * sizeof(struct gfs2_bh));
 
-	for (unsigned i = 0;; i++) {
-		chunk->data = mmap(NULL, CHUNK_BYTES, PROT_READ | PROT_WRITE,
-				   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-		if (chunk->data != MAP_FAILED)
-			break;
-		memory_wait(CHUNK_BYTES, i);
+	if (!chunk)
+		return NULL;
+	chunk->data = mmap(NULL, CHUNK_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (chunk->data == MAP_FAILED) {
+		free(chunk);
+		return NULL;
 	}
-	for (unsigned i = 0; i < nr; i++) {
+	return chunk;
+}
+
+/* The free lock is held. */
+static void chunk_add(struct buf_cache *c, struct buf_chunk *chunk)
+{
+	for (unsigned i = 0; i < CHUNK_BYTES / c->c_bsize; i++) {
 		struct gfs2_bh *bh = &chunk->bhs[i];
 
 		bh->b_data = chunk->data + (size_t)i * c->c_bsize;
@@ -53,8 +60,26 @@ static void chunk_add(struct buf_cache *c)
 	c->c_chunks = chunk;
 }
 
+/* One of those that are free, or NULL. */
+static struct gfs2_bh *bh_take(struct buf_cache *c)
+{
+	struct gfs2_bh *bh = NULL;
+
+	rmutex_lock(&c->c_free_lock);
+	if (!list_empty(&c->c_free)) {
+		bh = list_first_entry(&c->c_free, struct gfs2_bh, b_lru);
+		list_del_init(&bh->b_lru);
+		if (bh->b_released)
+			c->c_resident++;
+		bh->b_released = false;
+	}
+	rmutex_unlock(&c->c_free_lock);
+	return bh;
+}
+
 static struct gfs2_bh *bh_memory(struct buf_cache *c)
 {
+	struct buf_chunk *chunk;
 	struct gfs2_bh *bh;
 
 	if (EXACT_ALLOC) {
@@ -62,15 +87,17 @@ static struct gfs2_bh *bh_memory(struct buf_cache *c)
 		bh->b_data = xaligned_alloc(min_t(size_t, c->c_bsize, 4096), c->c_bsize);
 		return bh;
 	}
-	rmutex_lock(&c->c_free_lock);
-	if (list_empty(&c->c_free))
-		chunk_add(c);
-	bh = list_first_entry(&c->c_free, struct gfs2_bh, b_lru);
-	list_del_init(&bh->b_lru);
-	if (bh->b_released)
-		c->c_resident++;
-	bh->b_released = false;
-	rmutex_unlock(&c->c_free_lock);
+	/* Without memory somebody else's buffer will do; those who give theirs back need the lock. */
+	for (unsigned i = 0; !(bh = bh_take(c)); i++) {
+		chunk = chunk_new(c);
+		if (!chunk) {
+			memory_wait(CHUNK_BYTES, i);
+			continue;
+		}
+		rmutex_lock(&c->c_free_lock);
+		chunk_add(c, chunk);
+		rmutex_unlock(&c->c_free_lock);
+	}
 	return bh;
 }
 

@@ -7,6 +7,8 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <cmocka.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "io/buf.h"
@@ -379,6 +381,74 @@ static void emptied_shards_wake_their_waiters(void **state)
 		assert_in_range(buf_cache_used(c), 0, BSIZE);
 		buf_cache_set_limit(c, 8192ull * BSIZE);
 	}
+}
+
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#if !defined(__has_feature)
+#define __has_feature(x) 0
+#endif
+#if !__has_feature(address_sanitizer) && !__has_feature(thread_sanitizer)
+#define ADDRESS_SPACE_CAN_END 1
+#endif
+#endif
+
+#ifdef ADDRESS_SPACE_CAN_END
+static atomic_bool full;
+
+static void *get_one(void *arg)
+{
+	while (!atomic_load(&full))
+		sched_yield();
+	return buf_get(&data, 5000);
+}
+#endif
+
+/* Who waits for memory gets what others give back, and does not keep them from it. */
+static void memory_of_others_will_do(void **state)
+{
+#ifdef ADDRESS_SPACE_CAN_END
+	struct gfs2_bh *held[(1 << 20) / BSIZE], *got;	/* all that there is memory for */
+	struct rlimit all, none;
+	unsigned long long pages;
+	void *result;
+	pthread_t t;
+	FILE *file;
+
+	buf_cache_set_limit(c, 10000ull * BSIZE);
+	for (unsigned i = 0; i < ARRAY_SIZE(held); i++)
+		held[i] = buf_get(&data, i);
+	assert_false(memory_is_short());	/* and there is no reserve */
+	assert_int_equal(getrlimit(RLIMIT_AS, &all), 0);
+	file = fopen("/proc/self/statm", "re");
+	assert_non_null(file);
+	none = all;
+	atomic_store(&full, false);
+	alarm(60);	/* a thread that waits with the lock cannot be got rid of */
+	assert_int_equal(fscanf(file, "%llu", &pages), 1);
+	fclose(file);
+	none.rlim_cur = (pages + 4096) * (rlim_t)sysconf(_SC_PAGESIZE);
+	assert_int_equal(setrlimit(RLIMIT_AS, &none), 0);
+	assert_int_equal(pthread_create(&t, NULL, get_one, NULL), 0);
+	/* It has its stack; what is left of that goes to nobody else. */
+	for (size_t len = 64 << 20; len >= 4096; len /= 2)
+		while (mmap(NULL, len, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) != MAP_FAILED)
+			;
+	atomic_store(&full, true);
+	while (!memory_is_short())
+		sched_yield();
+	for (unsigned i = 0; i < ARRAY_SIZE(held); i++)
+		buf_put(held[i]);
+	buf_forget(c, 0, ARRAY_SIZE(held));
+	assert_int_equal(pthread_join(t, &result), 0);
+	alarm(0);
+	assert_int_equal(setrlimit(RLIMIT_AS, &all), 0);
+	memory_reserve_fill();
+	got = result;
+	assert_int_equal(got->b_blocknr, 5000);
+	buf_put(got);
+#else
+	skip();
+#endif
 }
 
 /* --- write-back --- */
@@ -955,6 +1025,7 @@ int main(void)
 		T(pressure),
 		T(limit_can_change),
 		T(emptied_shards_wake_their_waiters),
+		T(memory_of_others_will_do),
 		T(neighbours_in_one_request),
 		T(clean_data_is_dropped),
 		T(pinned_data_is_not_written),
