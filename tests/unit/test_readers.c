@@ -485,6 +485,43 @@ static void one_reader_for_a_lone_caller(void **state)
 	}
 }
 
+static bool brief(uint32_t opcode, uint32_t size)
+{
+	static _Alignas(8) char mem[RX_PAGE];
+	struct rx_buf b = { .mem = mem, .s = &server };
+	struct fuse_in_header *in = (void *)rx_request(&b);
+	struct fuse_read_in *rd = (void *)(in + 1);
+
+	memset(mem, 0, sizeof(mem));
+	in->opcode = opcode;
+	in->len = sizeof(*in) + sizeof(*rd);
+	if (opcode == FUSE_READ)
+		rd->size = size;
+	else
+		in->len = (uint32_t)(RX_HEADROOM + size);
+	return request_is_brief(&b);
+}
+
+/* Who copies much lets another one read meanwhile: with one reader for all, large transfers went at half the rate. */
+static void large_transfers_are_not_brief(void **state)
+{
+	static const uint32_t small[] = { 1, 4096, 64 << 10 }, large[] = { (64 << 10) + 4096, 128 << 10, 1 << 20 };
+
+	for (size_t i = 0; i < ARRAY_SIZE(small); i++) {
+		assert_true(brief(FUSE_READ, small[i]));
+		assert_true(brief(FUSE_WRITE, small[i]));
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(large); i++) {
+		assert_false(brief(FUSE_READ, large[i]));
+		assert_false(brief(FUSE_WRITE, large[i]));
+	}
+	/* Who waits for other nodes is never brief. */
+	sb.sd_lm = &(struct lm_lockops){ .lm_has_peers = true };
+	assert_false(brief(FUSE_READ, 4096));
+	sb.sd_lm = &lm_nolock;
+	assert_true(brief(FUSE_READ, 4096));
+}
+
 /* FORGETs come in any number: they do not get a thread each, and keep nobody from reading. */
 static void patience(void **state)
 {
@@ -566,6 +603,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test_setup_teardown(to_and_fro_under_load, start, end),
 		cmocka_unit_test_setup_teardown(no_thread_to_be_had, start, end),
 		cmocka_unit_test_setup_teardown(one_reader_for_a_lone_caller, start, end),
+		cmocka_unit_test_setup_teardown(large_transfers_are_not_brief, start, end),
 		cmocka_unit_test_setup_teardown(patience, start, end),
 		cmocka_unit_test_setup_teardown(stopped_at_any_moment, start, end),
 		cmocka_unit_test(bugs_are_found),
