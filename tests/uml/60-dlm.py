@@ -118,7 +118,9 @@ def what_one_has_changed_the_other_sees(c):
         process.write(b"go\n")
         deadline = time.monotonic() + STEP
         while process.out.count(b".") == done:
-            check(process.pump(max(0, deadline - time.monotonic())) and time.monotonic() < deadline,
+            # Its last word may come with its end.
+            alive = process.pump(max(0, deadline - time.monotonic()))
+            check(process.out.count(b".") > done or alive and time.monotonic() < deadline,
                   "turn %d, node %d: %s" % (turn, n + 1, bytes(process.err).decode()))
     for process in nodes:
         result = process.wait(STEP)
