@@ -343,24 +343,6 @@ static void show_break(unsigned id, const struct stop_spec *spec, uint64_t hits,
 	fprintf(sh->out, "%s; hits: %llu\n", spec->once ? ", once" : "", (unsigned long long)hits);
 }
 
-static void comm_of(pid_t pid, char *buf, size_t size)
-{
-	char path[32];
-	FILE *f;
-
-	buf[0] = 0;
-	snprintf(path, sizeof(path), "/proc/%d/comm", (int)pid);
-	f = pid ? fopen(path, "re") : NULL;
-	if (f && fgets(buf, (int)size, f))
-		buf[strcspn(buf, "\n")] = 0;
-	if (f)
-		fclose(f);
-	/* Anybody may choose it, and it goes to root's terminal. */
-	for (; *buf; buf++)
-		if ((unsigned char)*buf < ' ' || *buf == 0x7f)
-			*buf = '?';
-}
-
 static void site_json(FILE *out, const struct stop_site *site)
 {
 	char comm[32];
@@ -374,7 +356,7 @@ static void site_json(FILE *out, const struct stop_site *site)
 	if (site->req)
 		fprintf(out, ",\"req\":%llu", (unsigned long long)site->req);
 	if (site->pid) {
-		comm_of(site->pid, comm, sizeof(comm));
+		command_of(site->pid, comm, sizeof(comm));
 		fprintf(out, ",\"pid\":%d,\"comm\":", site->pid);
 		ctl_json_string(out, comm);
 	}
@@ -400,7 +382,7 @@ static void site_text(FILE *out, const struct stop_site *site)
 	if (site->why)
 		fprintf(out, ", %s", site->why);
 	if (site->pid) {
-		comm_of(site->pid, comm, sizeof(comm));
+		command_of(site->pid, comm, sizeof(comm));
 		fprintf(out, " for pid %d [%s]", site->pid, comm);
 	}
 	if (site->req)

@@ -167,7 +167,6 @@ static bool whole(const struct io_engine *e, uint64_t end)
 	return !fstat(e->e_fd, &st) && (uint64_t)st.st_size >= end;
 }
 
-
 /*
  * To ask how long the file is takes as long as to copy a block.  But the pages of a mapping go with the file's: while the last one is
  * there, all before it are whole, and that a touch tells (copy_guarded()).  Only for what is in the last one itself the length counts.

@@ -150,34 +150,13 @@ static struct holder_snap snap_holder(const struct gfs2_holder *gh)
 	};
 }
 
-static void command_name(pid_t pid, char *buf, size_t size)
-{
-	char path[32];
-	FILE *f;
-
-	if (!pid) {
-		snprintf(buf, size, "(none)");
-		return;
-	}
-	snprintf(path, sizeof(path), "/proc/%d/comm", (int)pid);
-	f = fopen(path, "re");
-	if (!f || !fgets(buf, size, f))
-		snprintf(buf, size, "(ended)");
-	if (f)
-		fclose(f);
-	buf[strcspn(buf, "\n")] = 0;
-	/* Anybody may choose it, and it goes to root's terminal. */
-	for (; *buf; buf++)
-		if ((unsigned char)*buf < ' ' || *buf == 0x7f)
-			*buf = '?';
-}
-
 static void dump_holder(FILE *out, const struct holder_snap *h)
 {
 	char flags[ARRAY_SIZE(holder_letters) + 1], comm[32];
 
 	holder_flags_text(h->flags, h->iflags, flags);
-	command_name(h->pid, comm, sizeof(comm));
+	if (!command_of(h->pid, comm, sizeof(comm)))
+		snprintf(comm, sizeof(comm), h->pid ? "(ended)" : "(none)");
 	fprintf(out, " H: s:%s f:%s e:%d p:%ld [%s] %s\n", glock_state_name(h->state), flags,
 		h->error, (long)h->pid, comm, h->where);
 }

@@ -62,7 +62,6 @@ void slab_init(struct slab_cache *c, size_t size)
 void slab_destroy(struct slab_cache *c)
 {
 	GFS2_BUG_ON(c->nr);
-	GFS2_BUG_ON(c->nr);
 	while (c->regions) {
 		struct slab_region *region = c->regions;
 

@@ -111,6 +111,26 @@ uint64_t wall_ns(void)
 	return (uint64_t)ts.tv_sec * 1000000000u + ts.tv_nsec;
 }
 
+bool command_of(pid_t pid, char *buf, size_t size)
+{
+	char path[32];
+	bool found;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/%d/comm", (int)pid);
+	f = pid > 0 ? fopen(path, "re") : NULL;
+	found = f && fgets(buf, (int)size, f);
+	if (f)
+		fclose(f);
+	if (!found)
+		buf[0] = 0;
+	buf[strcspn(buf, "\n")] = 0;
+	for (; *buf; buf++)
+		if ((unsigned char)*buf < ' ' || *buf == 0x7f)
+			*buf = '?';
+	return found;
+}
+
 struct timespec current_time(void)
 {
 	struct timespec ts;

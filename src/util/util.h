@@ -46,6 +46,8 @@ static inline uint32_t gfs2_disk_hash(const char *name, size_t len)
 uint64_t now_ns(void);
 /* CLOCK_REALTIME in nanoseconds; may be set back. */
 uint64_t wall_ns(void);
+/* What /proc calls the process, for a terminal: it may have chosen control characters, which are '?' here.  False, and "": there is none. */
+bool command_of(pid_t pid, char *buf, size_t size);
 /* CLOCK_REALTIME_COARSE: the resolution that file times have in the kernel. */
 struct timespec current_time(void);
 
