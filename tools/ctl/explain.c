@@ -125,10 +125,13 @@ static int read_source(const char *source, long long until, struct node *n)
 	return status;
 }
 
-/* The other mounts of the same file system that are on this machine: their sockets are at hand. */
+/*
+ * The other mounts of the same file system that are on this machine: their sockets are at hand.  A lock table's name may be used twice on a machine by
+ * different volumes (lock_local), so the device must be the same as well.
+ */
 struct peers {
 	struct conn *of;
-	char table[128];
+	char table[128], device[PATH_MAX];
 	struct node *nodes;
 	unsigned *nr;
 };
@@ -136,10 +139,11 @@ struct peers {
 static void read_peer(struct conn *c, void *arg)
 {
 	struct peers *p = arg;
-	char table[128];
+	char table[128], device[PATH_MAX];
 
-	if (*p->nr == MAX_SOURCES || !strcmp(c->mountpoint, p->of->mountpoint) || !json_get(c->greeting, "locktable", table, sizeof(table)) ||
-	    strcmp(table, p->table) || strstr(c->greeting, "\"lockproto\":\"lock_nolock\""))
+	if (*p->nr == MAX_SOURCES || !strcmp(c->path, p->of->path) || !json_get(c->greeting, "locktable", table, sizeof(table)) ||
+	    strcmp(table, p->table) || !json_get(c->greeting, "device", device, sizeof(device)) || strcmp(device, p->device) ||
+	    strstr(c->greeting, "\"lockproto\":\"lock_nolock\""))
 		return;
 	if (read_conn(c, &p->nodes[*p->nr], true))
 		return;
@@ -152,7 +156,8 @@ static void read_peers(struct conn *c, struct node *nodes, unsigned *nr)
 {
 	struct peers p = { .of = c, .nodes = nodes, .nr = nr };
 
-	if (json_get(c->greeting, "locktable", p.table, sizeof(p.table)) && !strstr(c->greeting, "\"lockproto\":\"lock_nolock\""))
+	if (json_get(c->greeting, "locktable", p.table, sizeof(p.table)) && json_get(c->greeting, "device", p.device, sizeof(p.device)) &&
+	    !strstr(c->greeting, "\"lockproto\":\"lock_nolock\""))
 		each_mount(read_peer, &p);
 }
 
