@@ -370,8 +370,9 @@ static int lookup(struct gfs2_sbd *sdp, uint64_t no_addr, uint64_t formal, bool 
 	int error = 0;
 
 	*out = NULL;
+	/* From a damaged directory; the kernel's node ids have no such numbers. */
 	if (no_addr != gfs2_node_addr(no_addr))
-		return -EIO;
+		return gfs2_consist(sdp, no_addr, "pointer to a block outside the file system");
 	rmutex_lock(&ic->lock);
 	while ((ip = icache_find(ic, no_addr)) && (ip->i_new || ip->i_dead)) {
 		error = settled ? -EAGAIN : wait_settled(ic, ip, formal);
