@@ -328,6 +328,33 @@ static void test_withdraw(void **state)
 	vol_fsck();
 }
 
+/* A damaged directory: a number that no node id can have is as much of a fault as one outside the volume, and ends in a withdraw. */
+static void test_impossible_number(void **state)
+{
+	const uint64_t impossible[] = { 1ull << 40, 1ull << 48, UINT64_MAX };
+	struct gfs2_inode *ip;
+	struct gfs2_holder gh;
+	struct gfs2_sbd *sdp;
+	struct io_engine *e;
+	int error;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(impossible); i++) {
+		vol_make(4096, 64, 1, "");
+		e = vol_open(false);
+		sdp = mount_args(e, &vol_args);
+		error = gfs2_inode_lookup(sdp, impossible[i], 77, &ip);
+		if (!error) {
+			/* This one a node id could have: the block is asked for. */
+			error = gfs2_glock_nq_init(ip->i_gl, LM_ST_SHARED, 0, &gh);
+			gfs2_inode_put(ip);
+		}
+		assert_int_equal(error, -EIO);
+		assert_true(gfs2_withdrawn(sdp));
+		assert_int_equal(gfs2_unmount(sdp), -EIO);
+		io_engine_close(e);
+	}
+}
+
 /* Far more metadata than the cache may hold. */
 static void test_small_cache(void **state)
 {
@@ -372,6 +399,7 @@ static int tests(void)
 		cmocka_unit_test(test_crash),
 		cmocka_unit_test(test_fsck_replay),
 		cmocka_unit_test(test_withdraw),
+		cmocka_unit_test(test_impossible_number),
 		cmocka_unit_test(test_small_cache),
 	};
 
