@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
-from crashload import chosen, steps_open    # noqa: E402
+from crashload import chosen, steps_open, verify_words    # noqa: E402
 from journal import journals    # noqa: E402
 from testlib import *    # noqa: E402
 
@@ -92,8 +92,7 @@ def kill_under_load(volume, number):
 
 
 def verify(directory, crash, who):
-    done = run([sys.executable, "-B", CRASHLOAD, "verify", os.path.join(directory, crash.subdir),
-                crash.acks], ok=None)
+    done = run([sys.executable, "-B", CRASHLOAD, *verify_words(os.path.join(directory, crash.subdir), crash.acks, workdir())], ok=None)
     check(done.returncode == 0, f"kill {crash.number}, replayed by {who}:\n{done.stdout}")
 
 
@@ -135,8 +134,9 @@ def replayed_by_kernel(crashes):
     check(done.returncode == 0, "tools/cluster up: " + done.stdout)
     try:
         for crash, letter in zip(crashes, "abcdefghijklmnop"):
+            words = " ".join(verify_words(f"/mnt/crash/{crash.subdir}", crash.acks, workdir()))
             script = (f"mkdir -p /mnt/crash && mount -t gfs2 -o ro,lockproto=lock_nolock /dev/ubd{letter} "
-                      f"/mnt/crash && python3 -B {CRASHLOAD} verify /mnt/crash/{crash.subdir} {crash.acks}; "
+                      f"/mnt/crash && python3 -B {CRASHLOAD} {words}; "
                       "status=$?; umount /mnt/crash; exit $status")
             done = run([CLUSTER, "--name", name, "run", "1", script], ok=None)
             check(done.returncode == 0, f"kill {crash.number}, replayed by the kernel:\n{done.stdout}")

@@ -7,7 +7,7 @@ import os
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
-from crashload import chosen, steps_open    # noqa: E402
+from crashload import chosen, steps_open, verify_words    # noqa: E402
 from journal import journals_clean    # noqa: E402
 from testlib import *    # noqa: E402
 
@@ -44,7 +44,7 @@ def acknowledged(acks):
 
 
 def verify(directory, acks, what):
-    done = run([sys.executable, "-B", CRASHLOAD, "verify", directory, acks], ok=None)
+    done = run([sys.executable, "-B", CRASHLOAD, *verify_words(directory, acks, workdir())], ok=None)
     check(done.returncode == 0, f"{what}, seed {SEED}:\n{done.stdout}")
 
 

@@ -13,7 +13,7 @@ import sys
 import threading
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
-from crashload import steps_open    # noqa: E402
+from crashload import steps_open, verify_words    # noqa: E402
 from journal import journals    # noqa: E402
 from testlib import *    # noqa: E402
 
@@ -54,7 +54,7 @@ class Load:
         check(not read_file(self.out), "the load says: " + read_file(self.out).decode())
 
     def verify(self, m):
-        done = run([sys.executable, "-B", CRASHLOAD, "verify", m / self.name, self.acks], ok=None)
+        done = run([sys.executable, "-B", CRASHLOAD, *verify_words(m / self.name, self.acks, workdir())], ok=None)
         check(done.returncode == 0, f"{self.name}, seen from journal {m.jid}:\n{done.stdout}")
 
 
