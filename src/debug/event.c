@@ -245,6 +245,18 @@ static inline void write_brief(const struct brief *b, uint64_t seq)
 			 b->off, b->len, b->rc, b->req, b->pid, b->reason ? b->reason : "");
 }
 
+/* @b, and the same as @then for @reason. */
+static inline void write_two(struct brief *b, enum gfs2_event_type then, const char *reason)
+{
+	uint64_t seq = claim(2);
+
+	write_brief(b, seq);
+	b->type = (uint8_t)then;
+	b->reason = reason;
+	write_brief(b, seq + 1);
+	wake_waiters();
+}
+
 static inline struct brief glock_brief(enum gfs2_event_type t, const struct gfs2_glock *gl, int from, int to,
 				       const char *reason, uint64_t t_ns)
 {
@@ -273,17 +285,11 @@ void ev_glock_at(enum gfs2_event_type t, const struct gfs2_glock *gl, int from, 
 void ev_glock_granted(const struct gfs2_glock *gl, int to, const char *where, const char *how, uint64_t t_ns)
 {
 	struct brief b;
-	uint64_t seq;
 
 	if (unlikely(!recorded()))
 		return;
 	b = glock_brief(EV_GLOCK_QUEUE, gl, -1, to, where, t_ns);
-	seq = claim(2);
-	write_brief(&b, seq);
-	b.type = EV_GLOCK_PROMOTE;
-	b.reason = how;
-	write_brief(&b, seq + 1);
-	wake_waiters();
+	write_two(&b, EV_GLOCK_PROMOTE, how);
 }
 
 void ev_glock(enum gfs2_event_type t, const struct gfs2_glock *gl, int from, int to,
@@ -362,17 +368,11 @@ void ev_dio_at(enum gfs2_event_type t, uint64_t ino, uint64_t off, uint64_t len,
 void ev_dio_begun(uint64_t ino, uint64_t off, uint32_t len, const char *what, uint64_t t_ns)
 {
 	struct brief b;
-	uint64_t seq;
 
 	if (unlikely(!recorded()))
 		return;
 	b = dio_brief(EV_DIO_BEGIN, ino, off, len, 0, what, t_ns ? t_ns : gfs2_event_time());
-	seq = claim(2);
-	write_brief(&b, seq);
-	b.type = EV_DIO_SUBMIT;
-	b.reason = NULL;
-	write_brief(&b, seq + 1);
-	wake_waiters();
+	write_two(&b, EV_DIO_SUBMIT, NULL);
 }
 
 void ev_dio(enum gfs2_event_type t, uint64_t ino, uint64_t off, uint64_t len, int64_t rc,

@@ -16,18 +16,6 @@
 #define MAX_SHARDS 64
 #define BLOCKS_PER_SHARD 64
 
-/* One allocation each under the address sanitizer: it sees uses after the end and beyond the block. */
-#if defined(__SANITIZE_ADDRESS__)
-#define EXACT_ALLOC true
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define EXACT_ALLOC true
-#endif
-#endif
-#ifndef EXACT_ALLOC
-#define EXACT_ALLOC false
-#endif
-
 /* --- memory --- */
 
 /* Memory for some more buffers, no lock is held; NULL: there is none. */

@@ -21,17 +21,6 @@
 #define SLAB_NR (SLAB_REGION / SLAB_BYTES)
 #define SLAB_ALIGN 16u
 
-#if defined(__SANITIZE_ADDRESS__)
-#define EXACT_ALLOC true
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define EXACT_ALLOC true
-#endif
-#endif
-#ifndef EXACT_ALLOC
-#define EXACT_ALLOC false
-#endif
-
 struct slab {
 	struct list_head list;	/* dense, sparse or empty; on none when full */
 	void *free;

@@ -42,6 +42,18 @@ static inline uint32_t gfs2_disk_hash(const char *name, size_t len)
 	return gfs2_crc32(0, name, len);
 }
 
+/* Objects of a pool are one allocation each under the address sanitizer: it sees uses after the end and beyond the object. */
+#if defined(__SANITIZE_ADDRESS__)
+#define EXACT_ALLOC true
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define EXACT_ALLOC true
+#endif
+#endif
+#ifndef EXACT_ALLOC
+#define EXACT_ALLOC false
+#endif
+
 /* CLOCK_MONOTONIC in nanoseconds. */
 uint64_t now_ns(void);
 /* CLOCK_REALTIME in nanoseconds; may be set back. */

@@ -20,19 +20,10 @@ import struct
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from testlib import check, equal, expect_errno, pattern, read_file, run, write_file    # noqa: E402
+from testlib import check, equal, expect_errno, pattern, read_file, run, same_data, write_file    # noqa: E402
 
 BLOCK = 4096
 MAPPED = 4 * BLOCK      # of every file; its size never falls below, so that no mapping ends in a signal
-
-
-def same(got, want, what):
-    """As equal(), for data: says where they differ."""
-    if got == want:
-        return
-    at = next((i for i, (x, y) in enumerate(zip(got, want)) if x != y), min(len(got), len(want)))
-    raise AssertionError(f"{what}: {len(got)} bytes instead of {len(want)}, the first difference at {at}: "
-                         f"{got[at:at + 8].hex()} instead of {want[at:at + 8].hex()}")
 
 
 def acl(user, perm):
@@ -232,19 +223,19 @@ class Matrix:
     # --- how it is looked at
 
     def look_read(self, n):
-        same(os.pread(self.views[n].cached, 1 << 20, 0), bytes(self.data), "read(2)")
+        same_data(os.pread(self.views[n].cached, 1 << 20, 0), bytes(self.data), "read(2)")
 
     def look_read_new(self, n):
-        same(read_file(self.mounts[n] / "file"), bytes(self.data), "opened and read")
+        same_data(read_file(self.mounts[n] / "file"), bytes(self.data), "opened and read")
 
     def look_read_plain(self, n):
-        same(os.pread(self.views[n].plain, 1 << 20, 0), bytes(self.data), "read(2) of a file open for writing")
+        same_data(os.pread(self.views[n].plain, 1 << 20, 0), bytes(self.data), "read(2) of a file open for writing")
 
     def look_mapped(self, n):
-        same(self.views[n].shared[:], bytes(self.data[:MAPPED]), "mapping")
+        same_data(self.views[n].shared[:], bytes(self.data[:MAPPED]), "mapping")
 
     def look_read_direct(self, n):
-        same(self.views[n].read_direct(64 * BLOCK, 0), bytes(self.data[:64 * BLOCK]), "direct read")
+        same_data(self.views[n].read_direct(64 * BLOCK, 0), bytes(self.data[:64 * BLOCK]), "direct read")
 
     def look_size(self, n):
         equal(os.lseek(self.views[n].cached, 0, os.SEEK_END), len(self.data), "SEEK_END")
@@ -266,7 +257,7 @@ class Matrix:
         path = self.mounts[n] / "file"
         equal(sorted(x for x in os.listxattr(path) if x.startswith("user.")), sorted(self.xattrs), "names of xattrs")
         for name, value in self.xattrs.items():
-            same(os.getxattr(path, name), value, name)
+            same_data(os.getxattr(path, name), value, name)
 
     def look_acl(self, n):
         check(self.acl in sees_acl(self.mounts[n] / "file"), f"ACL {self.acl} is not seen")
@@ -281,7 +272,7 @@ class Matrix:
         for directory, name in self.rng.sample(sorted(seen), min(12, len(seen))):
             path = self.mounts[n] / f"{directory}/{name}"
             if name in self.names[directory]:
-                same(read_file(path), self.names[directory][name], path)
+                same_data(read_file(path), self.names[directory][name], path)
             else:
                 expect_errno(errno.ENOENT, os.open, path, os.O_RDONLY)
                 expect_errno(errno.ENOENT, os.stat, path)
@@ -379,7 +370,7 @@ class OneOfTwo(Matrix):
         print(".", flush=True)
 
 
-GATED = ("View", "check", "equal", "expect_errno", "os", "read_file", "run", "same", "sees_acl", "stat", "write_file")
+GATED = ("View", "check", "equal", "expect_errno", "os", "read_file", "run", "same_data", "sees_acl", "stat", "write_file")
 
 
 def turns(seed, rounds):

@@ -75,6 +75,15 @@ def equal(got, want, what):
         raise AssertionError(f"{what}: got {got!r}, want {want!r}")
 
 
+def same_data(got, want, what):
+    """As equal(), for data: says where they differ."""
+    if got == want:
+        return
+    at = next((i for i, (x, y) in enumerate(zip(got, want)) if x != y), min(len(got), len(want)))
+    raise AssertionError(f"{what}: {len(got)} bytes instead of {len(want)}, the first difference at {at}: "
+                         f"{got[at:at + 8].hex()} instead of {want[at:at + 8].hex()}")
+
+
 def log(*words):
     print(*words, flush=True)
 

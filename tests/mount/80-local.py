@@ -49,15 +49,6 @@ def on_nodes(nodes, **more):
     return decorate
 
 
-def same(got, want, what):
-    """As equal(), for data: says where they differ."""
-    if got == want:
-        return
-    at = next((i for i, (x, y) in enumerate(zip(got, want)) if x != y), min(len(got), len(want)))
-    raise AssertionError(f"{what}: {len(got)} bytes instead of {len(want)}, the first difference at {at}: "
-                         f"{got[at:at + 8].hex()} instead of {want[at:at + 8].hex()}")
-
-
 def names(directory):
     return sorted(os.listdir(directory))
 
@@ -112,12 +103,12 @@ def case_data(_volume, a, b):
         who, how = rng.choice(list(fds))
         at = rng.randrange(60) * block
         got = os.preadv(fds[who, how], [memoryview(page)[:4 * block]], at)
-        same(bytes(page[:got]), bytes(model[at:at + 4 * block]), f"step {step}: node {'ab'[who is b]} reads "
+        same_data(bytes(page[:got]), bytes(model[at:at + 4 * block]), f"step {step}: node {'ab'[who is b]} reads "
              f"{how} at {at}; writes so far: {done}")
     for (who, how), fd in fds.items():
         os.close(fd)
     for m in (a, b):
-        same(read_file(m / "f"), bytes(model), "at the end")
+        same_data(read_file(m / "f"), bytes(model), "at the end")
 
 
 @on_nodes(3)
@@ -233,14 +224,14 @@ def case_unlinked_open():
     os.rmdir(b / "dir")
     log(f"removals took {time.monotonic() - before:.1f} s")
     equal(os.fstat(fd).st_nlink, 0, "links seen by the node that has it open")
-    same(os.pread(fd, 40000, 0), b"open" * 10000, "unlinked file")
+    same_data(os.pread(fd, 40000, 0), b"open" * 10000, "unlinked file")
     os.pwrite(fd, b"OPEN", 0)
-    same(os.pread(fd2, 4, 0), b"OPEN", "unlinked file on a third node")
-    same(os.pread(gone, 80000, 0), b"replaced" * 10000, "replaced file")
-    same(read_file(b / "replaced"), b"new" * 10000, "what replaced it")
+    same_data(os.pread(fd2, 4, 0), b"OPEN", "unlinked file on a third node")
+    same_data(os.pread(gone, 80000, 0), b"replaced" * 10000, "replaced file")
+    same_data(read_file(b / "replaced"), b"new" * 10000, "what replaced it")
     expect_errno(errno.ENOENT, os.open, b / "open", os.O_RDONLY)
     os.close(fd)
-    same(os.pread(fd2, 8, 0), b"OPENopen", "unlinked file after another user has left")
+    same_data(os.pread(fd2, 8, 0), b"OPENopen", "unlinked file after another user has left")
     os.close(fd2)
     os.close(gone)
     for m in (a, b, c):
@@ -272,7 +263,7 @@ def case_unlinked_by_the_dead():
     # 128 without three journals of 8, and without the 30 of the dead
     log(f"{taken >> 20} MiB found room")
     check(taken > 90 << 20, f"{taken} bytes found room")
-    same(os.pread(fds[1], 1000000, 0), b"alive" * 200000, "file that is unlinked and open")
+    same_data(os.pread(fds[1], 1000000, 0), b"alive" * 200000, "file that is unlinked and open")
     for fd in fds:
         try:
             os.close(fd)
@@ -433,12 +424,12 @@ def check_acknowledged(m, number, load):
             data = read_file(m / f"shared/{number}.{place}")
             found = int(data.split()[1])
             equal(len(data), len(b"%d %d\n" % (number, found) * 300), f"length of file {place}")
-            same(data, b"%d %d\n" % (number, found) * 300, f"file {place}")
+            same_data(data, b"%d %d\n" % (number, found) * 300, f"file {place}")
         else:
             block = direct[place * 4096:(place + 1) * 4096]
             found = int(block[:8])
             # The one in flight at the death may be there in parts, on a device that tears writes; a file does not.
-            same(block, b"%08d" % found * 512, f"block {place}")
+            same_data(block, b"%08d" % found * 512, f"block {place}")
         check(found >= turn, f"{kind} {place}: {found} is older than what was acknowledged, {turn}")
 
 
@@ -535,7 +526,7 @@ def case_rgrplvb():
             m.umount()
         with mount(volume) as again:
             check(os.statvfs(again).f_bfree < 16, f"ENOSPC with {os.statvfs(again).f_bfree} blocks free")
-            same(read_file(again / "d/new"), b"n" * (9 << 20), "what was written between full groups")
+            same_data(read_file(again / "d/new"), b"n" * (9 << 20), "what was written between full groups")
         volume.fsck()
 
 

@@ -16,7 +16,7 @@ import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 from testlib import *    # noqa: E402
-from coherence import BLOCK, MAPPED, Matrix, View, acl, same, sees_acl    # noqa: E402
+from coherence import BLOCK, MAPPED, Matrix, View, acl, sees_acl    # noqa: E402
 
 
 @contextlib.contextmanager
@@ -109,22 +109,22 @@ def case_cached():
         data = pattern(64 * BLOCK, 3)
         write_file(a / "f", data)
         inode = os.stat(b / "f").st_ino
-        same(read_file(b / "f"), data, "first read")
+        same_data(read_file(b / "f"), data, "first read")
         fd = os.open(b / "f", os.O_RDONLY)
         shared = mmap.mmap(fd, 64 * BLOCK, mmap.MAP_SHARED, mmap.PROT_READ)
         with Trace(b) as trace:
             for _ in range(3):
-                same(os.pread(fd, 32 * BLOCK, 0), data[:32 * BLOCK], "read again")
-                same(shared[:], data, "mapping")
+                same_data(os.pread(fd, 32 * BLOCK, 0), data[:32 * BLOCK], "read again")
+                same_data(shared[:], data, "mapping")
         equal(trace.of(inode), [], "events of the file while it was read from the page cache")
         equal(read_file(a / "f"), data, "read by the other node, which takes nothing away")
         with Trace(b) as trace:
-            same(shared[:], data, "mapping")
+            same_data(shared[:], data, "mapping")
         equal(trace.of(inode), [], "events of the file after the other node has read it")
         with open(a / "f", "r+b", buffering=0) as out:
             out.write(b"new")
         with Trace(b) as trace:
-            same(shared[:3], b"new", "mapping")
+            same_data(shared[:3], b"new", "mapping")
         check(trace.of(inode), "the mapping did not ask for the changed file")
         shared.close()
         os.close(fd)
@@ -175,9 +175,9 @@ def gate(seconds, pages=32):
                 writer.write_direct(page, at)
             else:
                 os.pwrite(writer.plain, page, at)
-            same(os.pread(views[1].cached, BLOCK, at), page, f"turn {turns}: read at {at}")
+            same_data(os.pread(views[1].cached, BLOCK, at), page, f"turn {turns}: read at {at}")
             if at < MAPPED:
-                same(views[1].shared[at:at + BLOCK], page, f"turn {turns}: mapping at {at}")
+                same_data(views[1].shared[at:at + BLOCK], page, f"turn {turns}: mapping at {at}")
         ended = [reader.poll() for reader in readers]
         for reader in readers:
             reader.kill()
@@ -242,7 +242,7 @@ def case_failed_append():
                 size = BLOCK if append else 4 * BLOCK
                 equal(aio.pwrite(fd, page, size, where), -errno.EIO, "the write that fails")
                 a.glockctl("set", "fault", "none")
-                same(read_file(b / name)[:len(data)] if append else read_file(b / name)[-5000:],
+                same_data(read_file(b / name)[:len(data)] if append else read_file(b / name)[-5000:],
                      data if append else b"b" * 5000, f"turn {turn}: seen by the node that appended")
             # A cut that is meant is done.
             os.ftruncate(fd, 3 * BLOCK)
@@ -279,7 +279,7 @@ def case_unlinked():
             for name in names:
                 os.unlink(one / name)
             wait_for(lambda: before - free_blocks(a, b) < used // 4, f"turn {turn}: the blocks to be freed")
-            same(os.pread(held, 100000, 0), pattern(100000, 5), "unlinked file that is open on the other node")
+            same_data(os.pread(held, 100000, 0), pattern(100000, 5), "unlinked file that is open on the other node")
             equal(os.fstat(held).st_nlink, 0, "its links")
             os.close(held)
             wait_for(lambda: before - free_blocks(a, b) <= 4, f"turn {turn}: the last file's blocks to be freed")
@@ -288,7 +288,7 @@ def case_unlinked():
                 for i, name in enumerate(names):
                     write_file(m / name, b"%d.%d" % (n, i))
                 for i, name in enumerate(names):
-                    same(read_file((one, other)[n] / name), b"%d.%d" % (n, i), name)
+                    same_data(read_file((one, other)[n] / name), b"%d.%d" % (n, i), name)
                 for name in names:
                     os.unlink((one, other)[(n + len(name)) % 2] / name)
 
