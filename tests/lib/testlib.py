@@ -17,6 +17,7 @@ Environment (tools/check sets it; by hand the defaults are good):
 """
 # The test files get these modules from here too.
 import atexit
+import ctypes
 import errno
 import fcntl
 import functools
@@ -45,6 +46,9 @@ SEED = int(os.environ.get("GFS2_TEST_SEED") or random.SystemRandom().randrange(1
 # The longest a single step (mount, unmount, fsck, one program) may take.  It is a safety net that
 # turns a hang into a failure with a name; no test waits for it.
 STEP_SECONDS = 120
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+MNT_EXPIRE = 4
 
 _volumes = []
 _mounts = []
@@ -357,6 +361,24 @@ class Mount:
             argv = {"umount": ["umount"], "fusermount3": ["fusermount3", "-u"]}[how]
             run(argv + [self.dir])
         self.wait_end()
+
+    def wait_unused(self):
+        """Until no open file keeps umount(2) from succeeding: after the end of programs that had files open here.
+
+        A program's end is that of its files, but for those of its io_uring requests: when it is killed, a worker of the
+        kernel's puts them later, and nothing that can be waited for tells when.  Nor does the daemon know: the mount is in
+        use a little longer than the last file is open.  MNT_EXPIRE is the question itself: it says whether the mount is in use,
+        and takes it away only the second time, if nobody has looked at it in between.
+        """
+        def unused():
+            if not _LIBC.umount2(os.fsencode(self.dir), MNT_EXPIRE):
+                raise AssertionError(f"{self.dir} was marked by somebody else, and is unmounted now")
+            fault = ctypes.get_errno()
+            check(fault in (errno.EAGAIN, errno.EBUSY), f"umount2(MNT_EXPIRE): {os.strerror(fault)}")
+            return fault == errno.EAGAIN
+
+        wait_for(unused, "the files that are open on the mount to be closed")
+        os.stat(self.dir)       # takes the mark off
 
     def wait_end(self):
         if not self.daemon:

@@ -267,6 +267,7 @@ def case_interrupted():
         at_rest("killed")
         check(set(blocks_of(path)) <= set("KI"), f"content: {blocks_of(path)}")
         control.close()
+        mount.wait_unused()
     signal.signal(signal.SIGUSR1, before)
     volume.fsck()
 

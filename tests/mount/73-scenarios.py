@@ -178,6 +178,7 @@ def case_ends(mount):
             check(process.returncode == 1 and "interrupted" in said, f"exit {process.returncode}: {said}")
             equal((tunables(mount), os.listdir(mount.dir)), (before, []), "what is left")
         wait_for(lambda: mount.glockctl("stops", "all").stdout == "", "the stop to be let go")
+    mount.wait_unused()     # its hands end by themselves, when they have their write's answer
     # What the killed one could not put back.
     check(tunables(mount) != before and os.path.exists(mount / "scenario"), "nothing was left by the killed one")
     check("exists" in play(mount, path, ok=1)[1], "a directory that is in the way")

@@ -11,8 +11,9 @@ mount without a cluster cannot have:
     with two nodes only dlm_unlock and put (when the kernel gives up a lock's memory), and PERSISTENT, which all requests of ours say;
   * the block layer's letters after io:R and io:W;
   * the same word twice in a row (the recordings have it once);
-  * with two nodes, when exactly an iopen lock moves: nobody waits for it; and on a node that has nothing to do in a step, its I/O:
-    what is dirty is written at the latest before the lock goes (the contents tell), or before by whoever flushes the log;
+  * with two nodes, when exactly an iopen lock moves, or is released by who only forgets the inode: nobody waits for it;
+  * and on a node that has nothing to do in a step, its I/O: what is dirty is written at the latest before the lock goes (the contents
+    tell), or before by whoever flushes the log;
   * with two nodes, whether a demand came before or after the request that is under way;
   * of steps of two nodes at the same time, who came first and what followed from that (race()).
 """
@@ -110,10 +111,15 @@ def _demands_first(line):
 
 
 def _answers_last(line):
-    """What the DLM answered about iopen locks behind the rest: nobody waits for it, so it comes at any time."""
+    """What the DLM answered about iopen locks behind the rest: nobody waits for it, so it comes at any time.
+
+    In front of it the release by who forgets an inode (not to delete it: then EX follows): the client tells it without waiting.
+    """
     late = [word for word in line if ".iopen:" in word and
             word.rpartition(":")[2].startswith(("[", "dlm(", "bast(", "demote("))]
-    return [word for word in line if word not in late] + late
+    rest = [word for word in line if word not in late]
+    forgotten = [at for at, word in enumerate(rest) if word.endswith(".iopen:-SH") and word[:-3] + "?EX" not in rest[at:]]
+    return [word for at, word in enumerate(rest) if at not in forgotten] + [rest[at] for at in forgotten] + late
 
 
 def without_io(line):

@@ -14,7 +14,7 @@ With names, the two sides of each are shown beside each other, otherwise only wh
   --mutate   afterwards change every recording in every place and see that it is noticed
 
 Differences that are meant are in tests/conform/differences, each with its reason.  The exit status
-is 1 when there is another, or when one of these is not there any more.
+is 1 when there is another, or when one of these is not there any more; then those are told once more, last.
 
   GFS2_FUSE, GLOCKCTL, GFS2_TEST_PROGS   the programs and the directory of the test programs (default: built)
 """
@@ -398,6 +398,21 @@ def show(text, rows, verdict, differences, everything):
             print(textwrap.indent(listing(text.name, row), "      > "))
 
 
+def tell_last(results, differences):
+    """Once more and last, what differed and nothing else: of a long output often only the end is kept."""
+    for text, rows in results:
+        for key in differences.missing(text.name, rows):
+            print(f"DIFFERENT {' | '.join(key)}: no such place")
+        for row in rows:
+            if differences.judge(text.name, row):
+                continue
+            print(f"DIFFERENT {text.name} | {row.where} | {row.part}")
+            listed = differences.meant.get((text.name, row.where, row.part), {"ours": []})
+            for side, words in [("kernel", row.kernel), *(("listed", words) for words in listed["ours"]), ("ours", row.ours)]:
+                print(textwrap.fill(" ".join(words) or "-", 200, break_on_hyphens=False, initial_indent=f"  {side:6} ",
+                                    subsequent_indent=" " * 9))
+
+
 # ---------------------------------------------------------------- mutated recordings
 
 def mutations(words):
@@ -547,6 +562,7 @@ def conform(chosen, named, mutants, where):
         good = good and fine
     if mutants:
         good = mutate(results, differences) and good
+    tell_last(results, differences)
     return 0 if good else 1
 
 

@@ -327,11 +327,18 @@ class Run:
             done.append((step, words))
         return done
 
-    def gone(self, group, since):
-        """After the end of a file's last name or use: the node has let go of the inode, which its kernel tells it when it likes."""
-        for step in group:
-            last = [step.words[0]] == ["unlink"] or step.words[0] == "close" and any(
+    def knows(self, number):
+        """Has the node the inode of F in core?"""
+        return any(line.startswith(" H:") for name, of in self.names.items() if of == "F.iopen"
+                   for line in self.nodes[number].dump(name))
+
+    def gone(self, answers, since, knew):
+        """After the end of a file's last name or use, or the end of the name under which a node of @knew knew it: the node has let go
+        of the inode, which its kernel tells it when it likes."""
+        for step, result in answers:
+            last = step.words[0] == "unlink" or step.words[0] == "close" and any(
                 other.words[0] == "unlink" for other in self.text.steps[:self.text.steps.index(step)])
+            last = last or step.words[0] == "stat" and result[0] == "-2" and step.node in knew
             end = time.monotonic() + mount.WAIT_SECONDS
             while last and not any(event["event"] == "glock_state" and event["to"] == "UN" and event["from"] != "UN" and
                                    self.names.get(event.get("glock")) == "F.iopen"
@@ -352,12 +359,13 @@ class Run:
         try:
             for group in self.groups():
                 time.sleep(max(step.pause for step in group))
+                knew = {step.node for step in group if step.words[0] == "stat" and self.knows(step.node)}
                 answers = self.do(group)
                 sent = [(step.node, since[step.node], int(step.words[5])) for step in group if step.words[0] == "aiowq"]
                 if sent and len(group) == 1:
                     self.rest(sent[0])
                 else:
-                    self.gone(group, since)
+                    self.gone(answers, since, knew)
                     self.rest()
                 events = {}
                 for number, node in self.nodes.items():
