@@ -12,6 +12,7 @@
 #include "fs/bmap.h"
 #include "fs/file.h"
 #include "fs/namei_i.h"
+#include "util/ctx.h"
 #include "util/util.h"
 
 #define FATTR_TIMES (FATTR_ATIME | FATTR_MTIME | FATTR_ATIME_NOW | FATTR_MTIME_NOW)
@@ -126,6 +127,12 @@ int gfs2_remove_privs(struct gfs2_inode *ip, bool suidgid)
 	return error;
 }
 
+/* Nothing to set: chown(-1, -1), or what the kernel sends before a write, for which only the bits that these take away count. */
+static bool takes_rights(const struct gfs2_inode *ip, int valid)
+{
+	return !valid && !S_ISDIR(ip->i_mode) && kill_bits(ip->i_mode);
+}
+
 /* kernel: may_setattr() */
 static int may_change(const struct gfs2_inode *ip, int valid)
 {
@@ -140,7 +147,7 @@ static int may_change(const struct gfs2_inode *ip, int valid)
 				return -EPERM;
 		}
 	}
-	if ((valid & FATTR_TIMES || !valid) && flags & GFS2_DIF_IMMUTABLE)
+	if ((valid & FATTR_TIMES || takes_rights(ip, valid)) && flags & GFS2_DIF_IMMUTABLE)
 		return -EPERM;
 	return 0;
 }
@@ -174,11 +181,19 @@ static void apply_attr(struct gfs2_inode *ip, const struct stat *attr, int valid
 /* EX held. */
 static int setattr_locked(struct gfs2_inode *ip, const struct stat *attr, int valid)
 {
+	const struct gfs2_ctx *ctx = current_ctx();
 	struct gfs2_sbd *sdp = ip->i_sbd;
 	char acl[ACL_MAX_SIZE];
 	struct ea_change c;
 	int error = may_change(ip, valid), has_acl = 0;
 
+	/*
+	 * The kernel asks nobody whether a chown that names no owner may take rights away; to others than the owner it would have
+	 * refused that.  Here it could as well be the request before a write by somebody who may write, and must not be refused:
+	 * so nothing is done, and the write itself takes them.
+	 */
+	if (!error && takes_rights(ip, valid) && ctx->uid && ctx->uid != ip->i_uid)
+		return 0;
 	if (!error && valid & FATTR_MODE) {
 		has_acl = gfs2_acl_chmod_begin(ip, attr->st_mode, &c, acl);
 		if (has_acl < 0)

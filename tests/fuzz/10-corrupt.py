@@ -3,6 +3,7 @@
 # test: thousands of damaged volumes: every structure mutated, then mounted, walked, read, written; the decoders that were reached are counted
 # timeout: 240
 # variants: asan
+import concurrent.futures
 import os
 import sys
 
@@ -71,8 +72,10 @@ def mutations(bs, seed, count, rules, kinds):
 def case_mutations():
     need_fuse()
     rules, kinds = {}, {}
-    for bs, seed, count in FULL_RUNS if FULL else RUNS:
-        mutations(bs, seed, count, rules, kinds)
+    with concurrent.futures.ThreadPoolExecutor(2 if FULL else 1) as pool:
+        started = [pool.submit(mutations, bs, seed, count, rules, kinds) for bs, seed, count in (FULL_RUNS if FULL else RUNS)]
+        for future in started:
+            future.result()
     for kind, noticed in kinds.items():
         check(noticed, f"no damage to a {kind} was noticed")
     for text, count in sorted(rules.items(), key=lambda item: -item[1]):

@@ -321,6 +321,12 @@ def case_writing_takes_rights():
             equal(mode(m / "f"), 0o777, f"after chown(-1, -1) by {who}")
             equal(after.st_mtime_ns, before.st_mtime_ns, f"mtime after chown(-1, -1) by {who}")
             check(after.st_ctime_ns > before.st_ctime_ns, f"ctime after chown(-1, -1) by {who}")
+        # Nobody else may do that; who may write still can, and takes them.
+        fresh(m, 0o6777)
+        check(as_user(m, os.chown, "f", -1, -1, uid=1001) in (0, errno.EPERM), "chown(-1, -1) by another user")
+        equal(mode(m / "f"), 0o6777, "after chown(-1, -1) by another user")
+        equal(as_user(m, pwrite, "f", uid=1001), 0, "a write by another user")
+        equal(mode(m / "f"), 0o777, "after a write by another user")
         os.mkdir(m / "d")
         os.chmod(m / "d", 0o6777)
         os.chown(m / "d", -1, -1)

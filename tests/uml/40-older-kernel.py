@@ -9,6 +9,8 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from umltest import *    # noqa: E402
 from testlib import *    # noqa: E402
 
+from calls import differences    # noqa: E402
+
 # The others need loop devices, more memory than a node has, or are about things that are no kernel's.
 TESTS = ["20-namespace", "42-dio-locks", "45-strand", "60-mmap"]
 if FULL:
@@ -33,6 +35,42 @@ def case_mount_tests():
             if done.rc:
                 failed.append(name)
     equal(failed, [], "tests that failed on the older kernel")
+
+
+# What tests/lib/calls.py finds different from the kernel's gfs2, and is meant to be: (circumstances, what we say, why).
+MEANT = [
+    (r"descriptor: d 0 \('os', 'p?read'\): ", "EISDIR", "the kernel's FUSE client, as all others but gfs2"),
+    (r"chown: reg member .[^ ]* \(-1, -1\): ", r"ok 10[246]", "FUSE does not tell a chown that sets nothing from what comes before a write; nothing is done"),
+    (r"write: .* other 6767: ", " 102767 ", "setgid without the group's x: FUSE leaves it (FUSE_HANDLE_KILLPRIV_V2)"),
+    (r"write: (ftruncate|grow|same size|O_TRUNC|truncate) (owner|other) ", " 10[02]7[67]7 ", "gfs2 leaves setuid and setgid when a file is cut"),
+]
+
+
+def case_calls_as_the_kernels_gfs2():
+    """Thousands of system calls on the kernel's gfs2 and on ours, on the same machine."""
+    program = os.path.join(ROOT, "tests", "lib", "calls.py")
+    theirs, ours = volume(size="512M"), volume(size="512M")
+
+    def calls(node, directory):
+        node.run(["mkdir", directory + "/w"], check=True)
+        return node.run(["/usr/bin/python3", "-B", program, directory + "/w"], check=True).out
+
+    with uml.Cluster() as c:
+        c.up(1, images=None, share=[os.path.dirname(gfs2_fuse())])
+        node = c.node(1)
+        with uml.volume.kernel_mount(node, theirs.path) as directory:
+            want = calls(node, directory)
+        device = c.attach(ours.path, False)
+        node.run([gfs2_fuse(), "-o", "lockproto=lock_nolock", device, "/mnt"], check=True)
+        got = calls(node, "/mnt")
+        node.umount("/mnt")
+        # The kernel lets go of a device a moment after the process that had a ring for it.
+        node.run([gfs2_fuse(), "--wait", device], check=True)
+        c.detach(device)
+    theirs.fsck()
+    ours.fsck()
+    faults = differences(got, want, MEANT)
+    check(not faults, "\n".join(faults[:20]))
 
 
 need_uml()
