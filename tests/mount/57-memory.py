@@ -142,7 +142,7 @@ class Failing:
         run(["gcc", "-shared", "-fPIC", "-O2", "-Wall", "-Wextra", "-Werror", "-o", self.object,
              os.path.join(ROOT, "tests", "preload", "nomem.c")])
         self.control = temp("nomem")
-        write_file(self.control, bytes(8))
+        write_file(self.control, bytes(12))
         self.env = dict(os.environ, LD_PRELOAD=self.object, NOMEM_CONTROL=self.control)
 
     def one_of(self, number):
@@ -150,8 +150,13 @@ class Failing:
         os.pwrite(fd, struct.pack("=I", number), 0)
         os.close(fd)
 
+    def init(self, fails):
+        fd = os.open(self.control, os.O_RDWR)
+        os.pwrite(fd, struct.pack("=I", fails), 8)
+        os.close(fd)
+
     def failed(self):
-        return struct.unpack("=II", read_file(self.control))[1]
+        return struct.unpack("=III", read_file(self.control))[1]
 
 
 def case_failing_allocations():
@@ -198,6 +203,33 @@ def case_mount_without_memory():
             clean_mounts()
     log(f"mounted {mounted} times")
     check(0 < mounted < 9, f"mounted {mounted} of 9 times")
+    volume.fsck()
+
+
+def case_init_without_memory():
+    """No memory for FUSE_INIT: libfuse refuses it, and the kernel everything after it.  That is no mount."""
+    need_fuse()
+    failing = Failing()
+    volume = Volume(size="64M")
+    failing.init(1)
+    before = failing.failed()
+    fault = None
+    try:
+        volume.mount(env=failing.env)
+    except AssertionError as error:
+        fault = str(error)
+    check(failing.failed() > before, "nothing failed")
+    check(fault and re.search(r"ended with [1-9]", fault) and "Cannot allocate memory" in fault, f"what became of the mount: {fault}")
+    # The command that a person calls says so, too, and leaves nothing.
+    where = temp("mnt")
+    os.mkdir(where)
+    done = run([gfs2_fuse(), volume.path, where], env=failing.env, ok=None)
+    check(done.returncode == 32 and "Cannot allocate memory" in done.stdout, f"exit status {done.returncode}: {done.stdout}")
+    check(not mount_entry(where), "a mount is left")
+    run([gfs2_fuse(), "--wait", volume.path, "30"])
+    failing.init(0)
+    with volume.mount(env=failing.env) as mount:
+        equal(os.listdir(mount), [], "the volume is as it was")
     volume.fsck()
 
 

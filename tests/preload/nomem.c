@@ -2,10 +2,11 @@
 /*
  * Memory that runs out.  A shared object, preloaded into the daemon: malloc and its like fail as often as the test says.
  *
- * NOMEM_CONTROL names a file of two 32-bit numbers: one of how many allocations is to fail (0: none), written by the test, and
- * how many have failed, written here.
+ * NOMEM_CONTROL names a file of three 32-bit numbers: one of how many allocations is to fail (0: none), written by the test, how many
+ * have failed, written here, and whether those fail that libfuse makes for its first request, FUSE_INIT.
  */
 #define _GNU_SOURCE
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdatomic.h>
@@ -20,9 +21,27 @@ extern void *__libc_realloc(void *old, size_t size);
 extern void *__libc_memalign(size_t align, size_t size);
 
 static struct control {
-	_Atomic uint32_t one_of, failed;
+	_Atomic uint32_t one_of, failed, init;
 } nothing, *control = &nothing;
 static atomic_uint count;
+static _Thread_local int in_init;
+
+struct fuse_session;
+struct fuse_buf;
+
+/* libfuse's; the daemon calls it for each request. */
+void fuse_session_process_buf(struct fuse_session *se, const struct fuse_buf *buf);
+void fuse_session_process_buf(struct fuse_session *se, const struct fuse_buf *buf)
+{
+	static void (*_Atomic real)(struct fuse_session *, const struct fuse_buf *);
+	int first = !real;
+
+	if (first)
+		real = (void (*)(struct fuse_session *, const struct fuse_buf *))dlsym(RTLD_NEXT, "fuse_session_process_buf");
+	in_init = first && control->init;
+	real(se, buf);
+	in_init = 0;
+}
 
 __attribute__((constructor)) static void start(void)
 {
@@ -40,7 +59,7 @@ __attribute__((constructor)) static void start(void)
 
 static int fails(void)
 {
-	uint32_t one_of = control->one_of, x;
+	uint32_t one_of = in_init ? 1 : control->one_of, x;
 
 	if (!one_of)
 		return 0;

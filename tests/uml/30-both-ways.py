@@ -160,8 +160,36 @@ def case_random_run_read_by_the_kernel():
             image.remove()
 
 
+def fill(mount, bs):
+    """Every block of a mount into files of its top directory, the last 200 one by one; what was written into these."""
+    # Holes between blocks whose pointers have their indirect blocks already.
+    many = 200
+    with open(mount / "holes", "wb", buffering=0) as holes:
+        for number in range(2 * many):
+            os.pwrite(holes.fileno(), pattern(bs, number), 2 * number * bs)
+        os.fsync(holes.fileno())
+        with open(mount / "rest", "wb", buffering=0) as rest:
+            size = 0
+            while (over := os.statvfs(mount).f_bfree - many) > 0:
+                # Indirect blocks come with it, a few.
+                piece = max(over // 2, 1) * bs
+                ranges.fallocate(rest.fileno(), 0, size, piece)
+                size += piece
+            os.pwrite(rest.fileno(), b"end", size - 3)
+        free, written = os.statvfs(mount).f_bfree, 0
+        check(many // 2 < free <= many, f"{free} blocks are free to begin with")
+        try:
+            while written <= many:
+                os.pwrite(holes.fileno(), pattern(bs, -written), (2 * written + 1) * bs)
+                written += 1
+        except OSError as error:
+            equal(error.errno, errno.ENOSPC, "errno")
+        equal(written, free, "writes of a block each where so many are free")
+        equal(os.statvfs(mount).f_bfree, 0, "free blocks of a full volume")
+
+
 def case_grown_and_given_journals():
-    """gfs2_grow and gfs2_jadd work on a mount of the kernel's; what they made is ours to use."""
+    """gfs2_grow and gfs2_jadd work on a mount of the kernel's; what they made is ours to use, to the last block and journal."""
     image = volume(size="320M", bs=1024)
     with image.mount() as mount:
         write_file(mount / "before", pattern(1 << 20, SEED), sync=True)
@@ -172,32 +200,37 @@ def case_grown_and_given_journals():
         node = c.node(1)
         with uml.volume.kernel_mount(node, image.path) as directory:
             log(node.run(["gfs2_grow", directory], check=True).out)
-            log(node.run(["gfs2_jadd", "-j", "1", "-J", "32", directory], check=True).out)
+            log(node.run(["gfs2_jadd", "-j", "2", "-J", "32", directory], check=True).out)
     image.fsck()
     with image.mount() as mount:
         state = os.statvfs(mount)
         check(state.f_blocks > small + (200 << 10), f"{state.f_blocks} blocks, {small} before")
         equal(read_file(mount / "before"), pattern(1 << 20, SEED), "what was there")
-        # more than the old part has room for
-        fd = os.open(mount / "after", os.O_RDWR | os.O_CREAT)
-        length = (state.f_bfree - 8000) * 1024
-        ranges.fallocate(fd, 0, 0, length)
-        os.pwrite(fd, b"end", length - 3)
-        os.close(fd)
+        fill(mount, 1024)
         wanted = host_manifest(mount.dir)
     image.fsck()
     check(os.stat(image.path).st_blocks * 512 > 500 << 20, "the new part is in use")
     with image.mount() as mount:
+        equal(os.statvfs(mount).f_bfree, 0, "free blocks after a remount")
         same(host_manifest(mount.dir), wanted, "after a remount")
-        os.unlink(mount / "after")
-        wait_for(lambda: os.statvfs(mount).f_bfree > state.f_bfree - 10, "the blocks to be free again")
+        os.unlink(mount / "holes")
+        os.unlink(mount / "rest")
+        wait_for(lambda: os.statvfs(mount).f_bfree == state.f_bfree, "all blocks to be free again")
     image.fsck()
-    # The new journal, too: a second node gets it.
+    # The new journals, too: a second and a third node get them, and one that is left dirty is replayed.
     shared = ("lockproto=lock_local", "locktable=test:grown")
     with image.mount(*shared) as one, image.mount(*shared) as two:
+        three = image.mount(*shared)
+        equal([jid_of(m) for m in (one, two, three)], [0, 1, 2], "journals of the three")
         write_file(two / "second", pattern(1 << 20, SEED), sync=True)
+        for number in range(50):
+            write_file(three / f"third{number}", pattern(1000 * number, number), sync=True)
+        three.kill()
+        for number in range(50):
+            same_data(read_file(one / f"third{number}"), pattern(1000 * number, number), f"file {number} of the node that died")
+        check("jid=2: replayed the journal" in one.messages() + two.messages(), "the third journal needed a replay")
         equal(read_file(one / "second"), pattern(1 << 20, SEED), "what the second node wrote")
-    equal([head.clean for _, head, _ in journal.journals(image.path)], [True, True], "journals that are clean")
+    equal([head.clean for _, head, _ in journal.journals(image.path)], [True] * 3, "journals that are clean")
     image.fsck()
 
 
