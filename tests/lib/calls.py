@@ -772,14 +772,15 @@ def removed():
         os.close(fd)
 
 
-def differences(got, want, meant):
+def differences(got, want, meant, least):
     """What two outputs do not agree on and is not meant to be so; and those of the meant ones that were not met.
 
     meant: (regular expression of the part of a line that says the circumstances, what is got or None for anything, reason).
+    least: so many lines must be there, or something has gone wrong with both.
     """
     faults, met = [], set()
     ours, theirs = got.splitlines(), want.splitlines()
-    if len(ours) != len(theirs) or len(ours) < 5000:
+    if len(ours) != len(theirs) or len(ours) < least:
         return [f"{len(ours)} lines instead of {len(theirs)}; the last one is {ours[-1] if ours else ''}"]
     for one, other in zip(ours, theirs):
         if one == other:
