@@ -12,8 +12,8 @@ mount without a cluster cannot have:
   * the block layer's letters after io:R and io:W;
   * the same word twice in a row (the recordings have it once);
   * with two nodes, when exactly an iopen lock moves, or is released by who only forgets the inode: nobody waits for it;
-  * and on a node that has nothing to do in a step, its I/O: what is dirty is written at the latest before the lock goes (the contents
-    tell), or before by whoever flushes the log;
+  * and on a node that has nothing to do in a step, or only fsync, its I/O: what is dirty is written at the latest then or before the
+    lock goes (the contents tell), or before by whoever flushes the log, as letting go of the block counts' lock does every 30 s;
   * with two nodes, whether a demand came before or after the request that is under way;
   * of steps of two nodes at the same time, who came first and what followed from that (race()).
 """
