@@ -6,8 +6,9 @@
  *   buffered	the kernel's: each by itself into the buffer cache, then the data and the log to the device
  *		(gfs2_file_write_iter sets IOCB_DSYNC for it).
  *   direct	whole blocks go from the request's own buffer to the device, holes and mapped ones alike (fs/file_fill.c).
- *		Those that wait at the same time are finished together: one of them *leads*, takes EX once for all, and all share
- *		one transaction and one log flush.  While it flushes the next one leads already.
+ *		Those that come at the same time are finished together: one of them *leads*, takes EX for all that wait, which share a
+ *		transaction, and again for those that have come meanwhile; then one log flush makes the *group* durable.  While it flushes
+ *		the next one leads already.  How long a leader waits for company: group_grows().
  * What is not whole blocks, or needs more than that (gfs2_file_fill() says so), is written buffered with either.
  *
  * Guarantees
@@ -15,8 +16,8 @@
  *  2. One's error is not another's: if several cannot be finished together each is tried by itself.
  *  3. Who waits for the leader holds no glock; the leader waits for EX holding nothing.
  *
- * Locking: i_rest and i_rest_led of the inode by its i_lock; a struct gfs2_rest on i_rest is on its owner's stack, which
- * the leader may use until it has set `done` under i_lock.
+ * Locking: i_rest and what is beside it in the inode by its i_lock; a struct gfs2_rest on i_rest is on its owner's stack, which
+ * the leader may use until it has posted `called`.
  */
 #ifndef GFS2FUSE_DIO_REST_H
 #define GFS2FUSE_DIO_REST_H
@@ -34,8 +35,9 @@ struct gfs2_rest {
 
 	/* private to rest.c */
 	struct list_head list;	/* i_rest */
-	struct rcond cond;	/* done or lead was set */
-	bool done, lead;
+	struct rsem called;	/* it is done, or (lead) to lead */
+	struct rcond company;	/* the leader's: others have come, or are durable */
+	bool lead, gathers;
 	int error;
 	struct gfs2_ctx ctx;	/* whose it is */
 };

@@ -76,9 +76,12 @@ struct gfs2_inode {
 	uint64_t i_pending_due_ns, i_published_ns;
 	bool i_pending_ask;
 	struct list_head i_pending_list; /* the icache's pending lock */
-	/* dio/rest.c: direct writes that fell back and wait to be finished; is somebody at it? */
+	/* dio/rest.c: direct writes that fell back and wait to be finished; who is at it */
 	struct list_head i_rest;
-	bool i_rest_led;
+	struct gfs2_rest *i_rest_leader;
+	uint16_t i_rest_expect;		/* so many were about lately */
+	uint16_t i_rest_flushing;	/* written, not durable yet */
+	uint32_t i_rest_took_us;	/* to make the last ones durable; 0: no device, or none yet */
 
 	/* rgrp.c: where the next allocation of this inode should continue; guarded by i_gl EX */
 	uint64_t i_res_next;

@@ -110,11 +110,9 @@ void rmutex_destroy(struct rmutex *m)
 	GFS2_BUG_ON(pthread_mutex_destroy(&m->m));
 }
 
-/* Whoever has it may be sleeping with it. */
-static void lock_in_grace(struct rmutex *m)
+static struct timespec grace_end(void)
 {
 	struct timespec ts;
-	int error;
 
 	clock_gettime(CLOCK_REALTIME, &ts);
 	ts.tv_nsec += WAIT_GRACE_NS;
@@ -122,6 +120,15 @@ static void lock_in_grace(struct rmutex *m)
 		ts.tv_sec++;
 		ts.tv_nsec -= 1000000000;
 	}
+	return ts;
+}
+
+/* Whoever has it may be sleeping with it. */
+static void lock_in_grace(struct rmutex *m)
+{
+	struct timespec ts = grace_end();
+	int error;
+
 	error = pthread_mutex_timedlock(&m->m, &ts);
 	GFS2_BUG_ON(error && error != ETIMEDOUT);
 	if (error) {
@@ -226,4 +233,33 @@ void rcond_signal(struct rcond *c)
 void rcond_broadcast(struct rcond *c)
 {
 	GFS2_BUG_ON(pthread_cond_broadcast(&c->c));
+}
+
+void rsem_init(struct rsem *s)
+{
+	GFS2_BUG_ON(sem_init(&s->s, 0, 0));
+}
+
+void rsem_destroy(struct rsem *s)
+{
+	GFS2_BUG_ON(sem_destroy(&s->s));
+}
+
+void rsem_wait(struct rsem *s)
+{
+	rmutex_assert_none();
+	if (before_wait_is_set()) {
+		struct timespec ts = grace_end();
+
+		if (!sem_timedwait(&s->s, &ts))
+			return;
+		about_to_wait();
+	}
+	while (sem_wait(&s->s))
+		GFS2_BUG_ON(errno != EINTR);
+}
+
+void rsem_post(struct rsem *s)
+{
+	GFS2_BUG_ON(sem_post(&s->s));
 }

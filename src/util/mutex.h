@@ -12,6 +12,7 @@
 #define GFS2FUSE_MUTEX_H
 
 #include <pthread.h>
+#include <semaphore.h>
 #include <stdbool.h>
 
 enum lock_rank {
@@ -71,5 +72,18 @@ void rcond_wait(struct rcond *c, struct rmutex *m);
 bool rcond_wait_until(struct rcond *c, struct rmutex *m, unsigned long long deadline_ns);
 void rcond_signal(struct rcond *c);
 void rcond_broadcast(struct rcond *c);
+
+/*
+ * One thread that waits for one event, holding no ranked mutex.  Who is woken so finds no mutex taken, as one that waits for a condition
+ * does, which is to be signalled with the mutex held if it may be gone as soon as the waiter knows.  Here it may be gone: rsem_post() makes no use
+ * of it once the waiter can go on.  What was done before the post is visible after the wait.
+ */
+struct rsem {
+	sem_t s;
+};
+void rsem_init(struct rsem *s);
+void rsem_destroy(struct rsem *s);
+void rsem_wait(struct rsem *s);
+void rsem_post(struct rsem *s);
 
 #endif

@@ -656,7 +656,7 @@ static void together(const struct io_fault *fault, const int64_t *wanted, unsign
 	io_fault_clear(engine);
 	assert_int_equal(events(EV_GLOCK_PROMOTE, LM_ST_EXCLUSIVE), exclusive);
 	assert_int_equal(events(EV_DIO_BUFFERED, -1), BESIDE);
-	assert_false(ip->i_rest_led);
+	assert_null(ip->i_rest_leader);
 }
 
 /* Eight writes into holes: EX once, one transaction, one flush; each has its own request's name on its events. */
@@ -686,6 +686,58 @@ static void test_rest_one_error_of_many(void **state)
 	assert_int_equal(io_fault_add(engine, &once), 0);
 	together(&later, third, 1);
 	contents("AB.DEFGH");
+}
+
+static unsigned written(void)
+{
+	return events(EV_DIO_BUFFERED, -1);
+}
+
+/*
+ * Fewer than lately: they come one after the other, each when the one before has been written, and are made durable together when all
+ * are there.  Without waiting for company there would be a flush for each.
+ */
+static void test_rest_waits_for_company(void **state)
+{
+	struct beside b[BESIDE];
+	uint64_t flushes;
+
+	layout("........");
+	flushes = log_flushes();
+	ip->i_rest_expect = BESIDE;
+	ip->i_rest_took_us = 600u * 1000000;
+	mark = gfs2_event_next_seq();
+	for (unsigned i = 0; i < BESIDE; i++) {
+		b[i] = (struct beside){ .pos = i * BS, .len = BS, .memory = aligned_alloc(BS, BS) };
+		memset(b[i].memory, 'A' + (int)i, BS);
+		assert_int_equal(pthread_create(&b[i].thread, NULL, write_hole, &b[i]), 0);
+		while (written() <= i)
+			sched_yield();
+		if (i < BESIDE - 1)
+			assert_int_equal(log_flushes(), flushes);
+	}
+	for (unsigned i = 0; i < BESIDE; i++) {
+		pthread_join(b[i].thread, NULL);
+		assert_int_equal(b[i].result, BS);
+		free(b[i].memory);
+	}
+	assert_int_equal(log_flushes(), flushes + 1);
+	assert_null(ip->i_rest_leader);
+	assert_int_equal(ip->i_rest_flushing, 0);
+	contents("ABCDEFGH");
+}
+
+/* Nobody comes: the first one is durable all the same, and the next one does not wait at all. */
+static void test_rest_company_does_not_come(void **state)
+{
+	layout("....");
+	ip->i_rest_expect = BESIDE;
+	ip->i_rest_took_us = 1000;
+	assert_int_equal(dio(true, 0, BS, 'A'), BS);
+	assert_int_equal(ip->i_rest_expect, 1);
+	ip->i_rest_took_us = UINT32_MAX;
+	assert_int_equal(dio(true, BS, BS, 'B'), BS);
+	contents("AB..");
 }
 
 /* --- answers from where the store has the data --- */
@@ -800,7 +852,8 @@ int main(void)
 		T(test_dirty_data_first), T(test_fast_path),
 		T(test_end_names_its_request), T(test_outcomes_are_counted), T(test_demote_pending_is_counted),
 		T(test_many_runs), T(test_rest_both_ways), T(test_rest_direct_uses_no_buffers), T(test_rest_error_leaves_the_hole),
-		T(test_rest_grows_the_file), T(test_rest_together), T(test_rest_one_error_of_many),
+		T(test_rest_grows_the_file), T(test_rest_together), T(test_rest_one_error_of_many), T(test_rest_waits_for_company),
+		T(test_rest_company_does_not_come),
 		T(test_answer_in_place), T(test_answer_needs_all),
 	};
 	int failed;

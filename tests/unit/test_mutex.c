@@ -12,6 +12,7 @@
 
 #include "util/mutex.h"
 #include "util/util.h"
+#include "util/wait.h"
 
 static struct rmutex inode, mapping, mapping2, event;
 static struct rcond cond;
@@ -118,6 +119,64 @@ static void conditions(void **state)
 	rmutex_unlock(&mapping);
 	pthread_join(t, NULL);
 	rmutex_assert_none();
+}
+
+struct called {
+	struct rsem sem;
+	int said;
+};
+
+static void *call(void *arg)
+{
+	struct called *c = arg;
+
+	c->said = 1;
+	rsem_post(&c->sem);
+	return NULL;
+}
+
+/* Until the waiter has handed over. */
+static pthread_mutex_t late = PTHREAD_MUTEX_INITIALIZER;
+static unsigned handed_over;
+
+static void hand_over(struct before_wait *bw)
+{
+	handed_over++;
+	pthread_mutex_unlock(&late);
+}
+
+static void *call_late(void *arg)
+{
+	pthread_mutex_lock(&late);
+	call(arg);
+	pthread_mutex_unlock(&late);
+	return NULL;
+}
+
+/* Posted before it is waited for, and after, by somebody who does not come within the grace. */
+static void semaphores(void **state)
+{
+	struct before_wait bw = { .fn = hand_over };
+	struct called c = { .said = 0 };
+	pthread_t t;
+
+	rsem_init(&c.sem);
+	before_wait_set(&bw);
+	rsem_post(&c.sem);
+	rsem_wait(&c.sem);
+	assert_int_equal(handed_over, 0);
+	assert_int_equal(pthread_mutex_lock(&late), 0);
+	assert_int_equal(pthread_create(&t, NULL, call_late, &c), 0);
+	rsem_wait(&c.sem);
+	assert_int_equal(handed_over, 1);
+	assert_int_equal(c.said, 1);
+	pthread_join(t, NULL);
+	c.said = 0;
+	assert_int_equal(pthread_create(&t, NULL, call, &c), 0);
+	rsem_wait(&c.sem);
+	assert_int_equal(c.said, 1);
+	pthread_join(t, NULL);
+	rsem_destroy(&c.sem);
 }
 
 #ifdef GFS2_DEBUG_CHECKS
@@ -232,6 +291,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(trylock_out_of_order, setup, teardown),
 		cmocka_unit_test_setup_teardown(trylock_of_a_held_one_fails, setup, teardown),
 		cmocka_unit_test_setup_teardown(conditions, setup, teardown),
+		cmocka_unit_test(semaphores),
 		cmocka_unit_test_setup_teardown(violations, setup, teardown),
 	};
 
