@@ -450,7 +450,7 @@ class History:
                     getattr(self, "call_" + call.name)(call)
                 except Fault as fault:
                     faults.append(fault)
-        if self.stale > 5 + len(self.of["names"]) // 200:
+        if self.stale > 5 + len(self.of["names"]) // 500:
             faults.append(Fault(f"{self.stale} of {len(self.of['names'])} calls say ESTALE"))
         for thing, ops in sorted(self.objects.items(), key=str):
             apply, state = rules(thing)
