@@ -281,7 +281,7 @@ int gfs2_file_flush_inval(struct gfs2_inode *ip)
 	return error;
 }
 
-int gfs2_file_sync(struct gfs2_inode *ip, bool datasync)
+static int file_sync(struct gfs2_inode *ip, bool datasync)
 {
 	struct gfs2_sbd *sdp = ip->i_sbd;
 	struct gfs2_log *log = sdp->sd_log;
@@ -289,10 +289,6 @@ int gfs2_file_sync(struct gfs2_inode *ip, bool datasync)
 	bool flushed;
 	int error, error2;
 
-	if (!log)
-		return 0;
-	if (gfs2_withdrawn(sdp))
-		return -EIO;
 	error = data_sync(ip);
 	seq = atomic_load_explicit(datasync ? &ip->i_datasync_seq : &ip->i_log_seq,
 				   memory_order_acquire);
@@ -311,6 +307,20 @@ int gfs2_file_sync(struct gfs2_inode *ip, bool datasync)
 		if (!error)
 			error = error2;
 	}
+	return error;
+}
+
+int gfs2_file_sync(struct gfs2_inode *ip, bool datasync)
+{
+	int error;
+
+	if (!ip->i_sbd->sd_log)
+		return 0;
+	if (gfs2_withdrawn(ip->i_sbd))
+		return -EIO;
+	gfs2_glock_use(ip->i_gl);
+	error = file_sync(ip, datasync);
+	gfs2_glock_unuse(ip->i_gl);
 	return error;
 }
 

@@ -136,7 +136,7 @@ void glock_grant(struct gfs2_glock *gl, struct gfs2_holder *gh)
 /* Somebody has left.  If nobody is there any more, the turn that another node waits for may end early. */
 static void note_idle(struct gfs2_glock *gl)
 {
-	if (likely(!(gl->gl_flags & FLAG(GLF_PENDING_DEMOTE))) || !list_empty(&gl->gl_holders))
+	if (likely(!(gl->gl_flags & FLAG(GLF_PENDING_DEMOTE))) || !list_empty(&gl->gl_holders) || gl->gl_users)
 		return;
 	gl->gl_idle_ns = glock_now(gl);
 	glock_queue_work(gl, GLW_HOLD, glock_turn_ends(gl));
@@ -202,6 +202,8 @@ static void enqueue(struct gfs2_glock *gl, struct gfs2_holder *gh)
 	gh->gh_error = 0;
 	gh->gh_time_ns = gfs2_event_time();
 	ev_glock_at(EV_GLOCK_QUEUE, gl, -1, gh->gh_state, gh->gh_where, gh->gh_time_ns);
+	if (gl->gl_gone_ns)
+		glock_note_asked(gl);
 	list_add_tail(&gh->gh_list, &gl->gl_holders);
 	set_iflags(gh, HIF_WAIT);
 	if ((gh->gh_flags & TRY_FLAGS) && try_is_futile(gl))
@@ -566,6 +568,25 @@ void gfs2_glock_dq_uninit_at(struct gfs2_holder *gh, uint64_t t_ns)
 {
 	dq_at(gh, t_ns);
 	gfs2_holder_uninit(gh);
+}
+
+void gfs2_glock_use(struct gfs2_glock *gl)
+{
+	if (!gl->gl_table->t_lm->lm_has_peers)
+		return;
+	rmutex_lock(&gl->gl_lock);
+	gl->gl_users++;
+	rmutex_unlock(&gl->gl_lock);
+}
+
+void gfs2_glock_unuse(struct gfs2_glock *gl)
+{
+	if (!gl->gl_table->t_lm->lm_has_peers)
+		return;
+	rmutex_lock(&gl->gl_lock);
+	gl->gl_users--;
+	note_idle(gl);
+	rmutex_unlock(&gl->gl_lock);
 }
 
 bool gfs2_glock_demote_wanted(struct gfs2_glock *gl)

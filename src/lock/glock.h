@@ -161,6 +161,9 @@ struct gfs2_glock {
 	uint64_t gl_demote_ns;		/* when the demote request came */
 	/* machine.c, turns: how long a busy lock is kept; what it cost lately to give it up; when it became idle, with a demotion pending */
 	uint64_t gl_hold_ns, gl_cost_ns, gl_idle_ns;
+	uint64_t gl_gone_ns;		/* it was idle and went at once; 0: not, or somebody has asked for it since */
+	unsigned gl_users;		/* gfs2_glock_use() */
+	bool gl_gap;			/* if idle now, it will not be for long */
 	uint64_t gl_start_ns;		/* of the transition that runs */
 	atomic_uint gl_ref;
 	/* The in-core object (struct gfs2_inode, struct gfs2_rgrpd); set and cleared under gl_lock. */
@@ -426,6 +429,12 @@ unsigned gfs2_glock_table_nr_journals(struct gfs2_glock_table *t); /* 0 if nobod
 void gfs2_glock_table_lost(struct gfs2_glock_table *t, const char *why);
 /* gfs2_glock_table_destroy() is under way: what is at rest may be forgotten without a word to the cluster. */
 bool gfs2_glock_table_dying(const struct gfs2_glock_table *t);
+/*
+ * What is done with the lock goes on without a holder (data are made durable): until gfs2_glock_unuse() the glock counts as busy, so a turn does
+ * not end early.  It may go all the same, when the turn is over.
+ */
+void gfs2_glock_use(struct gfs2_glock *gl);
+void gfs2_glock_unuse(struct gfs2_glock *gl);
 /* Has anybody asked for it to be given up (at once or after the hold time), without that having happened yet? */
 bool gfs2_glock_demote_wanted(struct gfs2_glock *gl);
 /*

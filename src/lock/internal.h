@@ -188,6 +188,8 @@ bool glock_demand_stopped(const struct gfs2_glock *gl);
 #define GLOCK_TURN_IDLE 8
 /* When is a pending demotion to be looked at again?  After the turn, or, if nobody has the lock, when it has been idle for long enough. */
 uint64_t glock_turn_ends(const struct gfs2_glock *gl);
+/* gl_gone_ns is set, and a holder is queued. */
+void glock_note_asked(struct gfs2_glock *gl);
 
 /* --- glock.c --- */
 /* The first granted holder, the first waiter, or NULL. */

@@ -70,32 +70,56 @@ bool glock_demote_due(const struct gfs2_glock *gl)
 
 /*
  * --- turns ---
- * Another node asks for a lock.  If nobody here has it or waits for it, it goes at once: nodes that work alternately never wait.  If it is
+ * Another node asks for a lock.  If nobody here uses it, it goes at once: nodes that work alternately never wait.  If it is
  * busy, every hand-over is time in which nobody works, so the node first has a turn, counted from when it got the lock: some times as
  * long as giving the lock up has taken lately (write-back included; what it costs the others to get it back is about as much), so most of
  * the time is worked in whatever the device is like, but never so long that it shows (the kernel: 40 to 200 ms, the longer the
  * more somebody here has had to wait).  A turn ends early when the lock has been idle for a part of it.
+ *
+ * Busy is a lock with holders or users (gl_users: what is done with it goes on without a holder).  One process that makes one call after the
+ * other leaves gaps, and most questions would come in one.  Whether that is so shows afterwards: if somebody here asks for the lock
+ * within the time for which it may be idle after it has gone, it should have stayed (gl_gap), and the next time it does, for that long;
+ * until nobody comes in it.
  */
+static bool busy(const struct gfs2_glock *gl)
+{
+	return !list_empty(&gl->gl_holders) || gl->gl_users;
+}
+
+static uint64_t idle_time(const struct gfs2_glock *gl)
+{
+	return gl->gl_hold_ns / GLOCK_TURN_IDLE;
+}
+
 uint64_t glock_hold_left(const struct gfs2_glock *gl, uint64_t now)
 {
 	uint64_t over = gl->gl_tchange_ns + gl->gl_hold_ns;
 
 	if (!gl->gl_table->t_lm->lm_has_peers || gl->gl_type != LM_TYPE_INODE ||
-	    list_empty(&gl->gl_holders) || SEEDED_BUG("glock-min-hold-ignored"))
+	    !(busy(gl) || gl->gl_gap) || SEEDED_BUG("glock-min-hold-ignored"))
 		return 0;
 	/* Not granted yet: the time counts from the answer. */
 	if (gl->gl_phase != GLP_IDLE)
 		return gl->gl_hold_ns;
+	if (!busy(gl))
+		over = min_t(uint64_t, over, now + idle_time(gl));
 	return over > now ? over - now : 0;
+}
+
+/* Somebody asks for the lock here: had it better not been given away a moment ago? */
+void glock_note_asked(struct gfs2_glock *gl)
+{
+	gl->gl_gap = glock_now(gl) - gl->gl_gone_ns < idle_time(gl);
+	gl->gl_gone_ns = 0;
 }
 
 uint64_t glock_turn_ends(const struct gfs2_glock *gl)
 {
 	uint64_t over = gl->gl_tchange_ns + gl->gl_hold_ns;
 
-	if (!list_empty(&gl->gl_holders))
+	if (busy(gl))
 		return over;
-	return min_t(uint64_t, over, max_t(uint64_t, gl->gl_idle_ns, gl->gl_tchange_ns) + gl->gl_hold_ns / GLOCK_TURN_IDLE);
+	return min_t(uint64_t, over, max_t(uint64_t, gl->gl_idle_ns, gl->gl_tchange_ns) + idle_time(gl));
 }
 
 /* A demotion has been made. */
@@ -238,6 +262,12 @@ static void act_demand(struct gfs2_glock *gl, const struct glock_arg *arg)
 		 arg->remote ? "remote" : "local");
 	if (left && gl->gl_phase == GLP_IDLE)
 		glock_queue_work(gl, GLW_HOLD, now + left);
+	if (!busy(gl)) {
+		if (left)
+			gl->gl_idle_ns = now;
+		else if (arg->remote && gl->gl_type == LM_TYPE_INODE)
+			gl->gl_gone_ns = now;
+	}
 	/* gfs2_glock_nq_unless_wanted() */
 	rcond_broadcast(&gl->gl_wait);
 }
@@ -254,6 +284,9 @@ static void act_hold_over(struct gfs2_glock *gl, const struct glock_arg *arg)
 		return;
 	}
 	gl->gl_flags &= ~FLAG(GLF_PENDING_DEMOTE);
+	/* Nobody has come. */
+	if (!busy(gl) && ends < gl->gl_tchange_ns + gl->gl_hold_ns)
+		gl->gl_gap = false;
 	if (!SEEDED_BUG("glock-pending-demote-dropped"))
 		gl->gl_flags |= FLAG(GLF_DEMOTE);
 }

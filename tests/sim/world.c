@@ -1401,6 +1401,7 @@ static uint64_t hash_glock(uint64_t h, const struct simlock *l)
 	h = mix(h, gl->gl_hold_ns);
 	h = mix(h, gl->gl_cost_ns);
 	h = mix(h, gl->gl_flags & 1ul << GLF_PENDING_DEMOTE && list_empty(&gl->gl_holders) ? w.clock - gl->gl_idle_ns : 0);
+	h = mix(h, gl->gl_gap | (gl->gl_gone_ns ? min_t(uint64_t, w.clock - gl->gl_gone_ns, GLOCK_TURN_MAX_NS) : GLOCK_TURN_MAX_NS + 1) << 1);
 	h = mix(h, gl->gl_phase != GLP_IDLE && gl->gl_why == GLY_DEMOTE ? w.clock - gl->gl_start_ns : 0);
 	h = mix(h, l->demand_timed ? min_t(uint64_t, w.clock - l->busy_ns, GLOCK_TURN_MIN_NS) : 0);
 	h = mix(h, gl->gl_work_flags | (uint64_t)!list_empty(&gl->gl_work) << 8);

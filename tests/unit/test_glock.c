@@ -743,6 +743,7 @@ static void test_turn(void **state)
 {
 	const uint64_t us = 1000, ms = 1000000;
 	const unsigned long wanted = FLAG(GLF_DEMOTE) | FLAG(GLF_PENDING_DEMOTE);
+	uint64_t now = 5115 * ms;
 	struct gfs2_glock *gl, *plain;
 	struct gfs2_holder a, b;
 
@@ -811,13 +812,15 @@ static void test_turn(void **state)
 	assert_int_equal(flags_of(gl) & wanted, FLAG(GLF_PENDING_DEMOTE));
 	set_time(5112 * ms + 2500 * us);
 	for (unsigned nr = 5; nr < 45; nr++) {
-		give_up(gl, nr, 5115 * ms, 0);
+		give_up(gl, nr, now, 0);
+		/* Long after. */
+		set_time(now += 500 * ms);
 		queue(gl, EX, GL_SKIP, &a);
 		answer(gl, ++nr, EX, EX);
 		gfs2_glock_dq_uninit(&a);
 		gfs2_glock_cb(gl, UN, true);
 	}
-	give_up(gl, 45, 5115 * ms, 0);
+	give_up(gl, 45, now, 0);
 	/* Nor do they become so short that nothing is done in them. */
 	assert_int_equal(hold_of(gl), 1 * ms);
 
@@ -846,6 +849,78 @@ static void test_turn(void **state)
 	answer(gl, 1, UN, UN);
 	gfs2_glock_put(gl);
 	gfs2_glock_put(plain);
+}
+
+/* One who makes one call after the other: between two of them the lock is idle, and no question should find it so. */
+static void test_gap(void **state)
+{
+	const uint64_t us = 1000, ms = 1000000;
+	struct gfs2_glock *gl;
+	struct gfs2_holder a;
+
+	set_time(1000 * ms);
+	gfs2_glock_table_set_clock(table, test_clock);
+	gl = gfs2_glock_get(table, 1, &inode_ops);
+	cache_state(gl, EX);
+
+	/* Asked for again so soon that it had better been kept for an eighth of the turn. */
+	gfs2_glock_cb(gl, UN, true);
+	give_up(gl, 1, 1000 * ms, 3 * ms);
+	assert_int_equal(hold_of(gl), 12 * ms);
+	set_time(1001 * ms);
+	queue(gl, EX, GL_SKIP, &a);
+	set_time(1004 * ms);
+	answer(gl, 2, EX, EX);
+	gfs2_glock_dq_uninit(&a);
+	/* So now it is. */
+	set_time(1005 * ms);
+	gfs2_glock_cb(gl, UN, true);
+	assert_true(flags_of(gl) & FLAG(GLF_PENDING_DEMOTE));
+	assert_int_equal(turn_ends(gl), 1006 * ms + 500 * us);
+	set_time(1006 * ms);
+	queue(gl, EX, GL_SKIP, &a);
+	assert_true(granted(&a));
+	assert_int_equal(turn_ends(gl), 1016 * ms);
+	gfs2_glock_dq_uninit(&a);
+	assert_int_equal(turn_ends(gl), 1007 * ms + 500 * us);
+	/* Until nobody comes. */
+	set_time(1007 * ms + 500 * us);
+	give_up(gl, 3, 1007 * ms + 500 * us, 3 * ms);
+	set_time(1011 * ms);
+	queue(gl, EX, GL_SKIP, &a);
+	answer(gl, 4, EX, EX);
+	gfs2_glock_dq_uninit(&a);
+	gfs2_glock_cb(gl, UN, true);
+	assert_false(flags_of(gl) & FLAG(GLF_PENDING_DEMOTE));
+	give_up(gl, 5, 1011 * ms, 3 * ms);
+
+	/* Too late: whoever else has it meanwhile has not kept us waiting. */
+	queue(gl, EX, GL_SKIP, &a);
+	answer(gl, 6, EX, EX);
+	gfs2_glock_dq_uninit(&a);
+	gfs2_glock_cb(gl, UN, true);
+	assert_false(flags_of(gl) & FLAG(GLF_PENDING_DEMOTE));
+	give_up(gl, 7, 1014 * ms, 3 * ms);
+
+	/* In use without a holder. */
+	set_time(1020 * ms);
+	queue(gl, EX, GL_SKIP, &a);
+	answer(gl, 8, EX, EX);
+	gfs2_glock_use(gl);
+	gfs2_glock_dq_uninit(&a);
+	gfs2_glock_cb(gl, UN, true);
+	assert_true(flags_of(gl) & FLAG(GLF_PENDING_DEMOTE));
+	assert_int_equal(turn_ends(gl), 1032 * ms);
+	set_time(1022 * ms);
+	gfs2_glock_unuse(gl);
+	assert_int_equal(turn_ends(gl), 1023 * ms + 500 * us);
+	gfs2_glock_use(gl);
+	assert_int_equal(turn_ends(gl), 1032 * ms);
+	/* The end of the turn is the end. */
+	set_time(1032 * ms);
+	give_up(gl, 9, 1032 * ms, 3 * ms);
+	gfs2_glock_unuse(gl);
+	gfs2_glock_put(gl);
 }
 
 /* --- what the module can answer --- */
@@ -1779,6 +1854,7 @@ int main(void)
 		MANUAL(test_bast_merge),
 		MANUAL(test_demote_then_promote),
 		MANUAL(test_turn),
+		MANUAL(test_gap),
 		MANUAL(test_deadlock),
 		MANUAL(test_cancel),
 		MANUAL(test_abandon),
