@@ -62,20 +62,14 @@ static bool same_time(const struct timespec *a, const struct timespec *b)
 	return a->tv_sec == b->tv_sec && a->tv_nsec == b->tv_nsec;
 }
 
-/*
- * The data are in dirty buffers: does the dinode need no transaction?  Not if its size and times
- * stay as they are and the transaction that set them is still in the open batch, whose flush then
- * also writes these data within the commit interval.
- */
+/* Does the dinode need no transaction?  Not if its size and times stay as they are: clocks tick every few milliseconds only. */
 static bool dinode_current(const struct write_op *op)
 {
 	struct gfs2_inode *ip = op->ip;
 	struct timespec now = current_time();
 
 	return !op->changed && op->end <= ip->i_size && same_time(&ip->i_mtime, &now) &&
-	       same_time(&ip->i_ctime, &now) &&
-	       atomic_load_explicit(&ip->i_log_seq, memory_order_relaxed) ==
-		       gfs2_trans_batch_seq(ip->i_sbd->sd_log);
+	       same_time(&ip->i_ctime, &now);
 }
 
 /* In the transaction: size and times. */
@@ -314,7 +308,6 @@ static int write_mapped(struct write_op *op)
 	unsigned jblocks = op->jdata ? (unsigned)(op_end(op) - op_first(op)) : 0;
 	int error = op->jdata ? preread(op) : copy_mapped(op);
 
-	/* First onto the list, then the question which batch that was. */
 	if (!op->jdata)
 		gfs2_ordered_add(log, &ip->i_data);
 	if (error || (!op->jdata && dinode_current(op)))

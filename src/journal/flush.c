@@ -143,6 +143,15 @@ static void seal_revokes(struct gfs2_log *log)
 	atomic_store_explicit(&log->o_nr_rev, 0, memory_order_relaxed);
 }
 
+static void seal_ordered(struct gfs2_log *log)
+{
+	rmutex_lock(&log->l_ordered_lock);
+	list_splice_tail_init(&log->l_ordered, &log->l_ordering);
+	log->l_ordering_busy = true;
+	atomic_store_explicit(&log->l_ordered_ns, 0, memory_order_relaxed);
+	rmutex_unlock(&log->l_ordered_lock);
+}
+
 static void seal_batch(struct gfs2_log *log, struct flush *fl)
 {
 	struct log_batch *b = xzalloc(sizeof(*b));
@@ -170,10 +179,7 @@ static void seal_batch(struct gfs2_log *log, struct flush *fl)
 	atomic_store_explicit(&log->l_batch_seq, b->seq + 1, memory_order_release);
 	rmutex_unlock(&log->l_lock);
 
-	rmutex_lock(&log->l_ordered_lock);
-	list_splice_tail_init(&log->l_ordered, &log->l_ordering);
-	log->l_ordering_busy = true;
-	rmutex_unlock(&log->l_ordered_lock);
+	seal_ordered(log);
 }
 
 /* Would a header alone set more blocks free than the one that it takes? */
@@ -265,6 +271,25 @@ static void write_ordered(struct gfs2_log *log)
 	log->l_ordering_busy = false;
 	rcond_broadcast(&log->l_ordered_wait);
 	rmutex_unlock(&log->l_ordered_lock);
+}
+
+/*
+ * What a transaction that is open has made reachable is on the list again, or will be, once it has changed it (gfs2_ordered_add): it loses
+ * nothing by being written before.
+ */
+int log_write_data(struct gfs2_log *log)
+{
+	int rc;
+
+	rmutex_assert_none();
+	rmutex_lock(&log->l_flush_lock);
+	rc = log_error(log) ? -EIO : 0;
+	if (!rc) {
+		seal_ordered(log);
+		write_ordered(log);
+	}
+	rmutex_unlock(&log->l_flush_lock);
+	return rc ? rc : io_flush(log->l_engine, IO_DATA);
 }
 
 /*

@@ -69,7 +69,7 @@ void gfs2_log_stop(struct gfs2_log *log)
 
 /* --- the thread --- */
 
-enum { WORK_STOP = 1, WORK_FLUSH = 2, WORK_DRAIN = 4 };
+enum { WORK_STOP = 1, WORK_FLUSH = 2, WORK_DRAIN = 4, WORK_DATA = 8 };
 
 /* Under l_gate. */
 static bool much_in_use(struct gfs2_log *log)
@@ -81,6 +81,7 @@ static bool much_in_use(struct gfs2_log *log)
 static unsigned thread_work(struct gfs2_log *log, uint64_t *deadline)
 {
 	uint64_t now = now_ns(), interval = log->l_commit_secs * NSEC_PER_SEC;
+	uint64_t ordered = atomic_load_explicit(&log->l_ordered_ns, memory_order_relaxed);
 	unsigned work = 0;
 
 	if (log->l_stop)
@@ -105,6 +106,12 @@ static unsigned thread_work(struct gfs2_log *log, uint64_t *deadline)
 		work |= WORK_DRAIN;
 		log->l_flushed_ns = now;
 	}
+	if (ordered) {
+		/* Without a transaction, or before the first one of the batch; a flush writes them, too. */
+		if (ordered + interval <= now)
+			work |= WORK_DATA;
+		*deadline = min_t(uint64_t, *deadline, ordered + interval);
+	}
 	log->l_want_drain = log->l_want_flush = false;
 	return work;
 }
@@ -127,8 +134,11 @@ static void *log_thread(void *arg)
 		rmutex_unlock(&log->l_gate);
 		if (work & WORK_DRAIN)
 			gfs2_ail_flush(log);
-		else
+		else if (work & WORK_FLUSH)
 			gfs2_log_flush(log, GFS2_LOG_HEAD_FLUSH_NORMAL | GFS2_LFC_LOGD_JFLUSH_REQD);
+		/* An error is the file's, and is told by its fsync; of the device's flush, by the next one. */
+		if (work & WORK_DATA)
+			log_write_data(log);
 		rmutex_lock(&log->l_gate);
 	}
 	rmutex_unlock(&log->l_gate);
@@ -290,6 +300,9 @@ int gfs2_log_shutdown(struct gfs2_log *log)
 {
 	int rc = gfs2_log_flush(log, GFS2_LOG_HEAD_FLUSH_SHUTDOWN | GFS2_LFC_MAKE_FS_RO);
 
+	/* There may have been no batch to write it with. */
+	if (!rc && atomic_load_explicit(&log->l_ordered_ns, memory_order_relaxed))
+		rc = log_write_data(log);
 	if (!rc)
 		rc = gfs2_ail_flush(log);
 	stop_thread(log);

@@ -122,7 +122,10 @@ unsigned gfs2_log_max_trans(const struct gfs2_log *log);
 void gfs2_trans_add_meta(struct gfs2_log *log, struct gfs2_glock *gl, struct gfs2_bh *bh);
 /* The same for a block of journaled file data (no header, escaped in the log when it looks like one). */
 void gfs2_trans_add_jdata(struct gfs2_log *log, struct gfs2_glock *gl, struct gfs2_bh *bh);
-/* Ordinary file data that this transaction makes reachable: @m's dirty buffers are written before the commit. */
+/*
+ * Ordinary file data, dirty already: @m's dirty buffers are written before the batch that is open is committed, and without one within the
+ * commit interval.
+ */
 void gfs2_ordered_add(struct gfs2_log *log, struct gfs2_mapping *m);
 void gfs2_ordered_del(struct gfs2_log *log, struct gfs2_mapping *m); /* the inode goes away; its data are clean or dead */
 /*

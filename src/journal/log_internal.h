@@ -112,9 +112,11 @@ struct gfs2_log {
 
 	struct rmutex l_ordered_lock;
 	struct rcond l_ordered_wait;	/* l_ordering_busy became false */
-	struct list_head l_ordered;	/* of the open batch (gfs2_mapping.m_ordered) */
+	struct list_head l_ordered;	/* of the open batch, if there is one (gfs2_mapping.m_ordered) */
 	struct list_head l_ordering;	/* of the batch being flushed */
 	bool l_ordering_busy;		/* from the seal until all of l_ordering is written */
+	/* Since when there is something on l_ordered; 0: nothing. relaxed: the thread looks again before it is due */
+	atomic_uint_least64_t l_ordered_ns;
 
 	struct rmutex l_lock;
 	struct blktab l_tab;
@@ -220,6 +222,8 @@ enum log_flush_mode {
 	LOG_FLUSH_UNMOUNT,	/* the last header */
 };
 int log_flush(struct gfs2_log *log, uint64_t seq, uint32_t flags, enum log_flush_mode mode);
+/* The data that are on l_ordered now, made durable without a batch. */
+int log_write_data(struct gfs2_log *log);
 /* Under l_gate: log blocks of the open batch as it is, without its header. */
 uint64_t log_open_blocks(struct gfs2_log *log);
 uint64_t log_space(struct gfs2_log *log);	/* under l_gate: free blocks */

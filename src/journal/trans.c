@@ -282,8 +282,11 @@ static struct gfs2_bh *unpin(struct gfs2_log *log, struct log_block *e)
 void gfs2_ordered_add(struct gfs2_log *log, struct gfs2_mapping *m)
 {
 	rmutex_lock(&log->l_ordered_lock);
-	if (list_empty(&m->m_ordered))
+	if (list_empty(&m->m_ordered)) {
+		if (list_empty(&log->l_ordered))
+			atomic_store_explicit(&log->l_ordered_ns, now_ns(), memory_order_relaxed);
 		list_add_tail(&m->m_ordered, &log->l_ordered);
+	}
 	rmutex_unlock(&log->l_ordered_lock);
 }
 

@@ -369,6 +369,39 @@ static void test_sync(void **state)
 	do_unmount(&m);
 }
 
+/* What is overwritten within a tick of the clock changes nothing but data. */
+static void test_sync_overwritten(void **state)
+{
+	struct gfs2_log_stats before, after;
+	struct timespec time;
+	struct gfs2_inode *ip;
+	struct mounted m;
+	unsigned seen = 0;
+
+	vol_make(4096, 64, 1, "");
+	m = mount_small();
+	ip = make_file(m.sdp, "over");
+	memset(src_buf, 'o', 100000);
+	write_at(ip, src_buf, 0, 100000);
+	gfs2_fsync(ip, false);
+	for (unsigned i = 0; seen < 20; i++) {
+		assert_true(i < 100000);
+		gfs2_log_get_stats(m.sdp->sd_log, &before);
+		time = ip->i_mtime;
+		write_at(ip, src_buf + i % 100, 4096 * (i % 20), 4096);
+		gfs2_fsync(ip, false);
+		gfs2_log_get_stats(m.sdp->sd_log, &after);
+		if (ip->i_mtime.tv_nsec == time.tv_nsec && ip->i_mtime.tv_sec == time.tv_sec) {
+			assert_int_equal(after.flushes, before.flushes);
+			seen++;
+		} else {
+			assert_int_equal(after.flushes, before.flushes + 1);
+		}
+	}
+	gfs2_inode_put(ip);
+	do_unmount(&m);
+}
+
 /* --- data that the kernel does not cache --- */
 
 static uint64_t read_pieces(struct gfs2_inode *ip, uint32_t from, uint32_t to, uint32_t piece, const char *data)
@@ -640,6 +673,7 @@ static int run(void)
 		cmocka_unit_test(test_withdrawn),
 		cmocka_unit_test(test_random),
 		cmocka_unit_test(test_sync),
+		cmocka_unit_test(test_sync_overwritten),
 		cmocka_unit_test(test_read_cached),
 		cmocka_unit_test(test_nospace),
 		cmocka_unit_test(test_limits),

@@ -46,6 +46,56 @@ static void ordered(void **state)
 	end();
 }
 
+static bool on_device(uint64_t blkno, char what)
+{
+	char *img = fix_read_all(&f);
+	bool yes = img[blkno * f.bsize] == what;
+
+	free(img);
+	return yes;
+}
+
+static void dirty_data(struct gfs2_mapping *m, uint64_t blkno);
+
+/* Overwritten data have no transaction that would take them along. */
+static void ordered_alone(void **state)
+{
+	struct gfs2_mapping data;
+	struct io_stats before, after;
+
+	begin(512, 100, 20);
+	mapping_init(&data, f.bufs, &gl, true);
+	dirty_data(&data, f.home + 15);
+	gfs2_ordered_add(f.log, &data);
+	flush();
+	assert_false(on_device(f.home + 15, 'd'));
+	io_get_stats(f.e, &before);
+	gfs2_log_set_commit_secs(f.log, 1);
+	while (!on_device(f.home + 15, 'd'))
+		usleep(1000);
+	do {
+		usleep(1000);
+		io_get_stats(f.e, &after);
+	} while (after.ops[IO_FLUSH] == before.ops[IO_FLUSH]);
+	assert_int_equal(gfs2_log_durable_seq(f.log), 0);
+	/* Before the interval is over a batch takes them, or the end does. */
+	gfs2_log_set_commit_secs(f.log, 3600);
+	dirty_data(&data, f.home + 14);
+	gfs2_ordered_add(f.log, &data);
+	trans_meta(&f, &gl, f.home, 1);
+	flush();
+	assert_true(on_device(f.home + 14, 'd'));
+	dirty_data(&data, f.home + 13);
+	gfs2_ordered_add(f.log, &data);
+	assert_int_equal(gfs2_log_shutdown(f.log), 0);
+	assert_true(on_device(f.home + 13, 'd'));
+	gfs2_ordered_del(f.log, &data);
+	mapping_invalidate(&data);
+	mapping_destroy(&data);
+	assert_int_equal(f.withdrawn, 0);
+	end();
+}
+
 static void *flush_thread(void *arg)
 {
 	CHECK(gfs2_log_flush(f.log, FLUSH) == 0);
@@ -353,6 +403,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(ordered),
+		cmocka_unit_test(ordered_alone),
 		cmocka_unit_test(free_of_ordered),
 		cmocka_unit_test(free_while_committing),
 		cmocka_unit_test(change_during_write),
