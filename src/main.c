@@ -37,7 +37,7 @@
 
 enum { EX_OK_ = 0, EX_USAGE_ = 1, EX_SYSERR_ = 2, EX_USER_ = 8, EX_FAIL_ = 32 };
 
-#define EVENT_RING_ORDER 15
+#define EVENT_RING_ORDER 13
 
 /* --- --wait --- */
 

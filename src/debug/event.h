@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * The event ring: what happened, cheap enough to be always on.
+ * The event rings: what happened, cheap enough to be always on.
  *
  * Questions it must answer (design section 7): which transition did a lock make, why, how long after the request; what did a direct
  * write do, phase by phase, and what was in flight; when did the log become durable.
  *
- * Writers never block and take no lock: a slot is claimed with one atomic add, filled, and published with
- * a release store of its sequence number.  Readers copy and check the number again (a seqlock per slot), so a reader
- * that is too slow sees a gap in `seq`, never a torn record.
+ * Writers never block, take no lock and share nothing: each thread has a ring of its own.  Who reads merges the rings into a log, where
+ * events get their numbers; what was overwritten before shows as a gap in `seq`, and no record is ever torn.  event.c has the
+ * rules of the order and why they hold.
  */
 #ifndef GFS2FUSE_EVENT_H
 #define GFS2FUSE_EVENT_H
@@ -36,8 +36,8 @@ enum gfs2_event_type {
 enum { EVF_GLOCK = 1, EVF_FROM = 2, EVF_TO = 4, EVF_OFF = 8, EVF_LEN = 16, EVF_RC = 32, EVF_REASON = 64, EVF_FLAGS = 128 };
 
 struct gfs2_event {
-	uint64_t seq;		/* 1, 2, ... per mount */
-	uint64_t t_ns;		/* CLOCK_REALTIME, so that nodes can be merged */
+	uint64_t seq;		/* 1, 2, ... per mount, in the order of their stamps; those that are missing were lost */
+	uint64_t t_ns;		/* CLOCK_REALTIME, so that nodes can be merged; grows with each event of a thread and of a glock */
 	uint64_t req;
 	uint64_t gl_number;
 	uint64_t off, len;	/* with EVF_FLAGS, off: the DLM's flags of a request */
@@ -49,25 +49,25 @@ struct gfs2_event {
 	char reason[29];	/* short word: "hole", "eof", "remote", ... */
 };
 
-void gfs2_event_init(unsigned order);	/* ring of 1 << order records */
+void gfs2_event_init(unsigned order);	/* rings of 1 << order records, and smaller ones for threads that come later */
 void gfs2_event_exit(void);
 const char *gfs2_event_name(enum gfs2_event_type t);
 
-/* pid and req are taken from current_ctx() unless req != 0 in @e. seq and t_ns are filled in. */
-void gfs2_event_emit(struct gfs2_event *e);
-/* In all that follow, @reason lives as long as the process: a literal. */
-void ev_glock(enum gfs2_event_type t, const struct gfs2_glock *gl, int from, int to, const char *reason);
-/* On hot paths: one look at the clock for several events, or before a lock is taken.  0 without a ring. */
+/* Here and in all that follow, @reason lives as long as the process: a literal, or NULL.  What is about a glock is told under its gl_lock. */
+/* pid and req are taken from current_ctx() unless req != 0 in @e; seq, t_ns and reason are not looked at. */
+void gfs2_event_emit(const struct gfs2_event *e, const char *reason);
+void ev_glock(enum gfs2_event_type t, struct gfs2_glock *gl, int from, int to, const char *reason);
+/* On hot paths: one look at the clock (now_ns()) for several events, or before a lock is taken.  0 before gfs2_event_init(). */
 uint64_t gfs2_event_time(void);
-void ev_glock_at(enum gfs2_event_type t, const struct gfs2_glock *gl, int from, int to, const char *reason,
+void ev_glock_at(enum gfs2_event_type t, struct gfs2_glock *gl, int from, int to, const char *reason,
 		 uint64_t t_ns);
 /* A holder that is granted at once: glock_queue (reason: @where) and glock_promote (@how). */
-void ev_glock_granted(const struct gfs2_glock *gl, int to, const char *where, const char *how, uint64_t t_ns);
+void ev_glock_granted(struct gfs2_glock *gl, int to, const char *where, const char *how, uint64_t t_ns);
 /* Any thread: shall events be recorded?  On at first; off is for measuring what they cost, and shows nobody anything. */
 void gfs2_event_set_on(bool on);
 bool gfs2_event_on(void);
 /* A request to the lock manager: from gl_state to @to, with the DLM's @flags. */
-void ev_dlm_lock(const struct gfs2_glock *gl, enum lm_state to, uint32_t flags, const char *reason);
+void ev_dlm_lock(struct gfs2_glock *gl, enum lm_state to, uint32_t flags, const char *reason);
 /* Any thread: shall `map` and `data_io` be told? Off at first. */
 void gfs2_event_set_data(bool on);
 bool gfs2_event_data(void);
@@ -78,11 +78,13 @@ void ev_dio_at(enum gfs2_event_type t, uint64_t ino, uint64_t off, uint64_t len,
 /* A direct request that is sent to the device in one piece: dio_begin (reason: @what) and dio_submit. */
 void ev_dio_begun(uint64_t ino, uint64_t off, uint32_t len, const char *what, uint64_t t_ns);
 
-/* Reading: sequence number of the next event to come; copy up to @nr events starting with *@seq (moved on; events that were overwritten
- * are skipped). Returns how many. */
+/*
+ * Reading, on any thread.  The number of the next event to come: all that have been told have lower ones.  Copy up to @nr events starting with
+ * *@seq (moved on; those that were lost are skipped); returns how many.
+ */
 uint64_t gfs2_event_next_seq(void);
 unsigned gfs2_event_read(uint64_t *seq, struct gfs2_event *out, unsigned nr);
-/* Wait until an event with number >= @seq exists or @timeout_ms is over. */
+/* Wait until an event with number >= @seq exists or @timeout_ms is over (-1: for ever); it looks every few milliseconds. */
 bool gfs2_event_wait(uint64_t seq, int timeout_ms);
 /* One JSON object, no newline. */
 int gfs2_event_json(const struct gfs2_event *e, unsigned node, char *buf, size_t size);

@@ -73,7 +73,7 @@ static void emit(enum gfs2_event_type type, const struct stop_site *site, const 
 {
 	struct gfs2_event e = {
 		.type = type,
-		.fields = EVF_GLOCK | EVF_REASON,
+		.fields = EVF_GLOCK,
 		.req = site->req,
 		.pid = site->pid,
 		.gl_type = site->gl_type,
@@ -93,8 +93,7 @@ static void emit(enum gfs2_event_type type, const struct stop_site *site, const 
 		e.len = site->len;
 		e.fields |= EVF_OFF | EVF_LEN;
 	}
-	strncpy(e.reason, reason, sizeof(e.reason) - 1);
-	gfs2_event_emit(&e);
+	gfs2_event_emit(&e, reason);
 }
 
 /* --- matching; st.lock held --- */

@@ -62,7 +62,7 @@ static void phase_took(struct gfs2_sbd *sdp, enum dio_phase phase, uint64_t sinc
 void gfs2_dio_replied(struct gfs2_sbd *sdp, uint64_t done_ns)
 {
 	if (done_ns)
-		phase_took(sdp, DIO_T_REPLY, done_ns, wall_ns());
+		phase_took(sdp, DIO_T_REPLY, done_ns, now_ns());
 }
 
 uint64_t gfs2_dio_latency(struct gfs2_sbd *sdp, enum dio_phase phase, unsigned bucket)
@@ -210,7 +210,7 @@ static void dio_finish_async(struct gfs2_dio *dio)
 {
 	int64_t ret = atomic_load_explicit(&dio->error, memory_order_relaxed);
 	struct gfs2_ctx *ctx = current_ctx(), saved = *ctx;
-	uint64_t t_ns = wall_ns();
+	uint64_t t_ns = now_ns();
 
 	if (!ret)
 		ret = dio->want;
@@ -435,7 +435,7 @@ static bool dio_fast_start(struct gfs2_dio *dio, enum lm_state state, unsigned f
 		count(&ip->i_sbd->sd_dio.fast[dio->write]);
 	/* It began when the lock was granted: one look at the clock. */
 	t_ns = dio->gh.gh_time_ns;
-	dio->sent_ns = t_ns ? t_ns : wall_ns();
+	dio->sent_ns = t_ns ? t_ns : now_ns();
 	inode_dio_begin(ip);
 	if (dio->nr == 1 && dio->runs[0].iov1.iov_len == dio->len) {
 		ev_dio_begun(ip->i_no_addr, dio->pos, dio->len, dio->write ? "write" : "read", t_ns);
@@ -779,7 +779,7 @@ int64_t gfs2_dio_run(struct gfs2_dio *dio)
 		gfs2_dio_count(dio->ip, DIO_DEMOTE);
 	dio_event(dio, EV_DIO_BEGIN, dio->pos, dio->len, 0, dio->write ? "write" : "read");
 	ret = dio->write ? dio_write(dio) : dio_read(dio);
-	dio->done_ns = wall_ns();
+	dio->done_ns = now_ns();
 	dio_event(dio, EV_DIO_END, dio->pos, dio->len, ret, dio->write ? "write" : "read");
 	return ret;
 }

@@ -44,7 +44,7 @@ struct gfs2_dio {
 	bool kill_suidgid;	/* writes: the caller may not keep the file's suid and sgid bits */
 	bool killed;		/* out, gfs2_dio_run(): rights were taken away */
 	uint64_t eof[2];	/* out: a write that fell back found the file that long, and left it that long; else UINT64_MAX */
-	uint64_t done_ns;	/* out: when the result was there (wall_ns()), for gfs2_dio_replied(); 0: not to be told */
+	uint64_t done_ns;	/* out: when the result was there (now_ns()), for gfs2_dio_replied(); 0: not to be told */
 	uint64_t pos;
 	uint32_t len;
 	/*
@@ -68,7 +68,7 @@ struct gfs2_dio {
 	atomic_int error;	/* first one wins (cmpxchg, relaxed: ordered by ref) */
 	uint32_t want;		/* bytes to transfer: len, cut at EOF for reads */
 	uint32_t sent;
-	uint64_t sent_ns;	/* fast path; wall_ns() */
+	uint64_t sent_ns;	/* fast path; now_ns() */
 	unsigned nr;
 	struct io_req runs[DIO_MAX_RUNS];
 };

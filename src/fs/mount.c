@@ -232,12 +232,11 @@ static void log_withdraw(void *arg, int error, const char *what)
 static void log_flush_event(void *arg, bool start, uint64_t seq, uint32_t flags)
 {
 	struct gfs2_event ev = {
-		.type = EV_LOG_FLUSH, .fields = EVF_OFF | EVF_LEN | EVF_REASON, .off = seq,
+		.type = EV_LOG_FLUSH, .fields = EVF_OFF | EVF_LEN, .off = seq,
 		.len = flags,
 	};
 
-	snprintf(ev.reason, sizeof(ev.reason), "%s", start ? "start" : "end");
-	gfs2_event_emit(&ev);
+	gfs2_event_emit(&ev, start ? "start" : "end");
 }
 
 static int start_log(struct gfs2_sbd *sdp, const struct gfs2_log_header_host *head)

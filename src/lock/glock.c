@@ -87,7 +87,7 @@ static void note_granted(struct gfs2_glock *gl, const struct gfs2_holder *gh)
 /* gl_lock held: @what of @gh ended at @t_ns (0: nobody keeps time). */
 static void note_time(struct gfs2_glock *gl, struct gfs2_holder *gh, enum glock_time what, uint64_t t_ns)
 {
-	/* The wall clock may have been set back. */
+	/* Holders that began before anybody kept time have none; what is looked at before a lock is taken may be older. */
 	uint64_t ns = t_ns > gh->gh_time_ns && gh->gh_time_ns ? t_ns - gh->gh_time_ns : 0;
 	unsigned b = ns < 1024 ? 0 : (unsigned)(63 - __builtin_clzll(ns) - 10) / 2 + 1;
 
@@ -99,7 +99,7 @@ static void note_time(struct gfs2_glock *gl, struct gfs2_holder *gh, enum glock_
 }
 
 /* An event about a holder names the holder's request, on whosever thread it happens. */
-static void ev_holder(enum gfs2_event_type t, const struct gfs2_glock *gl,
+static void ev_holder(enum gfs2_event_type t, struct gfs2_glock *gl,
 		      const struct gfs2_holder *gh, const char *reason, uint64_t t_ns)
 {
 	struct gfs2_ctx *ctx = current_ctx(), saved = *ctx;
@@ -424,7 +424,7 @@ bool gfs2_glock_nq_fast(struct gfs2_holder *gh)
 {
 	const unsigned long demote = FLAG(GLF_DEMOTE) | FLAG(GLF_PENDING_DEMOTE);
 	struct gfs2_glock *gl = gh->gh_gl;
-	/* Events come in the order of the lock, so they are written under it; the clock is the slow part. */
+	/* The clock is the slow part; events under the lock come in its order whatever it said (debug/event.c). */
 	uint64_t t_ns = gfs2_event_time();
 	bool ok;
 

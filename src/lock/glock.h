@@ -187,6 +187,7 @@ struct gfs2_glock {
 	unsigned gl_stopped, gl_resume;
 	int gl_stop_reply;
 	enum lm_state gl_stop_wished;
+	uint64_t gl_stamp;		/* debug/event.c: of the last event about it */
 	struct glock_times gl_times;	/* since the glock came into memory */
 	char gl_lvb[32];		/* value block; valid while held */
 	void *gl_lm_priv;		/* the lock module's own */

@@ -272,7 +272,8 @@ def case_text(mount):
         equal([len(one["top"]) for one in told], [3, 3], "locks of each interval")
         first = told[1]["top"][0]
         equal((first["glock"], first["type"], first["path"]), (f"2/{inode:x}", "inode", mount / "hot"), "the hottest")
-        check(first["requests"] >= first["dio"] > 0 and not first["fallback"], f"its counts: {first}")
+        # Each direct write has asked for the lock, but an interval begins and ends anywhere between the two.
+        check(first["requests"] > 0.9 * first["dio"] > 0 and not first["fallback"], f"its counts: {first}")
         check(told[1]["dio"] > first["dio"] and told[1]["locks"] == sum(told[1][state] for state in ("UN", "SH", "DF", "EX")), f"sums: {told[1]}")
         text = run([*base, "top", "--once", "-d", 0.3, "-k", "name", "-f", f"inode:{inode}"]).stdout.splitlines()
         equal((len(text), text[2].split()[0], text[2].split()[-1]), (3, f"2/{inode:x}", mount / "hot"), "as text, filtered")
