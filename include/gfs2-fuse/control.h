@@ -56,9 +56,11 @@
  *				this node still used it after SECONDS (10).  This node's requests that do not go with it wait, try requests fail.
  *   release GLOCK		what `hold` holds
  *   holds [--json] [all]	what is held; all: by any connection
+ *   disconnect PID	end the connections of client PID, with all that is theirs
  *
  * JSON of a stop: stop, break (numbers), at ("transition", "dio hole", "dlm ast"...), glock, from, to, req, pid, comm, off, len (what is left of a
  * direct write), sent (its bytes that are on their way to the device), why; those that apply.  With `stops` also held and left, seconds.
+ * Where everybody's are shown, `client`: the process whose connection it is.  Numbers of breakpoints and stops are those of its connection.
  */
 #ifndef GFS2_FUSE_CONTROL_H
 #define GFS2_FUSE_CONTROL_H

@@ -3,7 +3,8 @@
  * The commands that hold things: breakpoints, and locks kept for a node that is played by hand (protocol: include/gfs2-fuse/control.h).
  *
  * All of it belongs to the connection: when that ends, for whatever reason, its breakpoints are gone, what they held goes on,
- * and locks that it kept are released (ctl_conn_end).  `breaks`, `stops` and `holds` show one's own.
+ * and locks that it kept are released (ctl_conn_end).  `breaks`, `stops` and `holds` show one's own, with `all` everybody's and whose they are;
+ * `disconnect` ends another one's connection.
  *
  * What a client holds must not block the file system when the client itself is stopped (SIGSTOP, a debugger): stops have their time in any case;
  * locks, which are kept as long as the client wants, are let go when its process has stood still for as long (ctl_holds_watch).
@@ -11,6 +12,7 @@
 #include <math.h>
 #include <poll.h>
 #include <sys/eventfd.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "debug/control_i.h"
@@ -117,7 +119,7 @@ static int session_get(struct ctl_call *call)
 		conn->hit_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (conn->hit_fd < 0)
 		return ctl_fail(call, -errno, "no descriptor to be had");
-	conn->session = stop_session_new(conn->hit_fd);
+	conn->session = stop_session_new(conn->hit_fd, conn->peer);
 	return conn->session ? 0 : ctl_fail(call, -ESHUTDOWN, "the mount is coming to its end");
 }
 
@@ -283,7 +285,7 @@ static int cmd_break(struct ctl_call *call)
 
 struct shower {
 	FILE *out;
-	bool json;
+	bool json, all;
 };
 
 static void print_states(FILE *out, unsigned bits)
@@ -319,7 +321,22 @@ static void print_spec(FILE *out, const struct stop_spec *spec)
 	}
 }
 
-static void show_break(unsigned id, const struct stop_spec *spec, uint64_t hits, void *arg)
+/* Whose it is, where everybody's are shown, before the end of a line. */
+static void show_client(const struct shower *sh, pid_t client, const char *before)
+{
+	char comm[32];
+
+	if (!sh->all || client <= 0)
+		return;
+	if (sh->json) {
+		fprintf(sh->out, ",\"client\":%d", (int)client);
+		return;
+	}
+	command_of(client, comm, sizeof(comm));
+	fprintf(sh->out, "%s client %d [%s]", before, (int)client, comm);
+}
+
+static void show_break(pid_t client, unsigned id, const struct stop_spec *spec, uint64_t hits, void *arg)
 {
 	const struct shower *sh = arg;
 	char glock[32] = "any";
@@ -329,9 +346,11 @@ static void show_break(unsigned id, const struct stop_spec *spec, uint64_t hits,
 	fprintf(sh->out, sh->json ? "{\"break\":%u,\"glock\":\"%s\",\"at\":\"" : "%u: glock %s at ", id, glock);
 	print_spec(sh->out, spec);
 	if (sh->json) {
-		fprintf(sh->out, "\",\"pid\":%d,\"here\":%s,\"count\":%llu,\"once\":%s,\"timeout\":%.3f,\"hits\":%llu}\n", spec->pid,
+		fprintf(sh->out, "\",\"pid\":%d,\"here\":%s,\"count\":%llu,\"once\":%s,\"timeout\":%.3f,\"hits\":%llu", spec->pid,
 			spec->other_node ? "false" : "true", (unsigned long long)spec->count, spec->once ? "true" : "false", spec->timeout_ns / 1e9,
 			(unsigned long long)hits);
+		show_client(sh, client, "");
+		fputs("}\n", sh->out);
 		return;
 	}
 	if (spec->pid)
@@ -340,7 +359,9 @@ static void show_break(unsigned id, const struct stop_spec *spec, uint64_t hits,
 		fputs(", on another node", sh->out);
 	if (spec->count > 1)
 		fprintf(sh->out, ", from hit %llu on", (unsigned long long)spec->count);
-	fprintf(sh->out, "%s; hits: %llu\n", spec->once ? ", once" : "", (unsigned long long)hits);
+	fprintf(sh->out, "%s; hits: %llu", spec->once ? ", once" : "", (unsigned long long)hits);
+	show_client(sh, client, "; of");
+	fputc('\n', sh->out);
 }
 
 static void site_json(FILE *out, const struct stop_site *site)
@@ -399,17 +420,21 @@ static void show_hit(FILE *out, bool json, unsigned id, unsigned brk_id, const s
 	fputs(json ? "}\n" : "\n", out);
 }
 
-static void show_stop(unsigned id, unsigned brk_id, const struct stop_site *site, uint64_t since_ns, uint64_t left_ns, void *arg)
+static void show_stop(pid_t client, unsigned id, unsigned brk_id, const struct stop_site *site, uint64_t since_ns, uint64_t left_ns, void *arg)
 {
 	const struct shower *sh = arg;
 
 	fprintf(sh->out, sh->json ? "{\"stop\":%u,\"break\":%u," : "%u (break %u): ", id, brk_id);
 	if (sh->json) {
 		site_json(sh->out, site);
-		fprintf(sh->out, ",\"held\":%.3f,\"left\":%.3f}\n", since_ns / 1e9, left_ns / 1e9);
+		fprintf(sh->out, ",\"held\":%.3f,\"left\":%.3f", since_ns / 1e9, left_ns / 1e9);
+		show_client(sh, client, "");
+		fputs("}\n", sh->out);
 	} else {
 		site_text(sh->out, site);
-		fprintf(sh->out, "; held for %.1f s, lets go in %.1f s\n", since_ns / 1e9, left_ns / 1e9);
+		fprintf(sh->out, "; held for %.1f s, lets go in %.1f s", since_ns / 1e9, left_ns / 1e9);
+		show_client(sh, client, "; of");
+		fputc('\n', sh->out);
 	}
 }
 
@@ -421,6 +446,7 @@ static int cmd_breaks(struct ctl_call *call)
 
 	if (call->argc != 1 && !all)
 		return ctl_fail(call, CTL_USAGE, "breaks [--json] [all]");
+	sh.all = all;
 	if (all || call->conn->session)
 		stop_for_each(all ? NULL : call->conn->session, show_break, NULL, &sh);
 	return 0;
@@ -434,6 +460,7 @@ static int cmd_stops(struct ctl_call *call)
 
 	if (call->argc != 1 && !all)
 		return ctl_fail(call, CTL_USAGE, "stops [--json] [all]");
+	sh.all = all;
 	if (all)
 		stop_for_each(NULL, NULL, show_stop, &sh);
 	else if (call->conn->session)
@@ -676,40 +703,49 @@ static int cmd_release(struct ctl_call *call)
 	return release_hold(call->conn, &name) ? 0 : ctl_fail(call, -ENOENT, "this client does not hold %s", call->argv[1]);
 }
 
-static void show_hold(const struct shower *sh, const struct gfs2_glock *gl, enum lm_state state)
+static void show_hold(const struct shower *sh, const struct ctl_hold *h, pid_t client)
 {
-	fprintf(sh->out, sh->json ? "{\"glock\":\"%u/%llx\",\"state\":\"%s\"}\n" : "%u/%llx %s\n", gl->gl_type,
-		(unsigned long long)gl->gl_number, glock_state_name(state));
-}
-
-static void show_if_held(struct gfs2_glock *gl, void *arg)
-{
-	enum lm_state state;
-
-	rmutex_lock(&gl->gl_lock);
-	state = gl->gl_foreign;
-	rmutex_unlock(&gl->gl_lock);
-	if (state != LM_ST_UNLOCKED)
-		show_hold(arg, gl, state);
+	fprintf(sh->out, sh->json ? "{\"glock\":\"%u/%llx\",\"state\":\"%s\"" : "%u/%llx %s", h->gl->gl_type,
+		(unsigned long long)h->gl->gl_number, glock_state_name(h->state));
+	show_client(sh, client, " for");
+	fputs(sh->json ? "}\n" : "\n", sh->out);
 }
 
 static int cmd_holds(struct ctl_call *call)
 {
 	struct shower sh = { .out = call->out, .json = ctl_take_json(call) };
-	bool all = call->argc == 2 && !strcmp(call->argv[1], "all");
+	struct ctl_conn *conn;
 	struct ctl_hold *h;
 
-	if (call->argc != 1 && !all)
+	sh.all = call->argc == 2 && !strcmp(call->argv[1], "all");
+	if (call->argc != 1 && !sh.all)
 		return ctl_fail(call, CTL_USAGE, "holds [--json] [all]");
-	if (all) {
-		gfs2_glock_table_for_each(call->ctl->sdp->sd_glocks, show_if_held, &sh);
-		return 0;
-	}
 	rmutex_lock(&call->ctl->lock);
-	list_for_each_entry(h, &call->conn->holds, list)
-		show_hold(&sh, h->gl, h->state);
+	list_for_each_entry(conn, &call->ctl->clients, list)
+		if (sh.all || conn == call->conn)
+			list_for_each_entry(h, &conn->holds, list)
+				show_hold(&sh, h, conn->peer);
 	rmutex_unlock(&call->ctl->lock);
 	return 0;
+}
+
+/* As if the other client had gone.  Its thread does the rest, and a descriptor is closed only when its connection is off the list. */
+static int cmd_disconnect(struct ctl_call *call)
+{
+	struct ctl_conn *conn;
+	unsigned found = 0;
+	uint64_t pid;
+
+	if (call->argc != 2 || !ctl_parse_u64(call->argv[1], 10, &pid) || !pid || pid > INT32_MAX)
+		return ctl_fail(call, CTL_USAGE, "disconnect PID");
+	rmutex_lock(&call->ctl->lock);
+	list_for_each_entry(conn, &call->ctl->clients, list)
+		if (conn != call->conn && !conn->done && conn->peer == (pid_t)pid) {
+			shutdown(conn->fd, SHUT_RDWR);
+			found++;
+		}
+	rmutex_unlock(&call->ctl->lock);
+	return found ? 0 : ctl_fail(call, -ENOENT, "no other client has pid %s", call->argv[1]);
 }
 
 /* --- the list --- */
@@ -727,5 +763,6 @@ const struct ctl_command ctl_break_commands[] = {
 	{ "hold", cmd_hold, "hold [--json] GLOCK EX|DF|SH [SECONDS]" },
 	{ "release", cmd_release, "release GLOCK" },
 	{ "holds", cmd_holds, "holds [--json] [all]" },
+	{ "disconnect", cmd_disconnect, "disconnect PID" },
 	{ NULL },
 };

@@ -121,8 +121,9 @@ static atomic_bool ev_data;
 static atomic_uint_least64_t ev_homeless; /* events of threads without a ring; relaxed */
 
 /* The log, under ev_lock. */
-static struct gfs2_event *ev_log;	/* event n in [n & (ev_log_size - 1)], if that has its number */
-static uint64_t ev_log_size, ev_next, ev_homeless_told;
+static struct gfs2_event *ev_log;	/* in the order of their numbers; what is lost has numbers, but takes no room */
+static uint64_t ev_log_size, ev_log_end; /* entry i, i less than ev_log_end, is in [i & (ev_log_size - 1)] */
+static uint64_t ev_next, ev_homeless_told;
 static int64_t ev_wall;			/* CLOCK_REALTIME less CLOCK_MONOTONIC */
 
 static _Thread_local struct {
@@ -181,6 +182,7 @@ void gfs2_event_init(unsigned order)
 	ev_log_size = 1ull << (order + EV_LOG_SHIFT);
 	/* Untouched until somebody reads. */
 	ev_log = xzalloc(ev_log_size * sizeof(*ev_log));
+	ev_log_end = 0;
 	ev_next = 1;
 	ev_homeless_told = 0;
 	atomic_store(&ev_homeless, 0);
@@ -473,7 +475,7 @@ static bool ring_peek(struct ring *r, uint64_t end)
 
 static void log_add(const struct brief *b)
 {
-	struct gfs2_event *e = &ev_log[ev_next & (ev_log_size - 1)];
+	struct gfs2_event *e = &ev_log[ev_log_end++ & (ev_log_size - 1)];
 
 	*e = (struct gfs2_event){
 		.seq = ev_next++, .t_ns = b->stamp + (uint64_t)ev_wall, .req = b->req, .gl_number = b->gl_number, .off = b->off,
@@ -576,22 +578,42 @@ uint64_t gfs2_event_next_seq(void)
 	return next;
 }
 
+/* The first entry whose number is not less than @seq. */
+static uint64_t log_find(uint64_t seq)
+{
+	uint64_t from = ev_log_end > ev_log_size ? ev_log_end - ev_log_size : 0, to = ev_log_end;
+
+	while (from < to) {
+		uint64_t middle = from + (to - from) / 2;
+
+		if (ev_log[middle & (ev_log_size - 1)].seq < seq)
+			from = middle + 1;
+		else
+			to = middle;
+	}
+	return from;
+}
+
 unsigned gfs2_event_read(uint64_t *seq, struct gfs2_event *out, unsigned nr)
 {
-	uint64_t n = *seq ? *seq : 1;
+	uint64_t n = *seq ? *seq : 1, at;
 	unsigned got = 0;
 
 	if (!ev_log)
 		return 0;
 	rmutex_lock(&ev_lock);
+	at = log_find(n);
 	/* Not for who has not read yet half of what fits in there: it would cost time, and overwrite what he is at. */
-	if (n + ev_log_size / 2 >= ev_next)
+	if (ev_log_end - at <= ev_log_size / 2) {
 		merge();
-	if (n < ev_next && ev_next - n > ev_log_size)
-		n = ev_next - ev_log_size;
-	for (; got < nr && n < ev_next; n++)
-		if (ev_log[n & (ev_log_size - 1)].seq == n)
-			out[got++] = ev_log[n & (ev_log_size - 1)];
+		at = log_find(n);
+	}
+	while (got < nr && at < ev_log_end)
+		out[got++] = ev_log[at++ & (ev_log_size - 1)];
+	if (at == ev_log_end && n < ev_next)
+		n = ev_next;
+	else if (got)
+		n = out[got - 1].seq + 1;
 	rmutex_unlock(&ev_lock);
 	*seq = n;
 	return got;

@@ -41,6 +41,7 @@ struct stop_session {
 	struct list_head breaks, stops;
 	unsigned nr_breaks, last_break, last_stop;
 	int notify_fd;
+	pid_t client;			/* 0: not known */
 };
 
 atomic_uint stop_nr_breaks;
@@ -257,13 +258,14 @@ void stop_here(const struct stop_site *site)
 
 /* --- sessions --- */
 
-struct stop_session *stop_session_new(int notify_fd)
+struct stop_session *stop_session_new(int notify_fd, pid_t client)
 {
 	struct stop_session *s = calloc(1, sizeof(*s));
 
 	if (!s)
 		return NULL;
 	s->notify_fd = notify_fd;
+	s->client = client;
 	list_init(&s->breaks);
 	list_init(&s->stops);
 	rmutex_lock(&st.lock);
@@ -374,8 +376,8 @@ int stop_get(struct stop_session *s, unsigned *id, struct stop_site *site)
 }
 
 void stop_for_each(struct stop_session *s,
-		   void (*brk)(unsigned id, const struct stop_spec *spec, uint64_t hits, void *arg),
-		   void (*stopped)(unsigned id, unsigned brk_id, const struct stop_site *site, uint64_t since_ns,
+		   void (*brk)(pid_t client, unsigned id, const struct stop_spec *spec, uint64_t hits, void *arg),
+		   void (*stopped)(pid_t client, unsigned id, unsigned brk_id, const struct stop_site *site, uint64_t since_ns,
 				   uint64_t left_ns, void *arg),
 		   void *arg)
 {
@@ -390,10 +392,10 @@ void stop_for_each(struct stop_session *s,
 			continue;
 		if (brk)
 			list_for_each_entry(b, &each->breaks, list)
-				brk(b->id, &b->spec, b->hits, arg);
+				brk(each->client, b->id, &b->spec, b->hits, arg);
 		if (stopped)
 			list_for_each_entry(x, &each->stops, list)
-				stopped(x->id, x->brk_id, &x->site, now > x->since_ns ? now - x->since_ns : 0,
+				stopped(each->client, x->id, x->brk_id, &x->site, now > x->since_ns ? now - x->since_ns : 0,
 					x->deadline_ns > now ? x->deadline_ns - now : 0, arg);
 	}
 	rmutex_unlock(&st.lock);

@@ -92,8 +92,8 @@ void stop_here(const struct stop_site *site);
 
 struct stop_session;
 
-/* NULL: no memory, or the mount is coming to its end.  @notify_fd: an eventfd to be written when something was stopped; -1: none. */
-struct stop_session *stop_session_new(int notify_fd);
+/* NULL: no memory, or the mount is coming to its end.  @notify_fd: an eventfd to be written when something was stopped; -1: none.  @client: whose, 0: not known. */
+struct stop_session *stop_session_new(int notify_fd, pid_t client);
 /* Deletes its breakpoints and lets go what they hold.  NULL allowed. */
 void stop_session_free(struct stop_session *s);
 /* Number of the new breakpoint (1, 2, ...), -ENOSPC after STOP_MAX_BREAKS, -ENOMEM, -ESHUTDOWN. */
@@ -105,11 +105,11 @@ int stop_continue(struct stop_session *s, unsigned id);
 /* Stop @id, 0: the only one.  -ENOENT, -EINVAL: there are several.  Copies where it is and its number. */
 int stop_get(struct stop_session *s, unsigned *id, struct stop_site *site);
 /*
- * Tell @fn of each breakpoint and of each stop, in the order of their numbers; under the lock: @fn only prints.  @s NULL: of all sessions.
+ * Tell @brk of each breakpoint and @stopped of each stop, in the order of their numbers; under the lock: they only print.  @s NULL: of all sessions.
  */
 void stop_for_each(struct stop_session *s,
-		   void (*brk)(unsigned id, const struct stop_spec *spec, uint64_t hits, void *arg),
-		   void (*stopped)(unsigned id, unsigned brk_id, const struct stop_site *site, uint64_t since_ns,
+		   void (*brk)(pid_t client, unsigned id, const struct stop_spec *spec, uint64_t hits, void *arg),
+		   void (*stopped)(pid_t client, unsigned id, unsigned brk_id, const struct stop_site *site, uint64_t since_ns,
 				   uint64_t left_ns, void *arg),
 		   void *arg);
 /* Is anything stopped whose number is greater than *@after?  Then that is its number and @site where it is. */

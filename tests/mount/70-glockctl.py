@@ -281,6 +281,39 @@ def case_words(mount):
 
 
 @on_mount
+def case_disconnect(mount):
+    """Another client's breakpoints and locks: whose they are, and how to be rid of them, though it runs."""
+    write_file(mount / "f", b"x" * 5000, sync=True)
+    write_file(mount / "g", b"x", sync=True)
+    name = f"inode:{os.stat(mount / 'f').st_ino}"
+    script = ("import socket, sys\ns = socket.socket(socket.AF_UNIX)\ns.connect(sys.argv[1])\nf = s.makefile('r')\nf.readline()\n"
+              "for words in sys.argv[2:]:\n    s.sendall(words.encode() + b'\\n')\n    while (line := f.readline())[0] == ' ':\n        pass\n"
+              "    print(line, end='', flush=True)\nsys.stdin.read()\n")
+    other = subprocess.Popen([sys.executable, "-c", script, mount.control, f"hold {name} EX", "break any EX->UN"], stdin=subprocess.PIPE,
+                             stdout=subprocess.PIPE, text=True)
+    try:
+        equal([other.stdout.readline() for _ in range(2)], ["ok\n"] * 2, "what it is told")
+        toucher = subprocess.Popen(["touch", "-c", mount / "f"])
+        demote = subprocess.Popen([glockctl_program(), "-s", mount.control, "demote", mount / "g", "UN", "60"], stdout=subprocess.DEVNULL)
+        wait_for(lambda: "EX -> UN" in mount.glockctl("stops").stdout, "the stop")
+        for command in ("breaks", "stops", "holds"):
+            check(f" client {other.pid} [" in mount.glockctl(command).stdout, f"{command}: {mount.glockctl(command).stdout}")
+            equal([one["client"] for one in mount.glockctl(command, json_lines=True)], [other.pid], command)
+        equal(toucher.poll(), None, "who wants the lock that is held")
+        mount.glockctl("disconnect", other.pid)
+        equal((toucher.wait(STEP_SECONDS), demote.wait(STEP_SECONDS)), (0, 0), "who was stopped and who waited")
+        for command in ("breaks", "stops", "holds"):
+            wait_for(lambda command=command: mount.glockctl(command).stdout == "", f"the end of its {command}")
+        equal(other.poll(), None, "the other client")
+        check("no other client" in mount.glockctl("disconnect", other.pid, ok=(1,)).stdout, "once more")
+        for words in (["disconnect"], ["disconnect", "0"], ["disconnect", "x"], ["disconnect", "1", "2"]):
+            mount.glockctl(*words, ok=(2,))
+    finally:
+        other.kill()
+        other.wait()
+
+
+@on_mount
 def case_bash(mount):
     """Completion for the shell: what it offers behind some words."""
     script = os.path.join(ROOT, "tools", "ctl", "glockctl.bash")

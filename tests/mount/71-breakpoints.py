@@ -419,7 +419,7 @@ def case_fuzz():
     seed = int(os.environ.get("GFS2_TEST_SEED", "1"))
     rnd = random.Random(seed)
     volume = Volume(size="128M")
-    words = ("break breaks delete stops wait continue step timeout notify hold release holds dump stats get set trace map dio demote any "
+    words = ("break breaks delete stops wait continue step timeout notify hold release holds disconnect dump stats get set trace map dio demote any "
              "dio dlm hole drain ast request *->* EX->UN DF->EX UN SH DF EX all on off -1 -c -p -t -n 0 1 2 -5 0.01 1e9 % %41 inode:1 2/16 "
              "2/zz --json short_dio fail nan inf").split()
     with volume.mount() as mount:

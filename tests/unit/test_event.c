@@ -300,8 +300,10 @@ static void test_without_ring(void **state)
 /* So many that a reader meets a writer in a slot: events of some nanoseconds. */
 #ifdef __SANITIZE_THREAD__
 #define PER_WRITER 100000
+#define TOLD 3000
 #else
 #define PER_WRITER 1000000
+#define TOLD 20000
 #endif
 
 static atomic_uint writers_left;
@@ -366,9 +368,42 @@ static void test_concurrent(void **state)
 	pthread_join(r, NULL);
 }
 
+static atomic_bool stop_writing;
+
+static void *endless_writer(void *arg)
+{
+	for (uint64_t i = 1; !atomic_load_explicit(&stop_writing, memory_order_relaxed); i++) {
+		emit_len(i);
+		/* Two that are told at once, for the same slots. */
+		i++;
+		ev_dio_begun(i, i, (uint32_t)i, NULL, 0);
+	}
+	return NULL;
+}
+
+/* A reader that is always at what is just being overwritten: whole records. */
+static void test_whole(void **state)
+{
+	uint64_t seq = 1, nr = 0;
+	struct gfs2_event e;
+	pthread_t t;
+
+	atomic_store(&stop_writing, false);
+	assert_int_equal(pthread_create(&t, NULL, endless_writer, NULL), 0);
+	while (nr < 2 * TOLD) {
+		if (!gfs2_event_read(&seq, &e, 1))
+			continue;
+		nr++;
+		assert_true(e.gl_number == e.off && (uint32_t)e.gl_number == (uint32_t)e.len && (e.rc == 0 || e.gl_number == (uint64_t)e.rc));
+		assert_int_equal(e.rc == 0, e.type == EV_DIO_BEGIN || (e.type == EV_DIO_SUBMIT && e.gl_number % 2 == 0));
+	}
+	atomic_store(&stop_writing, true);
+	pthread_join(t, NULL);
+}
+
 /* --- order --- */
 
-#define TURNS 60000u
+#define TURNS 30000u
 
 static atomic_uint turn;
 static bool by_lock;
@@ -522,7 +557,7 @@ static void told_is_numbered(bool clock)
 
 	atomic_store(&stop_laggards, false);
 	assert_int_equal(pthread_create(&t, NULL, laggard, clock ? (void *)1 : NULL), 0);
-	for (uint64_t i = 1; i <= 20000; i++) {
+	for (uint64_t i = 1; i <= TOLD; i++) {
 		bool found = false;
 
 		seq = gfs2_event_next_seq();
@@ -644,6 +679,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_overwrite, ring8, ring_exit),
 		cmocka_unit_test_setup_teardown(test_concurrent, ring8, ring_exit),
 		cmocka_unit_test_setup_teardown(test_concurrent, ring2, ring_exit),
+		cmocka_unit_test_setup_teardown(test_whole, ring2, ring_exit),
 		cmocka_unit_test_setup_teardown(test_order_by_lock, ring_large, ring_exit),
 		cmocka_unit_test_setup_teardown(test_order_by_atomic, ring_large, ring_exit),
 		cmocka_unit_test_setup_teardown(test_order_with_losses, ring8, ring_exit),

@@ -464,14 +464,14 @@ static void play_node(void)
 }
 
 /* Is it still there?  Its time may be over. */
-static void count_stop(unsigned id, unsigned brk_id, const struct stop_site *site, uint64_t since_ns, uint64_t left_ns, void *arg)
+static void count_stop(pid_t client, unsigned id, unsigned brk_id, const struct stop_site *site, uint64_t since_ns, uint64_t left_ns, void *arg)
 {
 	++*(unsigned *)arg;
 }
 
 static void debug_once(int fd)
 {
-	struct stop_session *s = stop_session_new(fd);
+	struct stop_session *s = stop_session_new(fd, 0);
 	struct pollfd p = { .fd = fd, .events = POLLIN };
 	unsigned last = 0, brk_id, held = 0;
 	struct stop_site site;

@@ -16,7 +16,7 @@ static unsigned last_hit;	/* of this session */
 
 static void new_session(void)
 {
-	s = stop_session_new(fd);
+	s = stop_session_new(fd, 0);
 	last_hit = 0;
 }
 
@@ -233,7 +233,7 @@ static void *sleeper(void *arg)
 	return NULL;
 }
 
-static void add_hits(unsigned id, const struct stop_spec *spec, uint64_t hits, void *arg)
+static void add_hits(pid_t client, unsigned id, const struct stop_spec *spec, uint64_t hits, void *arg)
 {
 	*(uint64_t *)arg += hits;
 }
@@ -278,7 +278,7 @@ static void test_let_go(void **state)
 		case 2:
 			stop_shutdown();
 			assert_int_equal(stop_break(s, &spec), -ESHUTDOWN);
-			assert_null(stop_session_new(fd));
+			assert_null(stop_session_new(fd, 0));
 			break;
 		}
 		await(granted(&gh));

@@ -206,9 +206,9 @@ const struct command commands[] = {
 	{ "repl", "repl", "Commands one after another, with history and completion: a session.  The\n"
 	  "same without any command.", NULL, .fn = cmd_repl },
 	/* What belongs to a session. */
-	{ "breaks", "breaks [all]", "List this session's breakpoints; all: everybody's.", NULL, .session = SESSION_LIST, .json = true },
+	{ "breaks", "breaks [all]", "List this session's breakpoints; all: everybody's, and whose they are.", NULL, .session = SESSION_LIST, .json = true },
 	{ "delete", "delete BREAK|all", "Delete a breakpoint.  What it has stopped stays stopped.", NULL, .session = SESSION_ONLY },
-	{ "stops", "stops [all]", "List what is stopped; all: by anybody's breakpoints.", NULL, .session = SESSION_LIST, .json = true },
+	{ "stops", "stops [all]", "List what is stopped; all: by anybody's breakpoints, and whose those are.", NULL, .session = SESSION_LIST, .json = true },
 	{ "info", "info [STOP]",
 	  "Print who is stopped, where and why: the lock, its holders and waiters, the\n"
 	  "direct I/O of its file that is under way, what other nodes have asked for.", NULL, .session = SESSION_ONLY },
@@ -223,7 +223,12 @@ const struct command commands[] = {
 	  "How long new breakpoints hold at most (60), and locks that are held by hand\n"
 	  "once glockctl itself is stopped.", NULL, .session = SESSION_ONLY, .json = true },
 	{ "release", "release GLOCK|PATH", "End a hold.", NULL, .session = SESSION_ONLY },
-	{ "holds", "holds [all]", "List locks that this session holds by hand; all: everybody's.", NULL, .session = SESSION_LIST, .json = true },
+	{ "holds", "holds [all]", "List locks that this session holds by hand; all: everybody's, and who it is.", NULL, .session = SESSION_LIST, .json = true },
+	{ "disconnect", "disconnect PID",
+	  "End another client's sessions, as if it had ended: its breakpoints are gone,\n"
+	  "what they stopped goes on, locks that it holds by hand are released.  Who it\n"
+	  "is `breaks all`, `stops all` and `holds all` tell.",
+	  "disconnect 4711                 a glockctl that hangs and holds a lock\n" },
 	{ "help", "help [COMMAND]", "What there is, or how a command is used.", NULL, .fn = cmd_help, .no_mount = true },
 	{ NULL },
 };

@@ -20,7 +20,7 @@ _glockctl_offer()
 _glockctl()
 {
 	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} mount=() i cmd='' first=0
-	local commands='mounts dump top locks where explain map dio stats demote hold trace record show timeline break run get set repl breaks stops holds help'
+	local commands='mounts dump top locks where explain map dio stats demote hold trace record show timeline break run get set repl breaks stops holds disconnect help'
 	local events='glock_state glock_queue glock_promote glock_dequeue glock_demote_rq dlm_lock dlm_ast dlm_bast dio_begin dio_submit dio_hole
 		dio_drain_begin dio_drain_end dio_upgrade dio_buffered dio_end log_flush map data_io break_hit break_go glock_hold'
 	local tunables='short_dio dio_mtime dio_mtime_interval dio_rest commit cache events data_events fault'
