@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
 # test: thousands of system calls in as many circumstances (who, on what, with which flags), each as on tmpfs
-# timeout: 120
+# timeout: 240
 # variants: plain asan
 import os
 import sys
@@ -28,7 +28,7 @@ MEANT = [
 def calls(directory):
     os.mkdir(directory)
     os.chmod(directory, 0o755)
-    done = run([sys.executable, "-B", CALLS, directory])
+    done = run([sys.executable, "-B", CALLS, directory], timeout=STEP_SECONDS * 2)
     return done.stdout
 
 

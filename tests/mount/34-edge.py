@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
 # test: every call that needs room, with 0, 1, 2 ... blocks free: it succeeds, or says ENOSPC and has changed nothing and lost no block
-# timeout: 120
+# timeout: 240
 # variants: plain asan
 import ctypes
 import os

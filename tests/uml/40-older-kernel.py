@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
 # test: the mount tests on the node's older kernel (6.1): its FUSE client and its io_uring
-# timeout: 400
+# timeout: 500
 import os
 import sys
 
