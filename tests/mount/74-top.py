@@ -177,6 +177,7 @@ def case_page(mount):
     check(f"p:{waiter.pid} [touch]" in whole and "-- direct I/O" in whole and "glock_hold" in whole, f"the page: {whole}")
     # It is told anew, also when it is scrolled.
     screen.resize(100, 8)
+    screen.wait(lambda s: len(s) == 8 and "q back" in s[7], "the page in 8 rows, whose end is elsewhere")
     screen.keys("End")
     screen.text("glock_hold")
     holder("release", f"inode:{inode}")
