@@ -199,8 +199,10 @@ def case_resize(mount):
     write_file(mount / "f", b"x", sync=True)
     screen = Screen("-s", mount.control, "top", "-d", "0.2")
     screen.text("GLOCK")
-    for columns, height in ((120, 40), (60, 12), (80, 24), (200, 50), (41, 6), (20, 4), (1, 1), (80, 24), (40, 6)):
+    for columns, height in ((120, 40), (60, 12), (80, 24), (200, 50), (41, 6), (20, 4), (2, 1), (1, 1), (80, 24), (40, 6)):
         screen.resize(columns, height)
+        if (columns, height) == (1, 1):
+            continue    # ncurses makes room for what comes last on a screen in the cell before it: here there is none
         if columns < 40 or height < 6:
             screen.wait(lambda s, c=columns: s[0].startswith("too small"[:c]), "a word about it")
         else:
@@ -269,13 +271,15 @@ def case_text(mount):
         inode = os.stat(mount / "hot").st_ino
         def top():
             return [json.loads(line) for line in run([*base, "--json", "top", "--batch", "-n", 2, "-d", 0.3, "-l", 3]).stdout.splitlines()]
-        told = wait_for(lambda: (lambda both: both if all(one["dio"] > 0 and one["fallback"] > 0 for one in both) else None)(top()), "I/O")
+        told = wait_for(lambda: (lambda both: both if all(one["fallback"] > 0 and one["dio"] > one["top"][0]["dio"] > 0 for one in both)
+                                 else None)(top()), "I/O")
         equal([len(one["top"]) for one in told], [3, 3], "locks of each interval")
         first = told[1]["top"][0]
         equal((first["glock"], first["type"], first["path"]), (f"2/{inode:x}", "inode", mount / "hot"), "the hottest")
-        # Each direct write has asked for the lock, but an interval begins and ends anywhere between the two.
-        check(first["requests"] > 0.9 * first["dio"] > 0 and not first["fallback"], f"its counts: {first}")
-        check(told[1]["dio"] > first["dio"] and told[1]["locks"] == sum(told[1][state] for state in ("UN", "SH", "DF", "EX")), f"sums: {told[1]}")
+        check(first["requests"] > 0 and not first["fallback"], f"its counts: {first}")
+        # As many as direct writes, if no event was missed; the last one has perhaps only begun.
+        check(told[1]["missed"] > told[0]["missed"] or round((first["dio"] - first["requests"]) * told[1]["seconds"]) <= 1, f"{told}")
+        check(told[1]["locks"] == sum(told[1][state] for state in ("UN", "SH", "DF", "EX")), f"sums: {told[1]}")
         text = run([*base, "top", "--once", "-d", 0.3, "-k", "name", "-f", f"inode:{inode}"]).stdout.splitlines()
         equal((len(text), text[2].split()[0], text[2].split()[-1]), (3, f"2/{inode:x}", mount / "hot"), "as text, filtered")
     for words in (["top"], ["top", "--frob"], ["top", "-d"], ["top", "--once", "-d", "0"], ["top", "--once", "-k", "x"], ["top", "--once", "-n", "0"]):
