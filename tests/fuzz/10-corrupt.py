@@ -58,7 +58,8 @@ def mutations(bs, seed, count, rules, kinds):
         word = line.split("\t")
         if word[0] == "rule":
             # Numbers are shown as '#', those of names too.
-            rules[word[2].replace("gfs#", "gfs2")] = rules.get(word[2], 0) + int(word[1])
+            text = word[2].replace("gfs#", "gfs2")
+            rules[text] = rules.get(text, 0) + int(word[1])
         else:
             log(line)
         if word[0] == "kind":
