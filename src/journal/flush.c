@@ -289,7 +289,14 @@ int log_write_data(struct gfs2_log *log)
 		write_ordered(log);
 	}
 	rmutex_unlock(&log->l_flush_lock);
-	return rc ? rc : io_flush(log->l_engine, IO_DATA);
+	if (!rc) {
+		rc = io_flush(log->l_engine, IO_DATA);
+		/* The device tells it once.  Nobody waits here who could be told, and the fsync that comes later would find nothing to do. */
+		if (rc)
+			log_set_error(log, rc, "flushing data");
+	}
+	log_tell_error(log);
+	return rc;
 }
 
 /*

@@ -136,7 +136,6 @@ static void *log_thread(void *arg)
 			gfs2_ail_flush(log);
 		else if (work & WORK_FLUSH)
 			gfs2_log_flush(log, GFS2_LOG_HEAD_FLUSH_NORMAL | GFS2_LFC_LOGD_JFLUSH_REQD);
-		/* An error is the file's, and is told by its fsync; of the device's flush, by the next one. */
 		if (work & WORK_DATA)
 			log_write_data(log);
 		rmutex_lock(&log->l_gate);

@@ -222,7 +222,7 @@ enum log_flush_mode {
 	LOG_FLUSH_UNMOUNT,	/* the last header */
 };
 int log_flush(struct gfs2_log *log, uint64_t seq, uint32_t flags, enum log_flush_mode mode);
-/* The data that are on l_ordered now, made durable without a batch. */
+/* The data that are on l_ordered now, made durable without a batch.  An error of writing them is the file's, as in a flush; no ranked mutex held. */
 int log_write_data(struct gfs2_log *log);
 /* Under l_gate: log blocks of the open batch as it is, without its header. */
 uint64_t log_open_blocks(struct gfs2_log *log);

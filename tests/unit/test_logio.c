@@ -66,7 +66,6 @@ static void ordered_alone(void **state)
 	begin(512, 100, 20);
 	mapping_init(&data, f.bufs, &gl, true);
 	dirty_data(&data, f.home + 15);
-	gfs2_ordered_add(f.log, &data);
 	flush();
 	assert_false(on_device(f.home + 15, 'd'));
 	io_get_stats(f.e, &before);
@@ -81,18 +80,42 @@ static void ordered_alone(void **state)
 	/* Before the interval is over a batch takes them, or the end does. */
 	gfs2_log_set_commit_secs(f.log, 3600);
 	dirty_data(&data, f.home + 14);
-	gfs2_ordered_add(f.log, &data);
 	trans_meta(&f, &gl, f.home, 1);
 	flush();
 	assert_true(on_device(f.home + 14, 'd'));
 	dirty_data(&data, f.home + 13);
-	gfs2_ordered_add(f.log, &data);
 	assert_int_equal(gfs2_log_shutdown(f.log), 0);
 	assert_true(on_device(f.home + 13, 'd'));
 	gfs2_ordered_del(f.log, &data);
 	mapping_invalidate(&data);
 	mapping_destroy(&data);
 	assert_int_equal(f.withdrawn, 0);
+	end();
+}
+
+/* Nobody waits for it who could be told, and the next flush of the device says that all is well: so nothing goes on. */
+static void flush_alone_fails(void **state)
+{
+	struct io_fault fault = { .op = IO_FLUSH, .cls = IO_DATA, .error = EIO, .count = 1 };
+	struct gfs2_mapping data;
+
+	begin(512, 100, 20);
+	msg_set_level(-1);
+	mapping_init(&data, f.bufs, &gl, true);
+	assert_int_equal(io_fault_add(f.e, &fault), 0);
+	dirty_data(&data, f.home + 15);
+	gfs2_log_set_commit_secs(f.log, 1);
+	while (!atomic_load(&f.withdrawn))
+		usleep(1000);
+	assert_int_equal(gfs2_log_flush(f.log, FLUSH), -EIO);
+	assert_int_equal(gfs2_trans_begin(f.log, 1, 0), -EIO);
+	assert_int_equal(gfs2_log_shutdown(f.log), -EIO);
+	io_fault_clear(f.e);
+	gfs2_ordered_del(f.log, &data);
+	mapping_invalidate(&data);
+	mapping_destroy(&data);
+	assert_int_equal(f.withdrawn, 1);
+	msg_set_level(MSG_ERR);
 	end();
 }
 
@@ -404,6 +427,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(ordered),
 		cmocka_unit_test(ordered_alone),
+		cmocka_unit_test(flush_alone_fails),
 		cmocka_unit_test(free_of_ordered),
 		cmocka_unit_test(free_while_committing),
 		cmocka_unit_test(change_during_write),
