@@ -181,6 +181,29 @@ def case_kill_and_start():
     check(not uml.volume.is_dirty(image.path), "the journal is clean after down")
 
 
+HOLDER = """
+import mmap, os, time
+page = mmap.mmap(-1, 4096)
+files = [os.open('/mnt/gfs2/%d' % n, os.O_RDWR | os.O_CREAT | os.O_DIRECT) for n in range(200)]
+for turn in range(2):
+    for fd in files:
+        os.pwrite(fd, page, 0)
+print('open', flush=True)
+time.sleep(1000)
+"""
+
+
+def case_slow_to_close():
+    """Who is killed at down closes his files then, each with a request to the daemon: until that is over the mount is busy."""
+    image = volume()
+    with Up("--image", image.path):
+        holder = subprocess.Popen([CLUSTER, "run", "1", "python3", "-c", HOLDER], stdout=subprocess.PIPE, text=True)
+        equal(holder.stdout.readline(), "open\n", "it has its files")
+    equal(holder.wait(60), 137, "he was killed")
+    check(not uml.volume.is_dirty(image.path), "the journal is clean after down")
+    image.fsck()
+
+
 def case_volume_in_use():
     """Nobody else gets a volume that a node has, and no node gets a volume that is in use."""
     image = volume(size="512M")

@@ -638,19 +638,25 @@ def wait_gone(pids, deadline):
 
 
 def unmount(target, deadline):
+    """Kills who uses it.  That a mount is busy can outlast all who are seen to use it: a process that ends has no descriptors
+    in /proc any more while it closes them, which for a FUSE file takes an answer of the daemon's, and files of its io_uring
+    requests are put by a worker of the kernel's.  Only umount(2) itself tells when that is over."""
     while True:
         try:
             return umount(target)
         except OSError as e:
-            pids = {pid: '' for pid in users(target)} if e.errno == errno.EBUSY else {}
-            if not pids or time.monotonic() > deadline:
+            if e.errno != errno.EBUSY or time.monotonic() > deadline:
                 raise
+        pids = {pid: '' for pid in users(target)}
         for pid in pids:
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 pass
-        wait_gone(pids, deadline)
+        if pids:
+            wait_gone(pids, deadline)
+        else:
+            time.sleep(0.01)
 
 
 def main():
