@@ -146,6 +146,31 @@ static int set_interval(struct ctl_call *call, const char *value)
 	return error;
 }
 
+#define MIN_HOLD_MAX_MS 60000
+
+static void get_min_hold(struct gfs2_control *c, FILE *out)
+{
+	uint64_t ns = gfs2_glock_table_min_hold(c->sdp->sd_glocks);
+
+	if (ns == GLOCK_HOLD_AUTO)
+		fputs("auto", out);
+	else
+		fprintf(out, "%llu", (unsigned long long)(ns / 1000000));
+}
+
+static int set_min_hold(struct ctl_call *call, const char *value)
+{
+	uint64_t ms, ns = GLOCK_HOLD_AUTO;
+
+	if (strcmp(value, "auto")) {
+		if (!ctl_parse_u64(value, 10, &ms) || ms > MIN_HOLD_MAX_MS)
+			return ctl_fail(call, -EINVAL, "auto, or milliseconds from 0 to %d are wanted", MIN_HOLD_MAX_MS);
+		ns = ms * 1000000;
+	}
+	gfs2_glock_table_set_min_hold(call->ctl->sdp->sd_glocks, ns);
+	return 0;
+}
+
 static int set_commit(struct ctl_call *call, const char *value)
 {
 	struct gfs2_sbd *sdp = call->ctl->sdp;
@@ -251,6 +276,7 @@ static const struct tunable {
 	{ "dio_rest", false, get_dio_rest, set_dio_rest },
 	{ "dio_mtime_interval", true, get_interval, set_interval },
 	{ "commit", true, get_commit, set_commit },
+	{ "min_hold", false, get_min_hold, set_min_hold },
 	{ "cache", true, get_cache, set_cache },
 	{ "events", false, get_events, set_events },
 	{ "data_events", false, get_data_events, set_data_events },

@@ -125,7 +125,7 @@ static void dump_head(FILE *out, struct gfs2_glock *gl)
 		atomic_load_explicit(&gl->gl_ail_count, memory_order_relaxed),
 		atomic_load_explicit(&gl->gl_revokes, memory_order_relaxed),
 		(int)atomic_load_explicit(&gl->gl_ref, memory_order_relaxed),
-		(long)(gl->gl_hold_ns * HZ / 1000000000u), (unsigned long)pages);
+		(long)(glock_turn(gl) * HZ / 1000000000u), (unsigned long)pages);
 }
 
 /* What is printed of a holder, taken under gl_lock. */

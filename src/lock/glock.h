@@ -428,6 +428,13 @@ int gfs2_glock_table_volume(const struct gfs2_glock_table *t, bool *keep_locks);
 int gfs2_glock_table_recover_journal(struct gfs2_glock_table *t, unsigned jid);
 unsigned gfs2_glock_table_nr_journals(struct gfs2_glock_table *t); /* 0 if nobody registered */
 void gfs2_glock_table_lost(struct gfs2_glock_table *t, const char *why);
+/*
+ * Tunable: how long a busy inode glock is kept, from its grant on, when another node asks for it (kernel: gl_hold_time).  GLOCK_HOLD_AUTO, the
+ * default: turns as long as the hand-overs want them (machine.c).  Any thread; holds from the next question on.
+ */
+#define GLOCK_HOLD_AUTO UINT64_MAX
+void gfs2_glock_table_set_min_hold(struct gfs2_glock_table *t, uint64_t ns);
+uint64_t gfs2_glock_table_min_hold(const struct gfs2_glock_table *t);
 /* gfs2_glock_table_destroy() is under way: what is at rest may be forgotten without a word to the cluster. */
 bool gfs2_glock_table_dying(const struct gfs2_glock_table *t);
 /*

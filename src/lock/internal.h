@@ -28,6 +28,8 @@ struct gfs2_glock_table {
 	void *t_lm_private;	/* the module's */
 	int t_volume_fd;
 	bool t_keep_locks;
+	/* gfs2_glock_table_set_min_hold(); GLOCK_HOLD_AUTO: turns.  relaxed: from the next question on */
+	atomic_uint_least64_t t_min_hold_ns;
 	uint64_t (*t_clock)(void);
 	/* Set once.  Release; read under the gl_lock of glocks that were visited after setting it, so relaxed is enough there. */
 	atomic_bool t_withdrawn, t_destroying;
@@ -186,6 +188,8 @@ bool glock_demand_stopped(const struct gfs2_glock *gl);
 #define GLOCK_TURN_MIN_NS 1000000u
 #define GLOCK_TURN_FIRST_NS 5000000u
 #define GLOCK_TURN_IDLE 8
+/* How long it is, from the grant on. */
+uint64_t glock_turn(const struct gfs2_glock *gl);
 /* When is a pending demotion to be looked at again?  After the turn, or, if nobody has the lock, when it has been idle for long enough. */
 uint64_t glock_turn_ends(const struct gfs2_glock *gl);
 /* gl_gone_ns is set, and a holder is queued. */

@@ -80,6 +80,8 @@ bool glock_demote_due(const struct gfs2_glock *gl)
  * other leaves gaps, and most questions would come in one.  Whether that is so shows afterwards: if somebody here asks for the lock
  * within the time for which it may be idle after it has gone, it should have stayed (gl_gap), and the next time it does, for that long;
  * until nobody comes in it.
+ *
+ * With a fixed time (t_min_hold_ns) a busy lock is kept for so long, be it idle in between, and an idle one goes at once: for who wants to see what that does.
  */
 static bool busy(const struct gfs2_glock *gl)
 {
@@ -91,16 +93,28 @@ static uint64_t idle_time(const struct gfs2_glock *gl)
 	return gl->gl_hold_ns / GLOCK_TURN_IDLE;
 }
 
+static bool adaptive(const struct gfs2_glock *gl)
+{
+	return gfs2_glock_table_min_hold(gl->gl_table) == GLOCK_HOLD_AUTO;
+}
+
+uint64_t glock_turn(const struct gfs2_glock *gl)
+{
+	uint64_t fixed = gfs2_glock_table_min_hold(gl->gl_table);
+
+	return fixed == GLOCK_HOLD_AUTO ? gl->gl_hold_ns : fixed;
+}
+
 uint64_t glock_hold_left(const struct gfs2_glock *gl, uint64_t now)
 {
-	uint64_t over = gl->gl_tchange_ns + gl->gl_hold_ns;
+	uint64_t over = gl->gl_tchange_ns + glock_turn(gl);
 
 	if (!gl->gl_table->t_lm->lm_has_peers || gl->gl_type != LM_TYPE_INODE ||
-	    !(busy(gl) || gl->gl_gap) || SEEDED_BUG("glock-min-hold-ignored"))
+	    !(busy(gl) || (gl->gl_gap && adaptive(gl))) || SEEDED_BUG("glock-min-hold-ignored"))
 		return 0;
 	/* Not granted yet: the time counts from the answer. */
 	if (gl->gl_phase != GLP_IDLE)
-		return gl->gl_hold_ns;
+		return glock_turn(gl);
 	if (!busy(gl))
 		over = min_t(uint64_t, over, now + idle_time(gl));
 	return over > now ? over - now : 0;
@@ -115,9 +129,9 @@ void glock_note_asked(struct gfs2_glock *gl)
 
 uint64_t glock_turn_ends(const struct gfs2_glock *gl)
 {
-	uint64_t over = gl->gl_tchange_ns + gl->gl_hold_ns;
+	uint64_t over = gl->gl_tchange_ns + glock_turn(gl);
 
-	if (busy(gl))
+	if (busy(gl) || !adaptive(gl))
 		return over;
 	return min_t(uint64_t, over, max_t(uint64_t, gl->gl_idle_ns, gl->gl_tchange_ns) + idle_time(gl));
 }
@@ -285,7 +299,7 @@ static void act_hold_over(struct gfs2_glock *gl, const struct glock_arg *arg)
 	}
 	gl->gl_flags &= ~FLAG(GLF_PENDING_DEMOTE);
 	/* Nobody has come. */
-	if (!busy(gl) && ends < gl->gl_tchange_ns + gl->gl_hold_ns)
+	if (!busy(gl) && ends < gl->gl_tchange_ns + glock_turn(gl))
 		gl->gl_gap = false;
 	if (!SEEDED_BUG("glock-pending-demote-dropped"))
 		gl->gl_flags |= FLAG(GLF_DEMOTE);

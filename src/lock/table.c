@@ -31,6 +31,7 @@ int gfs2_glock_table_create(const struct lm_lockops *lm, struct buf_cache *bufs,
 	rcond_init(&t->t_quiet_cond);
 	slab_init(&t->t_slab, sizeof(struct gfs2_glock));
 	t->t_clock = now_ns;
+	atomic_init(&t->t_min_hold_ns, GLOCK_HOLD_AUTO);
 	error = glock_workers_start(t, workers);
 	if (error) {
 		slab_destroy(&t->t_slab);
@@ -69,6 +70,16 @@ int gfs2_glock_table_volume(const struct gfs2_glock_table *t, bool *keep_locks)
 {
 	*keep_locks = t->t_keep_locks;
 	return t->t_volume_fd;
+}
+
+void gfs2_glock_table_set_min_hold(struct gfs2_glock_table *t, uint64_t ns)
+{
+	atomic_store_explicit(&t->t_min_hold_ns, ns, memory_order_relaxed);
+}
+
+uint64_t gfs2_glock_table_min_hold(const struct gfs2_glock_table *t)
+{
+	return atomic_load_explicit(&t->t_min_hold_ns, memory_order_relaxed);
 }
 
 void gfs2_glock_table_set_lm_private(struct gfs2_glock_table *t, void *lm_private)

@@ -369,11 +369,20 @@ def case_map(mount):
 @on_mount
 def case_get_set(mount):
     names = {line.split("=")[0].split()[0] for line in mount.glockctl("get").stdout.splitlines() if line.strip()}
-    for name in ("short_dio", "dio_mtime", "dio_mtime_interval", "commit"):
+    for name in ("short_dio", "dio_mtime", "dio_mtime_interval", "commit", "min_hold"):
         check(name in names, f"get does not list {name}: {sorted(names)}")
     for value in ("async", "fail", "precheck", "blockdev", "drain"):
         mount.glockctl("set", "short_dio", value)
         check(value in mount.glockctl("get", "short_dio").stdout, f"short_dio is not {value}")
+    write_file(mount / "f", b"x")
+    for value, jiffies in (("200", 50), ("0", 0), ("60000", 15000), ("auto", None)):
+        mount.glockctl("set", "min_hold", value)
+        equal(mount.glockctl("get", "min_hold").stdout.split()[-1], value, "min_hold")
+        shown = re.findall(r" m:(\d+) ", mount.glockctl("dump", mount / "f").stdout)[0]
+        check(jiffies is None or int(shown) == jiffies, f"the dump says {shown} for {value} ms")
+    for value in ("x", "-1", "60001", "1.5", "auto2"):
+        mount.glockctl("set", "min_hold", value, ok=(1,))
+    equal(mount.glockctl("get", "min_hold").stdout.split()[-1], "auto", "min_hold after what was refused")
     mount.glockctl("get", json_lines=True)
 
 

@@ -739,6 +739,50 @@ static void give_up(struct gfs2_glock *gl, unsigned nr, uint64_t from, uint64_t 
 	await(phase_of(gl) == GLP_IDLE);
 }
 
+/* The tunable: as long as it says, idle or not; an idle lock goes at once. */
+static void test_min_hold(void **state)
+{
+	const uint64_t ms = 1000000;
+	const unsigned long wanted = FLAG(GLF_DEMOTE) | FLAG(GLF_PENDING_DEMOTE);
+	struct gfs2_glock *gl;
+	struct gfs2_holder a;
+
+	set_time(1000 * ms);
+	gfs2_glock_table_set_clock(table, test_clock);
+	assert_true(gfs2_glock_table_min_hold(table) == GLOCK_HOLD_AUTO);
+	gfs2_glock_table_set_min_hold(table, 200 * ms);
+	gl = gfs2_glock_get(table, 1, &inode_ops);
+	cache_state(gl, EX);
+	rmutex_lock(&gl->gl_lock);
+	gl->gl_gap = true;
+	assert_int_equal(glock_hold_left(gl, 1000 * ms), 0);
+	gl->gl_gap = false;
+	rmutex_unlock(&gl->gl_lock);
+	queue(gl, EX, GL_SKIP, &a);
+	set_time(1001 * ms);
+	gfs2_glock_cb(gl, UN, true);
+	gfs2_glock_dq_uninit(&a);
+	assert_int_equal(flags_of(gl) & wanted, FLAG(GLF_PENDING_DEMOTE));
+	assert_int_equal(turn_ends(gl), 1200 * ms);
+	set_time(1199 * ms);
+	assert_int_equal(flags_of(gl) & wanted, FLAG(GLF_PENDING_DEMOTE));
+	set_time(1200 * ms);
+	give_up(gl, 1, 1200 * ms, 0);
+	/* Back to what was measured; 0 is not. */
+	gfs2_glock_table_set_min_hold(table, GLOCK_HOLD_AUTO);
+	rmutex_lock(&gl->gl_lock);
+	assert_int_equal(glock_turn(gl), ms);
+	rmutex_unlock(&gl->gl_lock);
+	gfs2_glock_table_set_min_hold(table, 0);
+	queue(gl, EX, GL_SKIP, &a);
+	answer(gl, 2, EX, EX);
+	gfs2_glock_cb(gl, UN, true);
+	assert_int_equal(flags_of(gl) & wanted, FLAG(GLF_DEMOTE));
+	gfs2_glock_dq_uninit(&a);
+	answer(gl, 3, UN, UN);
+	gfs2_glock_put(gl);
+}
+
 static void test_turn(void **state)
 {
 	const uint64_t us = 1000, ms = 1000000;
@@ -1854,6 +1898,7 @@ int main(void)
 		MANUAL(test_bast_merge),
 		MANUAL(test_demote_then_promote),
 		MANUAL(test_turn),
+		MANUAL(test_min_hold),
 		MANUAL(test_gap),
 		MANUAL(test_deadlock),
 		MANUAL(test_cancel),

@@ -200,7 +200,8 @@ const struct command commands[] = {
 	  "get stats\n", .json = true },
 	{ "set", "set NAME VALUE",
 	  "Change a tunable: short_dio, dio_mtime, dio_mtime_interval, dio_rest, commit,\n"
-	  "cache, events, data_events, or fault (adds a rule; `none` removes all).",
+	  "min_hold, cache, events, data_events, or fault (adds a rule; `none` removes\n"
+	  "all).",
 	  "set short_dio async             what a direct write does at a hole\n"
 	  "set fault op=write,cls=log,delay_us=200000    a slow journal\n" },
 	{ "repl", "repl", "Commands one after another, with history and completion: a session.  The\n"

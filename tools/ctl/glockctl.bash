@@ -23,7 +23,7 @@ _glockctl()
 	local commands='mounts dump top locks where explain map dio stats demote hold trace record show timeline break run get set repl breaks stops holds disconnect help'
 	local events='glock_state glock_queue glock_promote glock_dequeue glock_demote_rq dlm_lock dlm_ast dlm_bast dio_begin dio_submit dio_hole
 		dio_drain_begin dio_drain_end dio_upgrade dio_buffered dio_end log_flush map data_io break_hit break_go glock_hold'
-	local tunables='short_dio dio_mtime dio_mtime_interval dio_rest commit cache events data_events fault'
+	local tunables='short_dio dio_mtime dio_mtime_interval dio_rest commit min_hold cache events data_events fault'
 
 	COMPREPLY=()
 	for ((i = 1; i < COMP_CWORD; i++)); do

@@ -194,8 +194,8 @@ static char **locks_and(const char *text, const char *const *list)
 /* What follows @words, @n of them: the list, or NULL. */
 static const char *const *words_after(char **words, int n)
 {
-	static const char *const tunables[] = { "short_dio", "dio_mtime", "dio_mtime_interval", "dio_rest", "commit", "cache", "events", "data_events",
-						"fault", "stats", NULL };
+	static const char *const tunables[] = { "short_dio", "dio_mtime", "dio_mtime_interval", "dio_rest", "commit", "min_hold", "cache", "events",
+						"data_events", "fault", "stats", NULL };
 	static const char *const events[] = { "glock_state", "glock_queue", "glock_promote", "glock_dequeue", "glock_demote_rq", "dlm_lock",
 					      "dlm_ast", "dlm_bast", "dio_begin", "dio_submit", "dio_hole", "dio_drain_begin",
 					      "dio_drain_end", "dio_upgrade", "dio_buffered", "dio_end", "log_flush", "map", "data_io",
