@@ -382,6 +382,12 @@ def case_repl(mount):
     t.type("\x1b[A\x1b[A")                       # quit, frobnicate
     t.expect("frobnicate")
     t.type("\x15")
+    # Ctrl-C throws away what was typed before it, also when it has been seen to be there and not been read yet.
+    for _ in range(300):
+        t.type("x")
+        t.type("\x03")
+        t.expect("^C")
+        t.expect("glockctl> ")
     # Ctrl-C at the prompt again and again: a line each, and nothing is left that keeps it busy; SIGTERM ends it.
     for _ in range(20):
         t.type("x\x03")

@@ -35,6 +35,11 @@ void interrupt_catch(void);
 /* Readable while interrupted; -1 before interrupt_catch(). */
 int interrupt_fd(void);
 
+/* --- terminal.c --- */
+
+/* After interrupt_catch(): readline waits for keys and for Ctrl-C alike. */
+void terminal_keys(void);
+
 /* --- conn.c: one connection, and finding the mount --- */
 
 struct conn {

@@ -727,6 +727,7 @@ static void interactive(void)
 	rl_filename_dequoting_function = unquote_name;
 	rl_catch_signals = 0;
 	interrupt_catch();
+	terminal_keys();
 	p[2] = (struct pollfd){ .fd = interrupt_fd(), .events = POLLIN };
 	sigaction(SIGWINCH, &resize, NULL);
 	open_history();
@@ -737,8 +738,10 @@ static void interactive(void)
 
 		if (interrupt_ended())
 			break;
-		if (interrupted())
+		if (interrupted()) {
 			drop_line();
+			continue;
+		}
 		if (n < 0)
 			continue;
 		if ((p[1].revents || conn_has_line(rp.c)) && !take_notices()) {
