@@ -228,6 +228,40 @@ def case_failed_up():
     equal(leftovers(), [], "left behind after down")
 
 
+DAEMON = """
+import ctypes, os, syslog, threading
+syslog.openlog('a-daemon', syslog.LOG_PID, syslog.LOG_DAEMON)
+for number in range(1000):
+    syslog.syslog(syslog.LOG_WARNING, 'word %d' % number)
+open('/dev/kmsg', 'w').write('from the kernel')
+if os.fork() == 0:
+    # Nobody waits for it, and it says nothing.
+    crash = threading.Thread(target=lambda: ctypes.string_at(0))
+    crash.start()
+    crash.join()
+os.wait()
+syslog.syslog('last words')
+"""
+
+
+def case_messages():
+    """What daemons say, that one of them crashes and where, and what the kernel says is on the host, even after a power cut."""
+    cluster("up", 1, "--no-mount")
+    cluster("run", 1, "python3", "-c", DAEMON)
+    cluster("kill", 1)
+    for done in cluster("logs", 1), cluster("down", ok=(1,)), cluster("logs"):
+        check("node1: crash: python3[" in done.stderr if done.args[1] == "down" else "crash: python3[" in done.stdout, done)
+        check(re.search(r"crash: python3\[\d+\] was killed by SIGSEGV in thread \d+ \(python3\) at \S+\+0x", done.stdout + done.stderr), done)
+    text = done.stdout
+    words = re.findall(r"^\[ *\d+\.\d+\] a-daemon\[\d+\]: word (\d+)$", text, re.M)
+    equal(words, [str(n) for n in range(1000)], "what it said to syslog")
+    check("last words" in text and "from the kernel" in text, "the last words, and the kernel's")
+    if shutil.which("gdb"):
+        check("string_at" in text or re.search(r"^#0 .*\n#1 ", text, re.M), "a backtrace")
+    cluster("down")
+    equal(leftovers(), [], "left behind after down")
+
+
 def case_dead_monitor():
     """The monitor is killed: the nodes end with it, and the next up and down clear up."""
     cluster("up", 1, "--no-mount")

@@ -15,7 +15,7 @@ of the agent itself panics the kernel, which ends the node and shows on its cons
 
 States: HELLO, then CONFIG is awaited, then READY or FAILED, then commands, then STOP.
 
-Started by the kernel as `python3 -I -S agent.py`; needs nothing but wire.py beside it.
+Started by the kernel as `python3 -I -S agent.py`; needs nothing but wire.py, nodelog.py and crash.py beside it.
 """
 import os
 import sys
@@ -35,6 +35,7 @@ import termios  # noqa: E402
 import time  # noqa: E402
 import tty  # noqa: E402
 
+import nodelog  # noqa: E402
 import wire  # noqa: E402
 
 LINE = '/dev/ttyS0'
@@ -137,6 +138,7 @@ def fill_root(config):
         share(path, writable)
     umount(HOST, MNT_DETACH)
     os.rmdir(HOST)
+    nodelog.start(config['python'], config['bin'])
     os.makedirs(config['dir'], exist_ok=True)
 
 

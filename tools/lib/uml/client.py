@@ -40,6 +40,10 @@ NODE_MEMORY = 512                    # MiB, where there is enough
 NODE_MEMORY_LEAST = 160              # with less the daemon, corosync and Python are in want
 VOLUME_MIB = 2048
 VOLUME_MIB_PER_NODE = 256            # a journal, and as much for files
+# In a failure's excerpt: why a daemon has ended may have been said long before a test notices it.
+TELLING = re.compile(r'gfs2-(fuse|supervisor)\[|crash: |[Oo]ut of memory|oom-kill|segfault|fatal signal|BUG|Oops|dlm_controld\[.*(error|fail)')
+CRASH_LINES = 150
+GDB_SECONDS = 60
 
 Result = collections.namedtuple('Result', 'rc out err')
 
@@ -437,7 +441,7 @@ class Node:
         self.run(['sync'], check=True)
 
     def console(self):
-        """The kernel's messages of all the node's lives so far."""
+        """The kernel's messages, and what programs said to syslog, of all the node's lives so far."""
         with open(self.cluster.log_path('console%d.log' % self.number), errors='replace') as f:
             return f.read()
 
@@ -456,7 +460,7 @@ class Cluster:
 
     def __exit__(self, kind, _value, _tb):
         if kind is not None and issubclass(kind, Exception) and os.path.isdir(self.dir):
-            print(self.log_tail(25), file=sys.stderr)
+            print(self.log_tail(40), file=sys.stderr)
         self.down(force=kind is not None)
 
     def bin(self, name):
@@ -568,7 +572,7 @@ class Cluster:
             if not os.path.isdir(path):
                 raise ClusterError('%s: no such directory' % path)
         config.update(builddir=builddir, daemon=daemon,
-                      shares=[[self.dir + '/bin', False]] + shares)
+                      shares=[[self.dir + '/bin', False], [self.dir + '/cores', True]] + shares)
 
     @contextlib.contextmanager
     def new_lock(self):
@@ -608,6 +612,7 @@ class Cluster:
         self.clear()
         os.makedirs(self.dir, mode=0o700)
         os.mkdir(self.dir + '/logs')
+        os.mkdir(self.dir + '/cores')
         shutil.copytree(HERE, self.dir + '/bin', ignore=shutil.ignore_patterns('__pycache__'))
         if large_registers():
             self.preload(config, 'xstate')
@@ -674,6 +679,7 @@ class Cluster:
         force: a power cut instead of unmounting."""
         request = {'op': 'down', 'force': force, 'keep_logs': keep_logs}
         problems = []
+        self.examine_crashes()
         try:
             problems = self.request(request, up_seconds(len(self.numbers())))['problems']
         except ClusterError as e:
@@ -720,10 +726,11 @@ class Cluster:
 
     def logs(self, node=None):
         """Everything logged, or what one node has logged."""
+        self.examine_crashes()
         texts = []
         names = sorted(os.path.basename(p) for p in glob.glob(self.dir + '/logs/*'))
         for name in names:
-            if node is not None and not re.fullmatch(r'(console|node)%d\.log' % node, name):
+            if node is not None and not re.fullmatch(r'(console|node)%d\.log|crash\.node%d\..*' % (node, node), name):
                 continue
             with open(self.log_path(name), errors='replace') as f:
                 texts.append('==> %s <==\n%s' % (name, f.read()))
@@ -734,13 +741,37 @@ class Cluster:
         return '\n'.join(texts)
 
     def log_tail(self, lines=15):
+        """The ends of all logs, of what came before the lines that tell most, and all of what is known of crashes."""
+        self.examine_crashes()
         texts = []
         for path in sorted(glob.glob(self.dir + '/logs/*')):
             with open(path, errors='replace') as f:
-                tail = f.read().splitlines()[-lines:]
+                text = f.read().splitlines()
+            crash = os.path.basename(path).startswith('crash.')
+            tail = text[-(CRASH_LINES if crash else lines):]
+            marked = [line for line in text[:-len(tail)] if TELLING.search(line)][-lines:] if not crash else []
             if tail:
-                texts.append('==> %s <==\n%s' % (path, '\n'.join(tail)))
+                texts.append('==> %s <==\n%s' % (path, '\n'.join(marked + ['...'] * bool(marked) + tail)))
         return '\n'.join(texts)
+
+    def examine_crashes(self):
+        """Puts a file into the logs for each program that a signal has killed: what crash.py says, and with a gdb where its threads were."""
+        for path in glob.glob(self.dir + '/cores/*.txt'):
+            log = self.log_path('crash.' + os.path.basename(path)[:-4])
+            if os.path.exists(log):
+                continue
+            with open(path, errors='replace') as f:
+                text = f.read()
+            program, core = text.split('\n')[1], path[:-4]
+            if shutil.which('gdb') and os.path.exists(core) and os.access(program, os.X_OK):
+                command = ['gdb', '-nx', '-batch', '-ex', 'set print thread-events off', '-ex', 'bt 30', '-ex', 'thread apply all bt 12',
+                           program, core]
+                env = {k: v for k, v in os.environ.items() if k != 'DEBUGINFOD_URLS'}
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    text += subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env,
+                                           timeout=GDB_SECONDS, encoding='utf-8', errors='replace').stdout
+            with contextlib.suppress(FileNotFoundError), open(log, 'w') as f:
+                f.write(text)
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 import ctypes  # noqa: E402
 import fcntl  # noqa: E402
+import glob  # noqa: E402
 import json  # noqa: E402
 import selectors  # noqa: E402
 import shutil  # noqa: E402
@@ -619,7 +620,7 @@ class Monitor:
 
     def node_config(self, node):
         config = self.config
-        return {'hostname': 'node%d' % node.number, 'dir': config['dir'],
+        return {'hostname': 'node%d' % node.number, 'dir': config['dir'], 'python': config['python'], 'bin': self.dir + '/bin',
                 'modules': ['loop', 'fuse', 'dlm', 'gfs2'], 'shares': config['shares']}
 
     def node_env(self, node):
@@ -801,6 +802,7 @@ class Monitor:
     def finish(self):
         """The last answer, and nothing left behind."""
         problems = [n.describe() for n in self.nodes.values() if n.state == 'died']
+        problems += crashes(self.dir)
         for disk in self.disks.values():
             disk.close()
         clean_up(self.dir, self.config, self.keep_logs or bool(problems))
@@ -812,6 +814,15 @@ class Monitor:
                 self.ending.sock.sendall(self.ending.out)
             except OSError:
                 pass
+
+
+def crashes(directory):
+    """What a signal has killed in the nodes (crash.py): a line each."""
+    found = []
+    for path in sorted(glob.glob(directory + '/cores/*.txt')):
+        with open(path, errors='replace') as f:
+            found.append('%s: %s' % (os.path.basename(path).split('.')[0], f.readline().strip()))
+    return found
 
 
 def clean_up(directory, config, keep_logs):
