@@ -96,6 +96,9 @@ int gfs2_remove_privs_locked(struct gfs2_inode *ip, bool suidgid)
 		error = gfs2_remove_capability(ip);
 	if (error || !suidgid || !kill_bits(ip->i_mode))
 		return error ? error : 1;
+	/* Its mode cannot change, so who would have to change it cannot write. */
+	if (ip->i_diskflags & (GFS2_DIF_IMMUTABLE | GFS2_DIF_APPENDONLY))
+		return -EPERM;
 	error = gfs2_trans_begin(sdp->sd_log, 1, 0);
 	if (error)
 		return error;
@@ -147,7 +150,10 @@ static int may_change(const struct gfs2_inode *ip, int valid)
 				return -EPERM;
 		}
 	}
-	if ((valid & FATTR_TIMES || takes_rights(ip, valid)) && flags & GFS2_DIF_IMMUTABLE)
+	if (valid & FATTR_TIMES && flags & GFS2_DIF_IMMUTABLE)
+		return -EPERM;
+	/* The mode changes; kernel: gfs2_setattr(), which looks once more when notify_change() has added ATTR_MODE */
+	if (takes_rights(ip, valid) && flags & (GFS2_DIF_IMMUTABLE | GFS2_DIF_APPENDONLY))
 		return -EPERM;
 	return 0;
 }

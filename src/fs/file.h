@@ -71,7 +71,7 @@ bool gfs2_kill_priv(struct gfs2_inode *ip);
  * @may_block is false (then true means: perhaps).
  */
 bool gfs2_has_privs(struct gfs2_inode *ip, bool suidgid, bool may_block);
-/* Takes EX if there is something to be done: 1; else 0; -errno. */
+/* Takes EX if there is something to be done: 1; else 0; -errno, EPERM if the file is immutable or append-only. */
 int gfs2_remove_privs(struct gfs2_inode *ip, bool suidgid);
 /* The same under EX, no transaction. */
 int gfs2_remove_privs_locked(struct gfs2_inode *ip, bool suidgid);

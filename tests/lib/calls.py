@@ -665,6 +665,21 @@ def flags():
                 for name in ("f", "d", "new", "hard", "g"):
                     if os.path.lexists(name):
                         setflags(name, 0)
+    for flag, mode, who in itertools.product((IMMUTABLE, APPEND), (0o4777, 0o2777, 0o777), (ROOT, OWNER, MEMBER, OTHER)):
+        for what, call in (("write", lambda fd: os.write(fd, b"more")), ("allocate", lambda fd: fallocate(fd, 1, 0, 100000)), ("chown nobody", lambda fd: os.chown("f", -1, -1))):
+            clear()
+            write("f")
+            os.chown("f", 1000, 1000)
+            os.chmod("f", mode)
+            with acting_as(who):
+                fd = os.open("f", os.O_WRONLY | os.O_APPEND)
+            setflags("f", flag)
+            try:
+                done = by(who, call, fd)
+                say("flag", f"{flag:x} {mode:o} {NAMES[who]} {what}", f"{done} {look('f')}")
+            finally:
+                os.close(fd)
+                setflags("f", 0)
     clear()
     os.chmod(".", 0o777)
     write("f")

@@ -20,6 +20,7 @@ MEANT = [
     (r"write: .* other [26]767: ", " 102767 ", "setgid without the group's x: FUSE leaves it (FUSE_HANDLE_KILLPRIV_V2)"),
     (r"times: move a directory: ", "full/dir=mc", "gfs2 changes its '..', and so its mtime"),
     (r"flag: file ", None, "each file system has flags of its own"),
+    (r"flag: [12]0 [24]777 ", "EPERM", "whose mode cannot change keeps setuid and setgid, and is not written by who would take them; tmpfs takes them"),
     (r"flag: owner sets 8: ", "ok", "the flag S"),
     (r"limit: keep size: ", "ok: 1000", "no file of a size that the limit forbids; ext4 and gfs2 allow it, too"),
 ]
