@@ -20,6 +20,7 @@
 #include "util/util.h"
 
 #define READ_MAX_REQS 32	/* runs in flight at once */
+_Static_assert(READ_MAX_REQS <= GFS2_READ_PIECES, "gfs2_file_read_pieces()");
 
 struct read_op {
 	struct gfs2_inode *ip;
@@ -28,6 +29,7 @@ struct read_op {
 	uint64_t pos;		/* what was asked for, in bytes: for events */
 	uint32_t size;
 	bool cached;		/* some blocks may be in the buffer cache */
+	struct gfs2_pieces *pieces; /* not NULL: runs stay where they are, and this says where */
 	unsigned nr;
 	struct io_req reqs[READ_MAX_REQS];
 };
@@ -44,16 +46,41 @@ static int read_flush(struct read_op *op)
 	return error;
 }
 
+/* The next piece of the answer; -E2BIG: there are too many. */
+static int add_piece(struct read_op *op, const void *p, uint64_t len)
+{
+	struct gfs2_pieces *to = op->pieces;
+
+	if (to->nr == GFS2_READ_PIECES)
+		return -E2BIG;
+	to->iov[to->nr++] = (struct iovec){ (void *)(uintptr_t)p, len };
+	return 0;
+}
+
 static int read_device(struct read_op *op, uint64_t lblock, uint64_t pblock, uint64_t len)
 {
 	unsigned shift = op->ip->i_sbd->sd_bsize_shift;
 	int error = op->nr == READ_MAX_REQS ? read_flush(op) : 0;
+	struct io_req *req;
 
-	if (!error && len)
-		io_req_init(&op->reqs[op->nr++], IO_READ, IO_DATA,
-			    op->buf + ((lblock - op->first) << shift), (uint32_t)(len << shift),
-			    pblock << shift);
-	return error;
+	if (error || !len)
+		return error;
+	req = &op->reqs[op->nr++];
+	io_req_init(req, IO_READ, IO_DATA, op->buf + ((lblock - op->first) << shift), (uint32_t)(len << shift),
+		    pblock << shift);
+	if (!op->pieces)
+		return 0;
+	req->in_place = true;
+	return add_piece(op, io_in_place(op->ip->i_sbd->sd_io, req->pos), len << shift);
+}
+
+static int read_hole(struct read_op *op, uint64_t lblock, uint64_t len)
+{
+	unsigned shift = op->ip->i_sbd->sd_bsize_shift;
+	char *to = op->buf + ((lblock - op->first) << shift);
+
+	memset(to, 0, len << shift);
+	return op->pieces ? add_piece(op, to, len << shift) : 0;
 }
 
 /* Copy the block from the cache if it is there. */
@@ -103,15 +130,30 @@ static int read_blocks(struct read_op *op, uint64_t end)
 			break;
 		ev_dio(EV_MAP, op->ip->i_no_addr, lblock << shift, e.len << shift, 0,
 		       e.pblock ? "mapped" : "hole");
-		if (e.pblock)
-			error = read_run(op, &e);
-		else
-			memset(op->buf + ((lblock - op->first) << shift), 0, e.len << shift);
+		error = e.pblock ? read_run(op, &e) : read_hole(op, lblock, e.len);
 		lblock += e.len;
 	}
 	if (error)
 		op->nr = 0;
 	return error ? error : read_flush(op);
+}
+
+/* Any buffers of data, which may be newer than the device?  relaxed: only writers under EX put some there, and we have a holder */
+static bool has_buffers(struct gfs2_inode *ip)
+{
+	return gfs2_is_jdata(ip) || atomic_load_explicit(&ip->i_data.m_nr, memory_order_relaxed);
+}
+
+static void read_op_init(struct read_op *op, struct gfs2_inode *ip, void *buf, uint64_t pos, uint32_t size)
+{
+	op->ip = ip;
+	op->buf = buf;
+	op->first = pos >> ip->i_sbd->sd_bsize_shift;
+	op->pos = pos;
+	op->size = size;
+	op->cached = has_buffers(ip);
+	op->pieces = NULL;
+	op->nr = 0;
 }
 
 int64_t gfs2_file_read(struct gfs2_inode *ip, void *buf, uint64_t pos, uint32_t size, uint32_t *skip)
@@ -131,18 +173,50 @@ int64_t gfs2_file_read(struct gfs2_inode *ip, void *buf, uint64_t pos, uint32_t 
 		ev_dio(EV_MAP, ip->i_no_addr, 0, ip->i_size, 0, "inline");
 		return gfs2_internal_read(ip, buf, pos, size);
 	}
-	op.ip = ip;
-	op.buf = buf;
-	op.first = pos >> sdp->sd_bsize_shift;
-	op.pos = pos;
-	op.size = size;
-	op.nr = 0;
-	/* relaxed: only writers under EX put buffers there, and we have a holder */
-	op.cached = gfs2_is_jdata(ip) ||
-		    atomic_load_explicit(&ip->i_data.m_nr, memory_order_relaxed);
+	read_op_init(&op, ip, buf, pos, size);
 	*skip = pos & (sdp->sd_bsize - 1);
 	error = read_blocks(&op, ((pos + size - 1) >> sdp->sd_bsize_shift) + 1);
 	return error ? error : (int64_t)size;
+}
+
+/* Whole blocks have been found; of the first and the last one less may have been asked for. */
+static void trim_pieces(struct gfs2_pieces *to, uint32_t skip, uint64_t size)
+{
+	struct iovec *v = to->iov;
+
+	v->iov_base = (char *)v->iov_base + skip;
+	v->iov_len -= skip;
+	for (; v->iov_len < size; v++)
+		size -= v->iov_len;
+	v->iov_len = size;
+	to->nr = (unsigned)(v - to->iov) + 1;
+}
+
+int64_t gfs2_file_read_pieces(struct gfs2_inode *ip, void *buf, uint64_t pos, uint32_t size, struct gfs2_pieces *to)
+{
+	const struct gfs2_sbd *sdp = ip->i_sbd;
+	struct read_op op;
+	uint32_t skip;
+	int64_t ret;
+
+	gfs2_assert_held(ip->i_gl, false);
+	to->nr = 0;
+	to->in_store = io_can_in_place(sdp->sd_io) && !gfs2_is_stuffed(ip) && !has_buffers(ip) && pos < ip->i_size && size;
+	if (to->in_store) {
+		size = (uint32_t)min_t(uint64_t, size, ip->i_size - pos);
+		read_op_init(&op, ip, buf, pos, size);
+		op.pieces = to;
+		ret = read_blocks(&op, ((pos + size - 1) >> sdp->sd_bsize_shift) + 1);
+		if (!ret)
+			trim_pieces(to, pos & (sdp->sd_bsize - 1), size);
+		if (ret != -E2BIG)
+			return ret ? ret : (int64_t)size;
+		to->in_store = false;
+	}
+	ret = gfs2_file_read(ip, buf, pos, size, &skip);
+	to->iov[0] = (struct iovec){ (char *)buf + skip, ret > 0 ? (size_t)ret : 0 };
+	to->nr = 1;
+	return ret;
 }
 
 #define READ_AHEAD_MIN (128u << 10)

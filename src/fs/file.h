@@ -15,6 +15,17 @@
  */
 int64_t gfs2_file_read(struct gfs2_inode *ip, void *buf, uint64_t pos, uint32_t size, uint32_t *skip);
 /*
+ * The same for who only hands the bytes on to a system call: @to says where they are.  If to->in_store that is, without a copy, the store itself
+ * (io_in_place()) or, where the file has a hole, @buf, and the lock must be held until they have been used; else it is @buf.
+ */
+#define GFS2_READ_PIECES 32
+struct gfs2_pieces {
+	struct iovec iov[GFS2_READ_PIECES];
+	unsigned nr;
+	bool in_store;
+};
+int64_t gfs2_file_read_pieces(struct gfs2_inode *ip, void *buf, uint64_t pos, uint32_t size, struct gfs2_pieces *to);
+/*
  * The same through the buffer cache, with read-ahead: for files that the kernel does not cache.  Caller holds SH or EX
  * (in DF nothing may be cached).
  */

@@ -342,6 +342,34 @@ static int64_t read_buffered(struct file_view f, char *buf, uint64_t pos, size_t
 	return ret;
 }
 
+/*
+ * Alone, for the kernel's pages, and large: if the store is memory the answer is sent from there.  Its lock is held until it has been;
+ * the file may be closed then.
+ */
+static int64_t read_pages(fuse_req_t req, struct server *s, struct gfs2_inode *ip, char *buf, uint64_t pos, size_t size,
+			  bool *answered)
+{
+	struct gfs2_pieces pieces;
+	struct gfs2_holder gh;
+	int64_t ret = gfs2_glock_nq_init(ip->i_gl, LM_ST_SHARED, 0, &gh);
+
+	if (ret)
+		return ret;
+	gfs2_inode_hold(ip);
+	ret = gfs2_file_read_pieces(ip, buf, pos, (uint32_t)size, &pieces);
+	if (ret >= 0) {
+		/* The caller may have been interrupted, and want no answer; of a store that has been cut short the kernel makes an error. */
+		fuse_reply_iov(req, pieces.iov, (int)pieces.nr);
+		*answered = true;
+	}
+	gfs2_glock_dq_uninit(&gh);
+	/* From now on the kernel has them. */
+	for (unsigned i = 0; pieces.in_store && i < pieces.nr; i++)
+		io_in_place_done(s->sdp->sd_io, pieces.iov[i].iov_base, pieces.iov[i].iov_len);
+	gfs2_inode_put(ip);
+	return ret;
+}
+
 void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
 {
 	struct server *s = op_begin(req);
@@ -358,6 +386,9 @@ void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse
 		ret = -ENOMEM;
 	else if (off < 0)
 		ret = -EINVAL;
+	else if (!(fi->flags & O_DIRECT) && !s->sdp->sd_lm->lm_has_peers && !fi_view(fi).direct &&
+		 size > io_quick_max(s->sdp->sd_io) && !pool_rescues())
+		ret = read_pages(req, s, ip, buf, (uint64_t)off, size, &answered);
 	else if (fi->flags & O_DIRECT && !fills_page(s))
 		ret = read_direct(req, s, ip, buf, (uint64_t)off, size, fi->flags, &done_ns, &answered);
 	else

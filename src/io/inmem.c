@@ -6,8 +6,9 @@
  * pwrite on tmpfs cost several times as much for a block, and half as much again for a megabyte.  And what is read can be
  * handed to the kernel where it lies (io_in_place()), without a copy at all on our side.
  *
- * Only direct I/O goes through the mapping.  What has been touched there counts as resident memory of the process, though the
- * pages are the image's; all other work stays within cache=, also for who looks at that number.
+ * Only direct I/O goes through the mapping, and large reads for the kernel's pages, which give it back piece by piece (io_in_place_done()).  What
+ * has been touched there counts as resident memory of the process, though the pages are the image's; all other work stays within
+ * cache=, also for who looks at that number.
  *
  * Guarantees
  *  - An image that is cut short under us, or a tmpfs without space for a page, ends no process: the copy is given up at the
@@ -41,6 +42,8 @@
 #define COPY_UNSEEN 1
 #endif
 #endif
+
+#define FAULT_AROUND ((uintptr_t)64 << 10)	/* what the kernel maps at once: fault_around_bytes */
 
 /* --- the guard --- */
 
@@ -213,4 +216,16 @@ bool io_can_in_place(const struct io_engine *e)
 const void *io_in_place(const struct io_engine *e, uint64_t pos)
 {
 	return e->e_map + pos;
+}
+
+void io_in_place_done(const struct io_engine *e, const void *p, uint64_t len)
+{
+	uintptr_t map = (uintptr_t)e->e_map, start, end;
+
+	if ((uintptr_t)p < map || (uintptr_t)p - map >= e->e_size)
+		return;
+	/* A fault brings its neighbours, too. */
+	start = max_t(uintptr_t, ALIGN_DOWN((uintptr_t)p, FAULT_AROUND), map);
+	end = min_t(uintptr_t, ALIGN_UP((uintptr_t)p + len, FAULT_AROUND), map + e->e_size);
+	madvise((void *)start, end - start, MADV_DONTNEED);
 }

@@ -100,6 +100,11 @@ int io_engine_set_buffered(struct io_engine *e, const char *why);
  */
 bool io_can_in_place(const struct io_engine *e);
 const void *io_in_place(const struct io_engine *e, uint64_t pos);
+/*
+ * The bytes at @p, which may lie in the store or elsewhere, have been used and will hardly be again: they count no more as the process's memory.  (For
+ * the store nothing happens.)
+ */
+void io_in_place_done(const struct io_engine *e, const void *p, uint64_t len);
 
 /* --- blocking use: any thread except a receive thread --- */
 /* Submit all, wait for all.  Returns the first error in array order, each req->res is set. */

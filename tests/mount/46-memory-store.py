@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-# test: a volume in memory: large direct transfers answered from where the store has the data, with faults, and an image cut short under the mount
+# test: a volume in memory: large transfers answered from where the store has the data, with faults, and an image cut short under the mount
 # timeout: 120
 # variants: plain asan tsan
 """
-On tmpfs the daemon maps the image, and large direct reads are answered out of the mapping.  The rules of direct I/O hold there as
+On tmpfs the daemon maps the image, and large reads are answered out of the mapping, direct ones and those for the kernel's pages.  The rules of direct I/O hold there as
 they do elsewhere: errors, delays and short transfers of the engine, the lock, what is counted.  An image that somebody truncates is
 an error for who reads what is gone, and nothing else.
 """
@@ -33,6 +33,16 @@ def direct_read(path, offset, length):
         with Aligned(length) as buffer:
             got = os.preadv(fd, [buffer], offset)
             return bytes(buffer[:got])
+    finally:
+        os.close(fd)
+
+
+def buffered_read(path, offset, length):
+    """The kernel has to ask for it."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        return os.pread(fd, length, offset)
     finally:
         os.close(fd)
 
@@ -83,7 +93,8 @@ def case_layouts():
         before = stats(mount)
         for offset, length in [(0, MIB), (MIB, MIB), (0, 2 * MIB + BS), (512, MIB), (2 * MIB, MIB), (BS, 512),
                                (2 * MIB + 1024, 512), (4 * MIB, MIB), (3 * BS, 128 * 1024), (MIB - 512, 1024)]:
-            check(direct_read(path, offset, length) == want[offset:offset + length], f"{length} bytes at {offset}")
+            for read in (direct_read, buffered_read):
+                check(read(path, offset, length) == want[offset:offset + length], f"{read.__name__}: {length} bytes at {offset}")
         check(stats(mount)["dio_direct"] > before["dio_direct"], "direct reads are counted")
         for offset, length in [(0, MIB), (512, 128 * 1024), (MIB, 70 * 1024)]:
             data = pattern(length, offset + 7)
@@ -91,6 +102,51 @@ def case_layouts():
             want[offset:offset + length] = data
             check(direct_read(path, 0, MIB) == want[:MIB], f"after a write of {length} at {offset}")
         check(read_file(path) == want, "the page cache's view")
+        # What is dirty in the daemon is newer than the store, and in the end is in both.
+        with open(path, "r+b", buffering=0) as out:
+            for turn, offset in enumerate((0, 777, 300 * 1024, MIB + 5000)):
+                data = pattern(20000, turn)
+                out.seek(offset)
+                out.write(data)
+                want[offset:offset + 20000] = data
+                check(buffered_read(path, 0, len(want)) == want, f"dirty at {offset}")
+            os.fsync(out.fileno())
+        check(buffered_read(path, 0, len(want)) == want, "written back")
+        os.truncate(path, 1000)
+        check(buffered_read(path, 0, MIB) == want[:1000], "cut")
+    volume.fsck()
+
+
+def shared_memory(mount):
+    with open(f"/proc/{mount.daemon.pid}/status") as text:
+        return int(re.search(r"RssShmem:\s+(\d+) kB", text.read())[1]) << 10
+
+
+def case_pages():
+    """For the kernel's pages: the engine's rules, and no memory that grows with what was read."""
+    need_memory()
+    volume = Volume(size="128M")
+    with volume.mount() as mount:
+        path = mount / "f"
+        data = pattern(32 * MIB, 5)
+        write_file(path, data, sync=True)
+        before = stats(mount)
+        check(buffered_read(path, 0, len(data)) == data, "content")
+        equal(stats(mount)["io_read_bytes"] - before["io_read_bytes"], len(data), "bytes read, by the engine's count")
+        check(shared_memory(mount) < 4 * MIB, f"{shared_memory(mount)} bytes of the image count as the daemon's memory")
+        for rule, fails in (("error=5", True), ("short=512,error=5", True), ("short=512", False), ("delay_us=30000,count=1", False)):
+            # Any class: what has failed the kernel asks for again, block by block, and small reads count as direct ones.
+            mount.glockctl("set", "fault", "op=read,cls=any," + rule)
+            started = time.monotonic()
+            if fails:
+                expect_errno(errno.EIO, buffered_read, path, 0, MIB)
+            else:
+                check(buffered_read(path, 0, MIB) == data[:MIB], f"content, {rule}")
+            if "delay" in rule:
+                check(time.monotonic() - started >= 0.03, f"{rule} delays")
+            mount.glockctl("set", "fault", "none")
+            mount.glockctl("demote", path, "UN")
+            check(buffered_read(path, 0, MIB) == data[:MIB], f"content after {rule}")
     volume.fsck()
 
 
@@ -146,7 +202,8 @@ def case_closed_at_once():
             for turn in range(15):
                 path = mount / f"f{number}-{turn}"
                 write_file(path, data)
-                check(direct_read(path, 0, MIB) == data, "content")
+                read = (direct_read, buffered_read)[turn % 2]
+                check(read(path, 0, MIB) == data, "content")
                 os.unlink(path)
                 with open("/proc/sys/vm/drop_caches", "w") as drop:
                     drop.write("2")
@@ -181,6 +238,9 @@ def case_image_cut_short():
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
             expect_errno(errno.EIO, os.pread, fd, BS, 7 * MIB)
             os.close(fd)
+            check(buffered_read(path, 0, 2 * MIB) == data[:2 * MIB], "before the end, for the kernel's pages")
+            for offset in (4 * MIB, 6 * MIB):
+                expect_errno(errno.EIO, buffered_read, path, offset, MIB)
             nothing_in_flight(mount, path)
             with open(volume.path, "r+b") as out:
                 out.seek(cut)
@@ -210,19 +270,20 @@ def case_cut_again_and_again():
         stop = threading.Event()
         seen = {"good": 0, "bad": 0}
 
-        def use(write, offset, size):
+        def use(how, offset, size):
             while not stop.is_set():
                 try:
-                    if write:
-                        direct_write(path, offset, data[offset:offset + size])
+                    if how == direct_write:
+                        how(path, offset, data[offset:offset + size])
                     else:
-                        direct_read(path, offset, size)
+                        how(path, offset, size)
                     seen["good"] += 1
                 except OSError as fault:
                     check(fault.errno == errno.EIO, f"error {fault}")
                     seen["bad"] += 1
         threads = [threading.Thread(target=use, args=arguments)
-                   for arguments in ((False, 5 * MIB, MIB), (False, 6 * MIB, BS), (True, 7 * MIB // 2, MIB))]
+                   for arguments in ((direct_read, 5 * MIB, MIB), (direct_read, 6 * MIB, BS), (direct_write, 7 * MIB // 2, MIB),
+                                    (buffered_read, 7 * MIB // 2, MIB))]
         for thread in threads:
             thread.start()
         for _ in range(60):
