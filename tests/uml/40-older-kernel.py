@@ -25,7 +25,8 @@ def case_mount_tests():
     failed = []
     share = [os.path.dirname(path) for path in (progs + "/", gfs2_fuse(), glockctl_program())]
     with uml.Cluster() as c:
-        c.up(1, images=None, share=sorted(set(share)))
+        # The image that 30-data fills from end to end must fit into the half of it that /dev/shm may have.
+        c.up(1, images=None, share=sorted(set(share)), mem="1G" if FULL else None)
         node = c.node(1)
         log("kernel", node.run(["uname", "-r"], check=True).out.strip())
         for name in TESTS:
