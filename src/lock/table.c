@@ -15,8 +15,9 @@
 #include "util/util.h"
 
 #define FLAG(f) (1ul << (f))
-/* A glock that stays referenced this long after everything was given up has been leaked. */
-#define LEAK_NS 5000000000ull
+/* At the end: if so many looks in a row find all glocks that are left at rest, and nothing has happened between them, they have been leaked. */
+#define LEAK_LOOKS 50
+#define LEAK_LOOK_NS 100000000ull
 
 int gfs2_glock_table_create(const struct lm_lockops *lm, struct buf_cache *bufs, unsigned workers,
 			    void *private, struct gfs2_glock_table **out)
@@ -518,7 +519,7 @@ static void dump_one(struct gfs2_glock *gl, void *arg)
 	gfs2_dump_glock(stderr, gl);
 }
 
-static void count_leaked(struct gfs2_glock *gl, void *arg)
+static void count_at_rest(struct gfs2_glock *gl, void *arg)
 {
 	rmutex_lock(&gl->gl_lock);
 	*(unsigned *)arg += gl->gl_state == LM_ST_UNLOCKED && gl->gl_phase == GLP_IDLE;
@@ -526,29 +527,42 @@ static void count_leaked(struct gfs2_glock *gl, void *arg)
 }
 
 /*
- * What takes long may be the lock module or a write-back; but a glock that is at rest and still referenced will be so
- * for ever.
+ * t_work_lock held; released and retaken.  A glock at rest is in somebody's hands as long as a worker has work, or the lock module has yet to
+ * answer for any: who has just brought it there lets go of it a moment later, and on a busy machine a moment may be long.
+ */
+static bool all_at_rest(struct gfs2_glock_table *t)
+{
+	unsigned nr = t->t_nr, at_rest = 0;
+
+	if (t->t_workers_idle < t->t_workers || !list_empty(&t->t_work) || !list_empty(&t->t_delayed))
+		return false;
+	rmutex_unlock(&t->t_work_lock);
+	gfs2_glock_table_for_each(t, count_at_rest, &at_rest);
+	rmutex_lock(&t->t_work_lock);
+	return at_rest == nr;
+}
+
+/*
+ * What takes long may be the lock module or a write-back; but glocks that are at rest, with nobody who could be about to let go of them, will
+ * be so for ever.  Looks are counted and not time, which goes on while the process is stopped.
  */
 static void await_empty(struct gfs2_glock_table *t)
 {
-	uint64_t start = now_ns();
+	unsigned looks = 0, before = 0;
 
 	/* Not t_work_cond: who signals that means a worker, and only one. */
 	rmutex_lock(&t->t_work_lock);
 	while (t->t_nr) {
-		unsigned leaked = 0;
+		bool event = rcond_wait_until(&t->t_quiet_cond, &t->t_work_lock, now_ns() + LEAK_LOOK_NS);
+		unsigned nr = t->t_nr;
 
-		rcond_wait_until(&t->t_quiet_cond, &t->t_work_lock, now_ns() + 100000000u);
-		if (!t->t_nr || now_ns() - start < LEAK_NS)
+		looks = !event && nr && nr == before && all_at_rest(t) ? looks + 1 : 0;
+		before = nr;
+		if (looks < LEAK_LOOKS)
 			continue;
 		rmutex_unlock(&t->t_work_lock);
-		gfs2_glock_table_for_each(t, count_leaked, &leaked);
-		if (leaked) {
-			gfs2_glock_table_for_each(t, dump_one, NULL);
-			gfs2_bug("glocks still referenced at unmount", __FILE__, __LINE__,
-				 __func__);
-		}
-		rmutex_lock(&t->t_work_lock);
+		gfs2_glock_table_for_each(t, dump_one, NULL);
+		gfs2_bug("glocks still referenced at unmount", __FILE__, __LINE__, __func__);
 	}
 	rmutex_unlock(&t->t_work_lock);
 }

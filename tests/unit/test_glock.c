@@ -1870,11 +1870,86 @@ static void test_told_before_sleep(void **state)
 	gfs2_glock_table_destroy(t);
 }
 
+/* --- the end of a table --- */
+
+static void *let_go_late(void *arg)
+{
+	struct gfs2_glock **gls = arg;
+
+	await(atomic_load(&ty.sync_slow) ? atomic_load(&ty.sync_started) : atomic_load(&lm.requests));
+	/* For longer than a leak takes to be called one. */
+	usleep(6500000);
+	if (atomic_load(&ty.sync_slow))
+		atomic_store(&ty.sync_slow, false);
+	else
+		gfs2_glock_complete(gls[0], UN);
+	/* As one who has just brought a glock to rest, on a busy machine. */
+	usleep(300000);
+	gfs2_glock_put(gls[1]);
+	return NULL;
+}
+
+enum ending { END_LEAK, END_MODULE_BUSY, END_WORKER_BUSY, ENDINGS };
+
+/* In a process of its own: ends a table with a glock that is at rest and referenced. */
+static _Noreturn void end_table(enum ending how)
+{
+	struct gfs2_glock_table *t;
+	struct gfs2_glock *gls[2];
+	struct gfs2_holder gh;
+	pthread_t thread;
+
+	signal(SIGABRT, SIG_DFL);
+	close(STDERR_FILENO);
+	GFS2_BUG_ON(gfs2_glock_table_create(&lm_manual, NULL, 2, NULL, &t));
+	for (unsigned i = 0; i < ARRAY_SIZE(gls); i++)
+		gls[i] = gfs2_glock_get(t, i, &plain_ops);
+	if (how != END_LEAK) {
+		atomic_store(&lm.automatic, true);
+		init_holder(gls[0], EX, 0, &gh);
+		GFS2_BUG_ON(gfs2_glock_nq(&gh));
+		gfs2_glock_dq_uninit(&gh);
+		atomic_store(&lm.automatic, how == END_WORKER_BUSY);
+		atomic_store(&ty.sync_slow, how == END_WORKER_BUSY);
+		GFS2_BUG_ON(pthread_create(&thread, NULL, let_go_late, gls));
+	}
+	gfs2_glock_put(gls[0]);
+	gfs2_glock_table_destroy(t);
+	if (how != END_LEAK)
+		pthread_join(thread, NULL);
+	_exit(0);
+}
+
+/* Who leaks is told; but what only takes its time, as on a busy machine or with a slow lock module, does not end the daemon. */
+static void test_end(void **state)
+{
+	pid_t pids[ENDINGS];
+
+	memset(&lm, 0, sizeof(lm));
+	memset(&ty, 0, sizeof(ty));
+	clear_notes();
+	for (int how = 0; how < ENDINGS; how++) {
+		pids[how] = fork();
+		if (!pids[how])
+			end_table((enum ending)how);
+	}
+	for (int how = 0; how < ENDINGS; how++) {
+		int status;
+
+		assert_int_equal(waitpid(pids[how], &status, 0), pids[how]);
+		if (how == END_LEAK)
+			assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT);
+		else
+			assert_int_equal(status, 0);
+	}
+}
+
 int main(void)
 {
 #define MANUAL(t) cmocka_unit_test_setup_teardown(t, setup_manual, teardown)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_told_before_sleep),
+		cmocka_unit_test(test_end),
 		cmocka_unit_test(test_withdraw_window),
 		cmocka_unit_test(test_withdraw_in_promotion),
 		cmocka_unit_test(test_may_grant),
