@@ -27,6 +27,7 @@ struct io_engine {
 	uint64_t e_last_page;		/* of the mapping: where it begins */
 	uint32_t e_align;
 	uint64_t e_size;
+	bool e_blockdev;		/* else a file; durable_call() in ring.c */
 	uint64_t e_id;			/* never used twice: a thread's ring is found by it */
 	/* The store refuses RWF_DSYNC: write, then flush (relaxed: each request checks for itself). */
 	atomic_bool e_no_dsync;
@@ -55,7 +56,7 @@ struct io_ring {
 	unsigned r_max_inflight;	/* what the completion queue has room for */
 	bool r_fixed_file, r_worker;
 	bool r_quick;			/* its thread must not be held up: a receive thread's */
-	struct list_head r_memory;	/* requests whose transfer is done, to be completed by io_ring_wait() */
+	struct list_head r_called;	/* requests whose transfer is done, to be completed by io_ring_wait() */
 	struct cqe_copy *r_stash;	/* completions taken out of the queue to make room */
 	unsigned r_nr_stash, r_max_stash;
 	atomic_uint_least64_t r_stats[ST_NR]; /* written by the ring's thread only */

@@ -33,6 +33,7 @@ static int blockdev_facts(struct io_engine *e)
 {
 	int ssz, protected;
 
+	e->e_blockdev = true;
 	/* A write-protected device can be opened for writing; the writes then fail. */
 	if (!e->e_ro && !ioctl(e->e_fd, BLKROGET, &protected) && protected)
 		return -EROFS;
@@ -304,6 +305,7 @@ int io_run(struct io_engine *e, struct io_req *reqs, unsigned nr)
 		/* More than that and the kernel would have to keep completions for us. */
 		while (r->r_inflight >= r->r_max_inflight)
 			GFS2_BUG_ON(io_ring_wait(r, 1));
+		reqs[i].alone = nr == 1;
 		io_ring_submit_req(r, &reqs[i]);
 	}
 	/* One system call submits all and waits for all; only continuations need another. */

@@ -62,12 +62,13 @@ struct io_req {
 	uint64_t total;
 	struct iovec *cont_iov;	/* what is left of iov, when it is not iov itself; owned */
 	struct __kernel_timespec delay;
-	struct list_head memory_list; /* waits for io_ring_wait(): the transfer is done, this is its result: */
-	int32_t memory_res;
+	struct list_head called_list; /* waits for io_ring_wait(): a system call or a copy has done it, this is its result: */
+	int32_t called_res;
 	int inject;		/* -errno to end with instead of going on */
 	uint32_t short_bytes;	/* the next transfer is cut to that much (a fault rule) */
 	uint8_t phase, retries;
 	bool sent_dsync, need_flush;
+	bool alone;		/* nothing else is to be done by its thread until it is */
 };
 
 /* @req for one contiguous buffer. */

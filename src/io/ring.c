@@ -6,7 +6,8 @@
  *
  *   PH_DELAY  a timer, because a fault rule delays the request        -> PH_IO, or its end
  *   PH_IO     the transfer, or what earlier transfers left of it      -> PH_IO, PH_FLUSH, or its end
- *   (a store that is memory has no SQE in PH_IO and PH_FLUSH: memory_transfer())
+ *   (a store that is memory has no SQE in PH_IO and PH_FLUSH: memory_transfer(); nor has what makes durable and is waited for
+ *   by itself: durable_call())
  *   PH_FLUSH  a flush: the request itself, or instead of RWF_DSYNC    -> its end
  *   PH_END    a no-op that carries the result of a request that was refused: done() always runs from
  *             io_ring_wait(), never from within io_ring_submit_req()
@@ -88,7 +89,7 @@ int ring_create(struct io_engine *e, unsigned entries, bool defer, bool worker,
 	r->r_worker = worker;
 	r->r_quick = defer;
 	list_init(&r->r_engine_list);
-	list_init(&r->r_memory);
+	list_init(&r->r_called);
 	/* A worker's I/O, maybe the log's, is not an error for want of memory; no ring at all is the mount's to report. */
 	for (unsigned i = 0; (error = ring_setup(r, entries, defer)) == -ENOMEM; i++) {
 		if (!worker || !have_rings(e))
@@ -234,11 +235,11 @@ static unsigned dispatch(struct io_ring *r)
 	struct cqe_copy batch[32];
 	unsigned nr, total = 0;
 
-	while (!list_empty(&r->r_memory)) {
-		struct io_req *req = list_first_entry(&r->r_memory, struct io_req, memory_list);
+	while (!list_empty(&r->r_called)) {
+		struct io_req *req = list_first_entry(&r->r_called, struct io_req, called_list);
 
-		list_del_init(&req->memory_list);
-		req_complete(&req->h, r, req->memory_res, 0);
+		list_del_init(&req->called_list);
+		req_complete(&req->h, r, req->called_res, 0);
 		total++;
 	}
 	while (r->r_nr_stash) {
@@ -271,7 +272,7 @@ static bool must_enter(struct io_ring *r)
 
 int io_ring_wait(struct io_ring *r, unsigned nr)
 {
-	unsigned got = r->r_nr_stash || !list_empty(&r->r_memory) ? dispatch(r) : 0;
+	unsigned got = r->r_nr_stash || !list_empty(&r->r_called) ? dispatch(r) : 0;
 
 	gfs2_assert_debug(pthread_equal(r->r_thread, pthread_self()) || !r->r_inflight);
 	do {
@@ -291,7 +292,7 @@ int io_ring_wait(struct io_ring *r, unsigned nr)
 			make_room(r, ret);
 		else if (ret < 0)
 			return ret;
-	} while (got < nr || r->r_nr_stash || !list_empty(&r->r_memory));
+	} while (got < nr || r->r_nr_stash || !list_empty(&r->r_called));
 	return 0;
 }
 
@@ -450,8 +451,35 @@ static void memory_transfer(struct io_req *req)
 	} else {
 		n = pwritev(e->e_fd, iov, (int)nr, (off_t)pos);
 	}
-	req->memory_res = n < 0 ? -errno : (int32_t)n;
-	list_add_tail(&req->memory_list, &req->ring->r_memory);
+	req->called_res = n < 0 ? -errno : (int32_t)n;
+	list_add_tail(&req->called_list, &req->ring->r_called);
+}
+
+/*
+ * A flush blocks, so io_uring hands it to a kernel thread, and a durable write to a file on a device without FUA ends in another one, which
+ * flushes: each is woken, sleeps for the device, and wakes us.  Who waits for this request alone (the log) had better sleep for the
+ * device himself.  Not for a durable write to a block device: there the block layer flushes without a thread's help (or uses FUA), and the system
+ * call, unlike io_uring, flushes once more.
+ */
+static void durable_call(struct io_req *req)
+{
+	int fd = req->ring->r_engine->e_fd;
+	uint64_t max = req->short_bytes ? req->short_bytes : MAX_TRANSFER;
+	struct iovec *iov;
+	unsigned nr;
+	ssize_t n;
+
+	about_to_wait();
+	if (req->phase == PH_FLUSH) {
+		n = fdatasync(fd);
+	} else if (req_vector(req, max, &iov, &nr)) {
+		n = -1;
+		errno = ENOMEM;
+	} else {
+		n = pwritev2(fd, iov, (int)nr, (off_t)(req->pos + req->done_bytes), RWF_DSYNC);
+	}
+	req->called_res = n < 0 ? -errno : (int32_t)n;
+	list_add_tail(&req->called_list, &req->ring->r_called);
 }
 
 /* Queue the SQE of the request's phase. */
@@ -467,6 +495,14 @@ static void req_issue(struct io_req *req)
 		memory_transfer(req);
 		return;
 	}
+	req->sent_dsync = req->phase == PH_IO && req->op == IO_WRITE && req->fua &&
+			  !atomic_load_explicit(&e->e_no_dsync, memory_order_relaxed);
+	if (req->phase == PH_IO && req->fua && !req->sent_dsync)
+		req->need_flush = true;
+	if (req->alone && (req->phase == PH_FLUSH || (req->sent_dsync && !e->e_blockdev))) {
+		durable_call(req);
+		return;
+	}
 	sqe = io_ring_sqe(r);
 	switch (req->phase) {
 	case PH_DELAY:
@@ -476,8 +512,10 @@ static void req_issue(struct io_req *req)
 		io_uring_prep_fsync(sqe, fd, IORING_FSYNC_DATASYNC);
 		break;
 	case PH_IO:
-		if (!prep_transfer(req, sqe, fd))
+		if (!prep_transfer(req, sqe, fd)) {
+			sqe->rw_flags = req->sent_dsync ? RWF_DSYNC : 0;
 			break;
+		}
 		req->phase = PH_END;
 		req->inject = -ENOMEM;
 		/* fall through */
@@ -491,12 +529,6 @@ static void req_issue(struct io_req *req)
 		if (req->retries)
 			sqe->flags |= IOSQE_ASYNC;
 	}
-	req->sent_dsync = req->phase == PH_IO && req->op == IO_WRITE && req->fua &&
-			  !atomic_load_explicit(&e->e_no_dsync, memory_order_relaxed);
-	if (req->sent_dsync)
-		sqe->rw_flags = RWF_DSYNC;
-	else if (req->phase == PH_IO && req->fua)
-		req->need_flush = true;
 	io_uring_sqe_set_data(sqe, &req->h);
 }
 

@@ -5,6 +5,7 @@
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <cmocka.h>
 #include <sys/file.h>
@@ -591,6 +592,115 @@ static void truncated_store(void **state)
 	assert_int_equal(truncate(path, SIZE), 0);
 }
 
+/* --- what makes durable and is waited for by itself: system calls --- */
+
+/* Counted and, once, failed.  Atomics: other tests flush from several threads. */
+static struct {
+	atomic_uint flushes, writes;
+	atomic_int fail_flush, fail_write;
+	const char *written;	/* the block that has to be at 0 when a flush is made */
+} calls;
+
+int __real_fdatasync(int fd);
+int __wrap_fdatasync(int fd);
+ssize_t __real_pwritev64v2(int fd, const struct iovec *iov, int nr, off_t pos, int flags);
+ssize_t __wrap_pwritev64v2(int fd, const struct iovec *iov, int nr, off_t pos, int flags);
+
+int __wrap_fdatasync(int fd)
+{
+	int error = atomic_exchange(&calls.fail_flush, 0);
+	char found[BLK];
+
+	atomic_fetch_add(&calls.flushes, 1);
+	if (calls.written) {
+		assert_int_equal(pread(image, found, BLK, 0), BLK);
+		assert_memory_equal(found, calls.written, BLK);
+	}
+	errno = error;
+	return error ? -1 : __real_fdatasync(fd);
+}
+
+ssize_t __wrap_pwritev64v2(int fd, const struct iovec *iov, int nr, off_t pos, int flags)
+{
+	int error = atomic_exchange(&calls.fail_write, 0);
+
+	assert_int_equal(flags, RWF_DSYNC);
+	atomic_fetch_add(&calls.writes, 1);
+	errno = error;
+	return error ? -1 : __real_pwritev64v2(fd, iov, nr, pos, flags);
+}
+
+/* A durable write of one block at 0 that makes so many calls. */
+static void durable_write(int expect, unsigned writes, unsigned flushes)
+{
+	static unsigned seed = 1000;
+	struct io_req req;
+
+	fill(mem, BLK, seed++);
+	calls.written = expect ? NULL : mem;
+	atomic_store(&calls.writes, 0);
+	atomic_store(&calls.flushes, 0);
+	io_req_init(&req, IO_WRITE, IO_LOG, mem, BLK, 0);
+	req.fua = true;
+	assert_int_equal(io_run(e, &req, 1), expect);
+	calls.written = NULL;
+	assert_int_equal(calls.writes, writes);
+	assert_int_equal(calls.flushes, flushes);
+	if (expect)
+		return;
+	assert_int_equal(io_read(e, IO_LOG, mem + BLK, BLK, 0), 0);
+	assert_memory_equal(mem, mem + BLK, BLK);
+}
+
+static void durable_calls(void **state)
+{
+	struct io_req reqs[2];
+	struct statfs sfs;
+
+	/* Nothing is durable there. */
+	if (fstatfs(image, &sfs) || sfs.f_type == TMPFS_MAGIC)
+		skip();
+	atomic_store(&calls.flushes, 0);
+	assert_int_equal(io_flush(e, IO_LOG), 0);
+	assert_int_equal(calls.flushes, 1);
+	atomic_store(&calls.fail_flush, EINTR);
+	assert_int_equal(io_flush(e, IO_LOG), 0);
+	assert_int_equal(calls.flushes, 3);
+	atomic_store(&calls.fail_flush, EIO);
+	assert_int_equal(io_flush(e, IO_LOG), -EIO);
+	assert_int_equal(calls.flushes, 4);
+
+	durable_write(0, 1, 0);
+	atomic_store(&calls.fail_write, EINTR);
+	durable_write(0, 2, 0);
+	atomic_store(&calls.fail_write, EIO);
+	durable_write(-EIO, 1, 0);
+	if (io_align(e) == 512) {
+		add_fault("op=write,short=512,count=1");
+		durable_write(0, 2, 0);
+		io_fault_clear(e);
+	}
+	add_fault("op=write,delay_us=1000,count=1");
+	durable_write(0, 1, 0);
+	io_fault_clear(e);
+
+	/* Several at once go to the ring, which has them under way together. */
+	atomic_store(&calls.writes, 0);
+	for (unsigned i = 0; i < 2; i++) {
+		io_req_init(&reqs[i], IO_WRITE, IO_LOG, mem, BLK, i * BLK);
+		reqs[i].fua = true;
+	}
+	assert_int_equal(io_run(e, reqs, 2), 0);
+	assert_int_equal(calls.writes, 0);
+
+	/* A store that does not know it: it is flushed, once what was written is there. */
+	atomic_store(&calls.fail_write, EOPNOTSUPP);
+	durable_write(0, 1, 1);
+	durable_write(0, 0, 1);
+	atomic_store(&calls.fail_flush, EIO);
+	durable_write(-EIO, 0, 1);
+}
+
 /* --- stores that are memory (inmem.c) --- */
 
 static int memory;	/* the store: a file on tmpfs without a name */
@@ -869,6 +979,7 @@ int main(void)
 		T(close_releases_the_lock),
 		T(buffered_engine),
 		T(truncated_store),
+		T(durable_calls),
 	};
 
 	return cmocka_run_group_tests(tests, group_setup, group_teardown);
