@@ -105,8 +105,9 @@ static void send_one(struct sender *s, const char *src, uint64_t pblock, uint64_
 
 	if (s->nr == REQS_AT_ONCE)
 		send_flush(s);
-	io_req_init(&s->reqs[s->nr++], IO_WRITE, IO_DATA, (char *)(uintptr_t)src,
+	io_req_init(&s->reqs[s->nr], IO_WRITE, IO_DATA, (char *)(uintptr_t)src,
 		    (uint32_t)(len << shift), pblock << shift);
+	s->reqs[s->nr++].mapped = true;
 }
 
 /* What is mapped, if that has not been sent yet, and @n blocks of holes to the run [bn, +n). */
