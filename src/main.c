@@ -429,6 +429,7 @@ static void process_setup(void)
 	mallopt(M_MMAP_THRESHOLD, 256 << 10);
 #endif
 	signal(SIGPIPE, SIG_IGN);
+	msg_say_fatal_signals();
 	stop_signals(&set);
 	pthread_sigmask(SIG_BLOCK, &set, NULL);
 	umask(0);

@@ -81,7 +81,7 @@ int gfs2_kdrops_attach(struct gfs2_sbd *sdp, void (*fn)(void *priv, uint64_t no_
 		       void *priv)
 {
 	struct gfs2_kdrops *k = sdp->sd_kdrops;
-	sigset_t all, old;
+	sigset_t old;
 	int error = 0;
 
 	k->fn = fn;
@@ -90,8 +90,7 @@ int gfs2_kdrops_attach(struct gfs2_sbd *sdp, void (*fn)(void *priv, uint64_t no_
 	k->attached = true;
 	rmutex_unlock(&k->lock);
 	/* Signals are for the main thread. */
-	sigfillset(&all);
-	pthread_sigmask(SIG_BLOCK, &all, &old);
+	block_all_but_faults(&old);
 	while (!error && k->nr_threads < KDROP_THREADS) {
 		error = pthread_create(&k->threads[k->nr_threads], NULL, kdrop_thread, k);
 		if (!error)

@@ -389,8 +389,7 @@ static void rx_read_done(struct io_handler *h, struct io_ring *r, int32_t res, u
 	rx->reads--;
 	list_del_init(&b->list);
 	if (res <= 0) {
-		/* -ENODEV: unmounted */
-		if (res != -EINTR && res != -ENOENT && res != -ECANCELED && res != -EAGAIN)
+		if (readers_cannot_read(rx->s, res))
 			rx->gone = true;
 		rx_buf_release(b);
 		return;

@@ -213,6 +213,29 @@ static bool reader_return(struct readers *rd)
 	return true;
 }
 
+/*
+ * ENOENT: the caller was interrupted while his request was copied.  ENOMEM: the copy had no memory; its caller has been told, and there will be
+ * memory again: no reason to leave the others without a file system.
+ */
+bool readers_cannot_read(struct server *s, int error)
+{
+	int none = 0;
+
+	switch (error) {
+	case -EINTR:
+	case -ENOENT:
+	case -ECANCELED:
+	case -EAGAIN:
+		return false;
+	case -ENOMEM:
+		if (!atomic_exchange_explicit(&s->no_memory, true, memory_order_relaxed))
+			fs_warn("no memory to read a request");
+		return false;
+	}
+	atomic_compare_exchange_strong_explicit(&s->unread, &none, error ? error : -EPIPE, memory_order_relaxed, memory_order_relaxed);
+	return true;
+}
+
 /* The next request; false: none will come. */
 static bool reader_read(struct readers *rd, struct rx_buf *b)
 {
@@ -227,15 +250,13 @@ static bool reader_read(struct readers *rd, struct rx_buf *b)
 			break;
 		}
 		n = read(rd->fd, rx_request(b), RX_MEM_SIZE - RX_PAGE);
-		/* A request whose caller was interrupted while it was copied: ENOENT. */
-	} while (n < 0 && (errno == EINTR || errno == ENOENT || errno == EAGAIN));
+	} while (n < 0 && !readers_cannot_read(s, -errno));
 	atomic_store_explicit(&b->in_read, false, memory_order_relaxed);
 	if (n > 0) {
 		b->size = (uint32_t)n;
 		rx_buf_used(b, b->size);
 		return true;
 	}
-	/* ENODEV: unmounted; ECONNABORTED */
 	if (n < 0) {
 		atomic_store_explicit(&rd->gone, true, memory_order_relaxed);
 		eventfd_write(s->wake_fd, 1);

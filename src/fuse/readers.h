@@ -78,6 +78,8 @@ void readers_event(struct server *s, enum read_event event);
 bool readers_rings_read(struct server *s);
 /* When server.stopping is set: returns when nobody reads any more. */
 void readers_stop(struct server *s);
+/* Anybody's attempt to read a request has failed with @error: is that the end (server.unread)?  If not, he is to try again. */
+bool readers_cannot_read(struct server *s, int error);
 /* When the pool has gone. */
 void readers_destroy(struct server *s);
 

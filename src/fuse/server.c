@@ -234,6 +234,20 @@ static void stop_rx(struct server *s)
 	readers_stop(s);
 }
 
+/* Nobody has told the daemon to end. */
+static void say_why_it_ends(struct server *s)
+{
+	int error = atomic_load_explicit(&s->unread, memory_order_relaxed);
+
+	/* 0: a receive thread has said it. */
+	if (error == -ENODEV)
+		fs_info("unmounted");
+	else if (error == -ECONNABORTED)
+		fs_warn("the connection to the kernel has been aborted (umount -f, or /sys/fs/fuse): unmounting");
+	else if (error)
+		fs_err("requests cannot be read: %s: unmounting", strerror(-error));
+}
+
 /* Returns with the signal number, or 0 when the receive threads found the mount gone. */
 static int wait_for_end(struct server *s)
 {
@@ -247,7 +261,7 @@ static int wait_for_end(struct server *s)
 	sigaddset(&set, SIGHUP);
 	fds[0] = (struct pollfd){ .fd = signalfd(-1, &set, SFD_CLOEXEC), .events = POLLIN };
 	fds[1] = (struct pollfd){ .fd = s->wake_fd, .events = POLLIN };
-	while (poll(fds, 2, -1) < 0 && errno == EINTR)
+	while (poll(fds, 2, -1) < 0 && (errno == EINTR || errno == EAGAIN || errno == ENOMEM))
 		;
 	if (fds[0].revents & POLLIN) {
 		struct signalfd_siginfo si;
@@ -297,10 +311,12 @@ int server_run(struct server *s)
 	if (s->ending)
 		s->ending(s->ending_arg);
 	if (sig) {
-		fs_info("signal %d (%s): unmounting", sig, strsignal(sig));
+		fs_warn("signal %d (%s): unmounting", sig, strsignal(sig));
 		fetch_mapped_pages(s);
 		/* Processes that still have files open keep the detached mount; they get ENOTCONN when we leave. */
 		s->detached = !umount2(s->mountpoint, MNT_DETACH);
+	} else {
+		say_why_it_ends(s);
 	}
 	/* First: a thread that reads requests may be the one that waits. */
 	locks_stop(s->locks);

@@ -137,6 +137,8 @@ struct server {
 	void (*ending)(void *arg);	/* as configured */
 	void *ending_arg;
 	int wake_fd;		/* eventfd: a receive thread ended */
+	atomic_int unread;	/* relaxed: why requests cannot be read any more (-errno), the first reason; 0: they can */
+	atomic_bool no_memory;	/* relaxed: that reading a request has failed for want of memory has been said */
 	bool detached;		/* the mount point is free already */
 	pthread_mutex_t files_lock; /* leaf */
 	struct list_head files;	/* open ones: the kernel need not close them before a forced end */

@@ -165,7 +165,7 @@ static void pressure_stop(struct buf_cache *c)
 
 int buf_cache_set_pressure(struct buf_cache *c, void (*fn)(void *), void *arg)
 {
-	sigset_t all, old;
+	sigset_t old;
 	int error;
 
 	pressure_stop(c);
@@ -177,8 +177,7 @@ int buf_cache_set_pressure(struct buf_cache *c, void (*fn)(void *), void *arg)
 	if (!fn)
 		return 0;
 	/* Signals are for the daemon's main thread. */
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
+	block_all_but_faults(&old);
 	error = -pthread_create(&c->c_pressure_thread, NULL, pressure_main, c);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	c->c_pressure_started = !error;

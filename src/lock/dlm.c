@@ -299,11 +299,10 @@ static bool dlm_keeps_back_op(struct gfs2_glock *gl)
 
 static int start_issuer(struct lm_dlm *dc)
 {
-	sigset_t all, old;
+	sigset_t old;
 	int error;
 
-	sigfillset(&all);
-	pthread_sigmask(SIG_BLOCK, &all, &old);
+	block_all_but_faults(&old);
 	error = -pthread_create(&dc->dc_issuer, NULL, issuer, dc);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	if (!error) {

@@ -297,11 +297,10 @@ static void *control(void *arg)
 
 int dlm_control_start(struct lm_dlm *dc)
 {
-	sigset_t all, old;
+	sigset_t old;
 	int error;
 
-	sigfillset(&all);
-	pthread_sigmask(SIG_BLOCK, &all, &old);
+	block_all_but_faults(&old);
 	error = -pthread_create(&dc->dc_control_thread, NULL, control, dc);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	if (!error) {

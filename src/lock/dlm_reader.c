@@ -269,8 +269,10 @@ static void *reader(void *arg)
 	uint64_t count;
 
 	while (!stopping(dc)) {
-		if (poll(fds, 3, -1) < 0 && errno != EINTR)
+		if (poll(fds, 3, -1) < 0 && errno != EINTR && errno != EAGAIN && errno != ENOMEM) {
+			gfs2_glock_table_lost(dc->dc_table, strerror(errno));
 			break;
+		}
 		if (fds[2].revents & POLLIN && read(dc->dc_wake, &count, sizeof(count)) < 0)
 			fs_warn("dlm reader: %s", strerror(errno));
 		/* Not only with answers: the control thread is to begin at once. */
@@ -285,11 +287,10 @@ static void *reader(void *arg)
 
 int dlm_reader_start(struct lm_dlm *dc)
 {
-	sigset_t all, old;
+	sigset_t old;
 	int error;
 
-	sigfillset(&all);
-	pthread_sigmask(SIG_BLOCK, &all, &old);
+	block_all_but_faults(&old);
 	error = -pthread_create(&dc->dc_reader, NULL, reader, dc);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	if (!error) {

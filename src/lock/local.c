@@ -505,11 +505,10 @@ static void local_stop_recovery(struct gfs2_glock_table *t)
 
 static int start_thread(pthread_t *thread, void *(*fn)(void *), void *arg)
 {
-	sigset_t all, old;
+	sigset_t old;
 	int error;
 
-	sigfillset(&all);
-	pthread_sigmask(SIG_BLOCK, &all, &old);
+	block_all_but_faults(&old);
 	error = pthread_create(thread, NULL, fn, arg);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	return -error;

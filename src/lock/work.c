@@ -104,7 +104,7 @@ static void *worker(void *arg);
 
 static int spawn(struct gfs2_glock_table *t)
 {
-	sigset_t all, old;
+	sigset_t old;
 	pthread_attr_t attr;
 	pthread_t thread;
 	int error;
@@ -114,8 +114,7 @@ static int spawn(struct gfs2_glock_table *t)
 		return -error;
 	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
 	/* Signals are for the main thread. */
-	sigfillset(&all);
-	pthread_sigmask(SIG_BLOCK, &all, &old);
+	block_all_but_faults(&old);
 	error = pthread_create(&thread, &attr, worker, t);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	pthread_attr_destroy(&attr);

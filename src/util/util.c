@@ -41,6 +41,11 @@ void msg_use_syslog(void)
 	atomic_store_explicit(&msg_syslog, true, memory_order_release);
 }
 
+bool msg_is_to_syslog(void)
+{
+	return atomic_load_explicit(&msg_syslog, memory_order_acquire);
+}
+
 static void msg_write(const char *text, size_t len)
 {
 	about_to_wait();
@@ -80,7 +85,7 @@ void msg(enum msg_level level, const char *fmt, ...)
 	while (n && text[n - 1] == '\n')
 		n--;
 
-	if (atomic_load_explicit(&msg_syslog, memory_order_acquire)) {
+	if (msg_is_to_syslog()) {
 		text[n] = 0;
 		syslog(prio[level], "%s", text + strlen("gfs2-fuse: "));
 	}

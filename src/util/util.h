@@ -7,6 +7,7 @@
 
 #include <endian.h>
 #include <errno.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -71,6 +72,11 @@ enum msg_level { MSG_ERR, MSG_WARN, MSG_INFO, MSG_DEBUG };
 void msg_set_prefix(const char *fsname);
 void msg_set_level(enum msg_level max);
 void msg_use_syslog(void);
+bool msg_is_to_syslog(void);
+/* From now on a death by SIGSEGV, SIGABRT and the like is told, too (fatal.c).  Before there are threads. */
+void msg_say_fatal_signals(void);
+/* For threads that leave signals to the main thread: all are blocked but those of fatal.c, which a thread causes itself. */
+void block_all_but_faults(sigset_t *old);
 void msg(enum msg_level level, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 #define fs_err(...) msg(MSG_ERR, __VA_ARGS__)
 #define fs_warn(...) msg(MSG_WARN, __VA_ARGS__)

@@ -558,6 +558,23 @@ static void stopped_at_any_moment(void **state)
 	}
 }
 
+/* Want of memory and a caller who was interrupted do not end a mount; the first of the other reasons is kept, to be told. */
+static void what_ends_a_mount(void **state)
+{
+	static const int passing[] = { EINTR, ENOENT, ECANCELED, EAGAIN, ENOMEM, ENOMEM }, ends[] = { ENODEV, ECONNABORTED, EIO, EFAULT };
+
+	for (unsigned i = 0; i < ARRAY_SIZE(passing); i++)
+		assert_false(readers_cannot_read(&server, -passing[i]));
+	assert_int_equal(server.unread, 0);
+	for (unsigned i = 0; i < ARRAY_SIZE(ends); i++) {
+		server.unread = 0;
+		assert_true(readers_cannot_read(&server, -ends[i]));
+		assert_true(readers_cannot_read(&server, -ENODEV));
+		assert_int_equal(server.unread, -ends[i]);
+	}
+	server.unread = 0;
+}
+
 /* --- bugs --- */
 
 static const char *const bugs[] = { "readers-unread", "readers-untold", "readers-none", "readers-brief" };
@@ -606,6 +623,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test_setup_teardown(large_transfers_are_not_brief, start, end),
 		cmocka_unit_test_setup_teardown(patience, start, end),
 		cmocka_unit_test_setup_teardown(stopped_at_any_moment, start, end),
+		cmocka_unit_test(what_ends_a_mount),
 		cmocka_unit_test(bugs_are_found),
 	};
 

@@ -5,6 +5,9 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <cmocka.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "util/ctx.h"
@@ -158,6 +161,81 @@ static void long_message_is_cut(void **state)
 	assert_int_equal(text[n - 1], '\n');
 }
 
+/* --- deaths --- */
+
+static int *volatile nowhere = (int *)(uintptr_t)16;
+
+static void fault(void)
+{
+	*nowhere = 1;
+}
+
+static void bus_error(void)
+{
+	kill(getpid(), SIGBUS);
+}
+
+/* As the daemon's threads do that leave signals to the main thread. */
+static void *dies(void *fn)
+{
+	sigset_t old;
+
+	pthread_setname_np(pthread_self(), "culprit");
+	block_all_but_faults(&old);
+	((void (*)(void))(uintptr_t)fn)();
+	return NULL;
+}
+
+/* Has a child's thread die in @fn; what it said is in @text.  Returns the signal. */
+static int death(void (*fn)(void), char *text, size_t size)
+{
+	size_t len = 0;
+	ssize_t n;
+	int p[2], status;
+	pid_t pid;
+
+	assert_int_equal(pipe(p), 0);
+	pid = fork();
+	assert_true(pid >= 0);
+	if (!pid) {
+		const int sigs[] = { SIGSEGV, SIGBUS, SIGABRT };
+		struct rlimit no_core = { 0, 0 };
+		pthread_t t;
+
+		setrlimit(RLIMIT_CORE, &no_core);
+		for (unsigned i = 0; i < ARRAY_SIZE(sigs); i++)
+			signal(sigs[i], SIG_DFL);
+		dup2(p[1], STDERR_FILENO);
+		msg_say_fatal_signals();
+		pthread_create(&t, NULL, dies, (void *)(uintptr_t)fn);
+		pthread_join(t, NULL);
+		_exit(0);
+	}
+	close(p[1]);
+	while ((n = read(p[0], text + len, size - 1 - len)) > 0)
+		len += (size_t)n;
+	text[len] = 0;
+	close(p[0]);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_true(WIFSIGNALED(status));
+	return WTERMSIG(status);
+}
+
+static void deaths_are_told(void **state)
+{
+	char text[4096];
+
+	assert_int_equal(death(fault, text, sizeof(text)), SIGSEGV);
+	assert_non_null(strstr(text, "killed by SIGSEGV in thread "));
+	assert_non_null(strstr(text, " (culprit) at offset 0x"));
+	assert_non_null(strstr(text, ", address 0x10\n"));
+	assert_int_equal(death(bus_error, text, sizeof(text)), SIGBUS);
+	assert_non_null(strstr(text, "killed by SIGBUS in thread "));
+	assert_int_equal(death(abort, text, sizeof(text)), SIGABRT);
+	assert_non_null(strstr(text, "killed by SIGABRT in thread "));
+	assert_non_null(strstr(text, "(culprit)"));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -169,6 +247,7 @@ int main(void)
 		cmocka_unit_test(lists),
 		cmocka_unit_test(messages),
 		cmocka_unit_test(long_message_is_cut),
+		cmocka_unit_test(deaths_are_told),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
