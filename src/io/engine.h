@@ -22,6 +22,7 @@ enum { ST_OPS, ST_BYTES = 3, ST_ERRORS = 6, ST_INJECTED, ST_NR };
 struct io_engine {
 	int e_fd;
 	bool e_ro, e_direct;
+	bool e_scheduled;		/* a device with an I/O scheduler, perhaps: see not_alone() in ring.c */
 	bool e_memory;			/* the store is memory: see memory_transfer() in ring.c */
 	char *e_map;			/* and mapped: inmem.c; NULL: it is not */
 	uint64_t e_last_page;		/* of the mapping: where it begins */
@@ -55,6 +56,7 @@ struct io_ring {
 	unsigned r_inflight;		/* io_reqs */
 	unsigned r_max_inflight;	/* what the completion queue has room for */
 	bool r_fixed_file, r_worker;
+	bool r_transfer;		/* one is queued for the device, and not submitted yet */
 	bool r_quick;			/* its thread must not be held up: a receive thread's */
 	struct list_head r_called;	/* requests whose transfer is done, to be completed by io_ring_wait() */
 	struct cqe_copy *r_stash;	/* completions taken out of the queue to make room */

@@ -17,6 +17,8 @@
 #include <sys/ioctl.h>
 #include <sys/vfs.h>
 #include <sys/stat.h>
+#include <stdio.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include "util/util.h"
@@ -29,7 +31,28 @@ struct rmutex io_rings_lock = { PTHREAD_MUTEX_INITIALIZER, RANK_IO };
 
 /* --- opening --- */
 
-static int blockdev_facts(struct io_engine *e)
+/* "[none] mq-deadline": certainly not.  A partition's is its disk's; one of a stack has none itself, but those below it may. */
+static bool has_scheduler(dev_t dev)
+{
+	static const char *const paths[] = { "/sys/dev/block/%u:%u/queue/scheduler", "/sys/dev/block/%u:%u/../queue/scheduler" };
+	char path[80], line[256] = "";
+
+	for (unsigned i = 0; i < ARRAY_SIZE(paths); i++) {
+		FILE *f;
+
+		snprintf(path, sizeof(path), paths[i], major(dev), minor(dev));
+		f = fopen(path, "re");
+		if (!f)
+			continue;
+		if (!fgets(line, sizeof(line), f))
+			line[0] = 0;
+		fclose(f);
+		break;
+	}
+	return !strstr(line, "[none]");
+}
+
+static int blockdev_facts(struct io_engine *e, dev_t dev)
 {
 	int ssz, protected;
 
@@ -40,6 +63,7 @@ static int blockdev_facts(struct io_engine *e)
 	if (ioctl(e->e_fd, BLKGETSIZE64, &e->e_size) || ioctl(e->e_fd, BLKSSZGET, &ssz))
 		return -errno;
 	e->e_align = ssz;
+	e->e_scheduled = has_scheduler(dev);
 	return 0;
 }
 
@@ -135,7 +159,7 @@ static int open_store(struct io_engine *e, const char *path)
 	else if (!S_ISBLK(st.st_mode))
 		return -ENOTBLK;
 	else
-		return blockdev_facts(e);
+		return blockdev_facts(e, st.st_rdev);
 	return 0;
 }
 

@@ -260,6 +260,29 @@ static unsigned dispatch(struct io_ring *r)
 	return total;
 }
 
+/*
+ * A lone transfer to a device with an I/O scheduler does not go to the device at once: the kernel (blk_mq_submit_bio(), 6.1) leaves that to a
+ * kernel thread, a task switch more and as much delay, unless the task has a plug, whose end dispatches.  A file system's direct I/O has one,
+ * io_uring only for more than two requests in one submission.  So two that do nothing, and complete without a word, keep it company.
+ */
+#define COMPANY 3u
+
+static void not_alone(struct io_ring *r)
+{
+	if (!r->r_transfer)
+		return;
+	r->r_transfer = false;
+	for (unsigned nr = io_uring_sq_ready(&r->r_uring); nr && nr < COMPANY; nr++) {
+		struct io_uring_sqe *sqe = io_uring_get_sqe(&r->r_uring);
+
+		if (!sqe)
+			return;
+		io_uring_prep_nop(sqe);
+		sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
+		io_uring_sqe_set_data(sqe, NULL);
+	}
+}
+
 /* Is there anything that only a system call would bring forward? */
 static bool must_enter(struct io_ring *r)
 {
@@ -278,6 +301,7 @@ int io_ring_wait(struct io_ring *r, unsigned nr)
 	do {
 		int ret = 0;
 
+		not_alone(r);
 		if (got < nr) {
 			about_to_wait();
 			ret = io_uring_submit_and_wait(&r->r_uring, nr - got);
@@ -298,6 +322,7 @@ int io_ring_wait(struct io_ring *r, unsigned nr)
 
 void io_ring_send(struct io_ring *r)
 {
+	not_alone(r);
 	/* What is refused stays queued. */
 	io_uring_submit(&r->r_uring);
 }
@@ -528,6 +553,8 @@ static void req_issue(struct io_req *req)
 		/* It has been refused once because it would have blocked: not a second time. */
 		if (req->retries)
 			sqe->flags |= IOSQE_ASYNC;
+		else if (req->phase == PH_IO && e->e_scheduled && r->r_uring.features & IORING_FEAT_CQE_SKIP)
+			r->r_transfer = true;
 	}
 	io_uring_sqe_set_data(sqe, &req->h);
 }

@@ -17,7 +17,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "io/io.h"
+#include "io/engine.h"
 #include "util/util.h"
 
 #define SIZE (8u << 20)
@@ -195,6 +195,41 @@ static void add_fault(const char *text)
 
 	assert_int_equal(io_fault_parse(text, &f), 0);
 	assert_int_equal(io_fault_add(e, &f), 0);
+}
+
+static void count_done(struct io_req *req)
+{
+	(*(unsigned *)req->priv)++;
+}
+
+/* For a device with a scheduler at least three requests are submitted at once; those that do nothing count as nothing. */
+static void company_for_lone_transfers(void **state)
+{
+	struct io_req reqs[5];
+
+	e->e_scheduled = true;
+	for (int defer = 0; defer < 2; defer++) {
+		assert_int_equal(io_ring_create(e, 16, defer, &r), 0);
+		for (unsigned turn = 0; turn < 40; turn++) {
+			const unsigned nr = turn % ARRAY_SIZE(reqs) + 1, before = io_ring_raw(r)->sq.sqe_tail;
+			unsigned done = 0;
+
+			for (unsigned i = 0; i < nr; i++) {
+				io_req_init(&reqs[i], turn & 8 ? IO_WRITE : IO_READ, IO_DATA, mem + i * BLK, BLK, i * BLK);
+				reqs[i].done = count_done;
+				reqs[i].priv = &done;
+				io_ring_submit_req(r, &reqs[i]);
+			}
+			assert_int_equal(io_ring_wait(r, nr), 0);
+			assert_int_equal(done, nr);
+			assert_int_equal(io_ring_inflight(r), 0);
+			if (io_ring_raw(r)->features & IORING_FEAT_CQE_SKIP)
+				assert_int_equal(io_ring_raw(r)->sq.sqe_tail - before, nr < 3 ? 3 : nr);
+			assert_int_equal(io_ring_wait(r, 0), 0);
+		}
+		io_ring_destroy(r);
+		r = NULL;
+	}
 }
 
 static void fault_texts(void **state)
@@ -974,6 +1009,7 @@ int main(void)
 		T(delay_does_not_block_the_ring),
 		T(fixed_buffers),
 		T(foreign_sqes),
+		T(company_for_lone_transfers),
 		T(threads_have_their_own_rings),
 		T(threads_outlive_engines),
 		T(close_releases_the_lock),
