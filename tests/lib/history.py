@@ -13,7 +13,8 @@ write, or because another node has used the object since, whose lock was given a
 One thing is not promised: where the kernel's FUSE client decides by the size that it remembers (buffered reads of files opened for
 reading, SEEK_END, asynchronous direct reads), and its memory is being changed by two at once, it may keep the older one for a moment.
 So such a look at a file's end counts only if nothing else happened to the file meanwhile (quiet()), and it is the second of two, as a lock may
-also be given up for what was before; an asynchronous read's not at all.
+also be given up for what was before; an asynchronous read's not at all.  Why the daemon cannot do better: docs/design.md, "the kernel's
+idea of a file's size".
 
 Independent of the daemon: it reads logs, and for appended records the files themselves.
 """
