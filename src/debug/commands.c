@@ -592,14 +592,15 @@ static bool trace_wants(const struct trace_filter *f, const struct gfs2_event *e
 }
 
 /*
- * What a trace may cost those who are traced: after a batch of events its thread sleeps, TRACE_REST times the processor time that the
- * batch took if there were more than it could take (so it uses a sixteenth of a processor, and who makes more events than that
- * overwrites some before they are read), else TRACE_CALM_NS.  Nobody has to wake it meanwhile, which would be a system call for
- * each request.
+ * What a trace may cost those who are traced: after a batch of events its thread sleeps TRACE_REST times the processor time that the
+ * batch took, and TRACE_CALM_NS at least.  So it uses a thirty-second of a processor, and who makes more events than that
+ * overwrites some before they are read.  Batches are large, since each takes a processor from somebody twice, here and for who reads.
+ * Nobody has to wake it meanwhile, which would be a system call for each request.
  */
-#define TRACE_REST 15
+#define TRACE_BATCH 512
+#define TRACE_REST 31
 #define TRACE_CALM_NS 2000000ull
-#define TRACE_MOST_NS 20000000ull
+#define TRACE_MOST_NS 100000000ull
 
 static uint64_t thread_cpu_ns(void)
 {
@@ -609,55 +610,68 @@ static uint64_t thread_cpu_ns(void)
 	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
-static void trace_rest(uint64_t used_ns, bool more)
+static int trace_rest(struct ctl_conn *conn, uint64_t used_ns)
 {
-	uint64_t ns = more ? min_t(uint64_t, TRACE_REST * used_ns, TRACE_MOST_NS) : TRACE_CALM_NS;
-	struct timespec ts = { .tv_nsec = (long)ns };
+	uint64_t ns = max_t(uint64_t, TRACE_REST * used_ns, TRACE_CALM_NS);
 
-	nanosleep(&ts, NULL);
+	return ctl_rest(conn, min_t(uint64_t, ns, TRACE_MOST_NS));
+}
+
+static void trace_batch(struct ctl_call *call, const struct trace_filter *f, const struct gfs2_event *ev, unsigned n, uint64_t *sent)
+{
+	char line[1024];
+
+	for (unsigned i = 0; i < n; i++) {
+		int len;
+
+		if (!trace_wants(f, &ev[i]))
+			continue;
+		if (f->text)
+			len = gfs2_event_text(&ev[i], line, sizeof(line) - 1);
+		else
+			len = gfs2_event_json(&ev[i], call->ctl->sdp->sd_jid, line, sizeof(line) - 1);
+		len = min_t(int, len, (int)sizeof(line) - 2);
+		line[len] = '\n';
+		fwrite(line, 1, (size_t)len + 1, call->out);
+		if (f->count && ++*sent == f->count)
+			return;
+	}
 }
 
 static int cmd_trace(struct ctl_call *call)
 {
-	struct gfs2_event ev[64];
-	uint64_t live = gfs2_event_next_seq(), cpu;
+	uint64_t live = gfs2_event_next_seq(), seq, end = UINT64_MAX, sent = 0;
+	struct gfs2_event ev[TRACE_BATCH];
 	struct trace_filter f;
-	uint64_t seq, end = UINT64_MAX, sent = 0;
-	char line[1024];
-	unsigned n, i;
 	int error = parse_trace(call, &f);
 
 	seq = f.since;
 	while (!error && seq < end) {
+		uint64_t cpu = thread_cpu_ns();
+		unsigned n;
+
 		/* When the time is over, what has happened until then is still told. */
 		if (end == UINT64_MAX && f.deadline && now_ns() >= f.deadline)
 			end = gfs2_event_next_seq();
-		cpu = thread_cpu_ns();
 		n = gfs2_event_read(&seq, ev, ARRAY_SIZE(ev));
-		for (i = 0; i < n && ev[i].seq < end; i++) {
-			if (!trace_wants(&f, &ev[i]))
-				continue;
-			if (f.text)
-				gfs2_event_text(&ev[i], line, sizeof(line));
-			else
-				gfs2_event_json(&ev[i], call->ctl->sdp->sd_jid, line, sizeof(line));
-			fprintf(call->out, "%s\n", line);
-			if (f.count && ++sent == f.count)
-				return ctl_flush(call);
-		}
-		if (n) {
+		while (n && ev[n - 1].seq >= end)
+			n--;
+		trace_batch(call, &f, ev, n, &sent);
+		if (n)
 			error = ctl_flush(call);
-			/* What is told of the past is not for ever. */
-			if (!error && end == UINT64_MAX && seq > live)
-				trace_rest(thread_cpu_ns() - cpu, n == ARRAY_SIZE(ev));
-		} else if (end != UINT64_MAX) {
+		if (f.count && sent == f.count)
 			break;
-		} else if (ctl_gone(call->conn)) {
-			error = CTL_GONE;
-		} else {
-			ctl_holds_watch(call->conn);
+		if (error || (end != UINT64_MAX && n))
+			continue;
+		if (end != UINT64_MAX)
+			break;
+		ctl_holds_watch(call->conn);
+		if (!n && !ctl_gone(call->conn))
 			gfs2_event_wait(seq, 100);
-		}
+		else if (!n)
+			error = CTL_GONE;
+		else if (seq > live) /* what is told of the past is not for ever */
+			error = trace_rest(call->conn, thread_cpu_ns() - cpu);
 	}
 	return error;
 }

@@ -33,11 +33,18 @@
 
 /* --- sending --- */
 
+int ctl_rest(struct ctl_conn *conn, uint64_t ns)
+{
+	/* Not POLLIN of the client: it may have sent its next request already. */
+	struct pollfd p[2] = { { .fd = conn->fd }, { .fd = conn->ctl->stop_fd, .events = POLLIN } };
+	struct timespec ts = { .tv_sec = (time_t)(ns / 1000000000u), .tv_nsec = (long)(ns % 1000000000u) };
+
+	return ppoll(p, 2, &ts, NULL) > 0 && (p[0].revents & (POLLHUP | POLLERR) || p[1].revents) ? CTL_GONE : 0;
+}
+
 bool ctl_gone(struct ctl_conn *conn)
 {
-	struct pollfd p[2] = { { .fd = conn->fd }, { .fd = conn->ctl->stop_fd, .events = POLLIN } };
-
-	return poll(p, 2, 0) > 0 && (p[0].revents & (POLLHUP | POLLERR) || p[1].revents);
+	return ctl_rest(conn, 0) == CTL_GONE;
 }
 
 static int conn_send(struct ctl_conn *conn, const char *buf, size_t len)
@@ -64,25 +71,27 @@ static int conn_send(struct ctl_conn *conn, const char *buf, size_t len)
 /* Every line of @text with a blank before it. */
 static int send_output(struct ctl_conn *conn, const char *text, size_t len)
 {
+	const char *end = text + len, *nl;
+	size_t lines = 1;
 	char *buf, *to;
-	size_t lines = 1, i;
 	int error;
 
 	if (!len)
 		return 0;
-	for (i = 0; i < len; i++)
-		lines += text[i] == '\n';
+	for (nl = text; (nl = memchr(nl, '\n', (size_t)(end - nl))); nl++)
+		lines++;
 	buf = to = malloc(len + lines + 1);
 	if (!buf)
 		return CTL_GONE;
-	for (i = 0; i < len; i++) {
-		if (i == 0 || text[i - 1] == '\n')
-			*to++ = ' ';
-		*to++ = text[i];
-	}
-	if (text[len - 1] != '\n')
+	for (; text < end; text = nl + 1) {
+		nl = memchr(text, '\n', (size_t)(end - text));
+		if (!nl)
+			nl = end;
+		*to++ = ' ';
+		to = mempcpy(to, text, (size_t)(nl - text));
 		*to++ = '\n';
-	error = conn_send(conn, buf, to - buf);
+	}
+	error = conn_send(conn, buf, (size_t)(to - buf));
 	free(buf);
 	return error;
 }

@@ -107,6 +107,8 @@ int ctl_tunables_set(struct ctl_call *call);
 int ctl_flush(struct ctl_call *call);
 /* Has the client closed, or is the mount coming to its end? */
 bool ctl_gone(struct ctl_conn *conn);
+/* The same after @ns, or as soon as it is so: 0 or CTL_GONE. */
+int ctl_rest(struct ctl_conn *conn, uint64_t ns);
 
 /* --- control_socket.c --- */
 /*

@@ -279,7 +279,13 @@ int print_answer(struct conn *c, const char *cmd, bool json)
 	int status = -1;
 	char *line;
 
-	while (status < 0 && (line = conn_line(c))) {
+	while (status < 0) {
+		/* Events are wanted when they happen, also by a pipe. */
+		if (!conn_has_line(c))
+			fflush(stdout);
+		line = conn_line(c);
+		if (!line)
+			break;
 		if (line[0] != ' ') {
 			if (!print_notice(stdout, line, json)) {
 				put_path(&path);

@@ -30,14 +30,15 @@ static bool await_input(struct conn *c)
 
 char *conn_line(struct conn *c)
 {
-	char *nl;
+	char *line = c->buf + c->used, *nl;
 
-	c->len -= c->used;
-	memmove(c->buf, c->buf + c->used, c->len);
-	c->used = 0;
-	while (!(nl = memchr(c->buf, '\n', c->len))) {
+	while (!(nl = memchr(line, '\n', c->len - c->used))) {
 		ssize_t n;
 
+		c->len -= c->used;
+		memmove(c->buf, line, c->len);
+		c->used = 0;
+		line = c->buf;
 		if (c->len == GFS2_CTL_MAX_LINE)
 			return NULL;
 		if (!await_input(c))
@@ -51,7 +52,7 @@ char *conn_line(struct conn *c)
 	}
 	*nl = 0;
 	c->used = (size_t)(nl + 1 - c->buf);
-	return c->buf;
+	return line;
 }
 
 bool conn_has_line(const struct conn *c)

@@ -174,8 +174,8 @@ int main(int argc, char **argv)
 	status = connect_to(dir, cmd, argc, argv, &c);
 	if (status)
 		return status;
-	/* Events are wanted when they happen, also by a pipe. */
-	if (!strcmp(cmd->name, "trace") || !strcmp(cmd->name, "break"))
+	/* Stops are wanted when they happen, also by a pipe. */
+	if (!strcmp(cmd->name, "break"))
 		setvbuf(stdout, NULL, _IOLBF, 0);
 	if (!strcmp(cmd->name, "break") || !strcmp(cmd->name, "hold") || !strcmp(cmd->name, "record") ||
 	    !strcmp(cmd->name, "run") || !strcmp(cmd->name, "top"))
