@@ -429,14 +429,31 @@ static int info(int argc, char **argv)
 }
 
 
+/*
+ * The number behind the latest hit at @glock, in words: since then nothing has happened that `finish` waits for, and a trace from there misses
+ * nothing, however late it begins.  False: not known any more.
+ */
+static bool seq_of_hit(struct conn *c, char *glock, char *seq, size_t size)
+{
+	char *words[] = { (char *)"-s", (char *)"0", (char *)"-t", (char *)"0", (char *)"-e", (char *)"break_hit", (char *)"-g", glock }, *line;
+	long long number = 0;
+
+	if (send_request(c, "trace", 8, words, true))
+		return false;
+	while ((line = conn_line(c)) && line[0] == ' ')
+		json_number(line, "seq", &number);
+	snprintf(seq, size, "%lld", number + 1);
+	return number;
+}
+
 /* Let go, and tell what happens to the lock until the request that was stopped, or the transition, has come to its end. */
 static int finish(int argc, char **argv)
 {
-	char glock[64] = "", at[32] = "", *stop, id[24];
+	char glock[64] = "", at[32] = "", *stop, id[24], seq[24];
 	long long number, req = 0, r;
 	struct conn c;
-	char *words[] = { (char *)"-t", (char *)"60", (char *)"-g", glock }, *line;
-	bool is_dio, done = false;
+	char *words[] = { (char *)"-t", (char *)"60", (char *)"-g", glock, (char *)"-s", seq }, *line;
+	bool is_dio, done = false, known;
 
 	if (argc > 1) {
 		complain("usage: finish [STOP]");
@@ -454,7 +471,8 @@ static int finish(int argc, char **argv)
 		complain("%s", c.why);
 		return EXIT_REFUSED;
 	}
-	if (send_request(&c, "trace", 4, words, true)) {
+	known = seq_of_hit(&c, glock, seq, sizeof(seq));
+	if (send_request(&c, "trace", known ? 6 : 4, words, true)) {
 		conn_close(&c);
 		return EXIT_REFUSED;
 	}
