@@ -10,6 +10,10 @@ usage: tools/bench [--store memory|disk|cluster|PATH] [--json FILE] [--rounds N]
   --json     write the rows {name, store, value, unit, peer, peer_value, ratio, rounds} there
   --rounds   how often each is measured (default 5); the median counts
   --seconds  how long one measurement takes (default 2)
+  --one-processor
+             caller, daemon and peers all on one processor, the last one that may be used: a rate then says how much processor time the work
+             takes in all, and not how lucky the scheduler was in placing those who wait for each other (which is most of the spread
+             of the rows of small files)
   NAME       only these rows; a prefix will do
 
 Peers of direct I/O: raw (the same program on a file of the same store, without a file system of ours
@@ -938,7 +942,7 @@ def build(into, cluster):
 
 
 def arguments(words):
-    options = {"stores": [], "json": None, "rounds": 5, "seconds": 2}
+    options = {"stores": [], "json": None, "rounds": 5, "seconds": 2, "one-processor": False}
     names = []
     words = list(words)
     while words:
@@ -947,6 +951,9 @@ def arguments(words):
             names.append(word)
             continue
         flag, _, value = word.partition("=")
+        if word == "--one-processor":
+            options["one-processor"] = True
+            continue
         if flag not in ("--store", "--json", "--rounds", "--seconds"):
             sys.exit(f"unknown option {word}; tools/bench --help tells which there are")
         if not value:
@@ -986,6 +993,9 @@ def main():
             if store != "cluster":
                 store_directory(store, names)
         bench = Bench(options, *build(os.path.join(scratch, "build"), "cluster" in options["stores"]))
+        # What is started from here on inherits it.
+        if options["one-processor"]:
+            os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
         for store in options["stores"]:
             if store == "cluster":
                 bench.cluster(options["shared"])
