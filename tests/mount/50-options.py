@@ -5,6 +5,7 @@
 # variants: plain asan
 import fcntl
 import os
+import re
 import subprocess
 import sys
 
@@ -59,6 +60,22 @@ def case_version_and_help():
     for word in ("short_dio", "dio_mtime", "dio_rest", "lockproto", "locktable", "commit", "cache", "control",
                  "-f", "-d", "--wait", "ro"):
         check(word in text, f"--help does not mention {word}")
+
+
+def case_documented():
+    """Every option that the source's table has is in the manual page, and those that are ours in --help and the README as well."""
+    with open(os.path.join(ROOT, "src", "options.c")) as source:
+        table = source.read().split("table[] = {")[1].split("};")[0]
+    options = {name: "K_IGNORE" not in rest and "K_FUSE" not in rest
+               for name, rest in re.findall(r'\{ \.name = "(\w+)"(.*?)\}', table, re.DOTALL)}
+    check(len(options) > 40 and options["cache"] and not options["noatime"], f"what the table says: {options}")
+    with open(os.path.join(ROOT, "docs", "man", "gfs2-fuse.8")) as page, open(os.path.join(ROOT, "README.md")) as readme:
+        texts = {"the manual page": page.read().replace("\\", ""), "README.md": readme.read(),
+                 "--help": start("--help", ok=[0]).stdout}
+    for where, text in texts.items():
+        words = set(re.findall(r"\w+", text))
+        missing = [name for name, ours in options.items() if (ours or where == "the manual page") and name not in words]
+        equal(missing, [], f"options that {where} does not have")
 
 
 def case_usage():

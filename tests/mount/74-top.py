@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
 # test: glockctl top on a real terminal (tmux): the list, sort, filter, a lock's page, resize, every way to end; and as text
-# timeout: 120
+# timeout: 240
 # variants: plain asan
 import json
 import os
