@@ -14,8 +14,8 @@
  * count or time is reached, then "ok".
  * A client that is too slow loses events (a gap in `seq`), never blocks the file system.
  *
- * A GLOCK is "TYPE/NUMBER" (number in hexadecimal, as in the kernel's dumps) or "inode:NUMBER" (decimal: what stat(2) gives as
- * st_ino).  Commands, options before operands:
+ * A GLOCK is "TYPE/NUMBER" (number in hexadecimal, as in the kernel's dumps), "inode:NUMBER" (decimal: what stat(2) gives as
+ * st_ino) or "rgrp:BLOCK" (decimal: the resource group that a block of the volume, an inode's number for instance, is in).  Commands, options before operands:
  *   dump [GLOCK]...		the kernel's `glocks` format: a "G:" line each, then its " H:", " I:", " R:" lines; sorted by type and number
  *   map [--json] GLOCK		an inode's extents: first a line about the inode, then those of the tree on disk ("disk"), then those known
  *				in memory ("memory"); units: file system blocks.  JSON: one object per line, pblock 0 is a hole
@@ -48,12 +48,14 @@
  *   delete BREAK|all		delete breakpoints; what they have stopped stays stopped
  *   stops [--json] [all]	what is stopped; all: by any connection
  *   wait [--json] [SECONDS]	until something is stopped that was not told yet, and tell it; "error ETIMEDOUT" after SECONDS (60)
- *   continue [STOP|all]	let go (all)
+ *   continue [STOP|all]	let go (all).  Another client's stop is refused ("error EPERM"), and it is said whose it is; so with `step`
  *   step [STOP]		stop at the next transition of that lock, or point of a direct write on it, then let go
  *   timeout [--json] [SECONDS]	how long stops of new breakpoints last (60), and locks are kept by `hold` once the client's process is stopped
  *   notify on|off		tell stops as they happen: between answers, lines "* {json}" like those of `stops --json`, without held and left
  *   hold [--json] GLOCK EX|DF|SH [SECONDS]	play another node: ask for the lock in that state, and keep it; "error EBUSY" and a dump of the glock if
  *				this node still used it after SECONDS (10).  This node's requests that do not go with it wait, try requests fail.
+				If a stop of this client's own is in the way the answer comes at once and names it: the lock is held once that
+				has gone on.
  *   release GLOCK		what `hold` holds
  *   holds [--json] [all]	what is held; all: by any connection
  *   disconnect PID	end the connections of client PID, with all that is theirs

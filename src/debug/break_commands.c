@@ -512,18 +512,55 @@ static int cmd_delete(struct ctl_call *call)
 	return 0;
 }
 
+struct others_stop {
+	pid_t self, client;	/* client: 0: none */
+	unsigned wanted, id;	/* wanted: 0: any */
+};
+
+static void others_stop(pid_t client, unsigned id, unsigned brk_id, const struct stop_site *site, uint64_t since_ns, uint64_t left_ns, void *arg)
+{
+	struct others_stop *o = arg;
+
+	if (client != o->self && (!o->wanted || id == o->wanted)) {
+		o->client = client;
+		o->id = id;
+	}
+}
+
+/* Nothing of ours is stopped with that number (0: at all).  As with a debugger, only whose stop it is can go on with it: say who that is. */
+static int no_stop(struct ctl_call *call, unsigned id, bool may_be_none)
+{
+	struct others_stop o = { .self = call->conn->peer, .wanted = id };
+
+	stop_for_each(NULL, NULL, others_stop, &o);
+	if (!o.client && may_be_none)
+		return 0;
+	if (o.client)
+		return ctl_fail(call, -EPERM, "stop %u is of client %d, which alone can go on with it; `disconnect %d` ends that client and lets go",
+				o.id, (int)o.client, (int)o.client);
+	return ctl_fail(call, -ENOENT, id ? "nothing is stopped with number %u" : "nothing is stopped", id);
+}
+
+static void count_break(pid_t client, unsigned id, const struct stop_spec *spec, uint64_t hits, void *arg)
+{
+	++*(unsigned *)arg;
+}
+
 static int cmd_continue(struct ctl_call *call)
 {
-	unsigned id;
+	unsigned id, breaks = 0;
 	int n = 0;
 
 	if (!parse_id(call, 0, &id))
 		return ctl_fail(call, CTL_USAGE, "continue [STOP|all]");
 	if (call->conn->session)
 		n = stop_continue(call->conn->session, id);
-	if (n < 0 || (id && !n))
-		return ctl_fail(call, -ENOENT, "nothing is stopped with number %u", id);
-	return 0;
+	if (n > 0)
+		return 0;
+	/* To go on where nothing is stopped is no mistake; who has no breakpoint at all means another client's. */
+	if (call->conn->session)
+		stop_for_each(call->conn->session, count_break, NULL, &breaks);
+	return id || !breaks ? no_stop(call, id, !id) : 0;
 }
 
 static int cmd_step(struct ctl_call *call)
@@ -539,7 +576,7 @@ static int cmd_step(struct ctl_call *call)
 	if (ret == -EINVAL)
 		return ctl_fail(call, ret, "several are stopped, say which (`stops`)");
 	if (ret)
-		return ctl_fail(call, ret, id ? "nothing is stopped with number %u" : "nothing is stopped", id);
+		return no_stop(call, id, false);
 	/* First the next one, then let go: nothing is missed in between. */
 	spec.points = 1u << STOP_TRANSITION | 1u << STOP_DIO_HOLE | 1u << STOP_DIO_DRAIN | 1u << STOP_DIO_UPGRADE |
 		      1u << STOP_DIO_BUFFERED;
@@ -652,6 +689,42 @@ static int take_by_hand(struct ctl_conn *conn, struct gfs2_glock *gl, enum lm_st
 	return ending ? -ESHUTDOWN : 0;
 }
 
+struct stop_search {
+	const struct gfs2_glock *gl;
+	unsigned id;
+};
+
+static void stop_of_glock(pid_t client, unsigned id, unsigned brk_id, const struct stop_site *site, uint64_t since_ns, uint64_t left_ns,
+			  void *arg)
+{
+	struct stop_search *ss = arg;
+
+	if (site->gl_type == ss->gl->gl_type && site->gl_number == ss->gl->gl_number)
+		ss->id = id;
+}
+
+#define HOLD_LOOK_NS 20000000u
+
+/*
+ * Until this node has given @gl up: 0, or -EBUSY after @ns.  Or, at once, the number of the stop of this client's own that keeps it from doing so:
+ * nobody else could let that go, and the client waits for an answer.
+ */
+static int wait_given_up(struct ctl_conn *conn, struct gfs2_glock *gl, uint64_t ns)
+{
+	uint64_t deadline = now_ns() + ns, now;
+	struct stop_search ss = { .gl = gl };
+
+	if (!conn->session)
+		return gfs2_glock_wait_demoted(gl, ns) ? 0 : -EBUSY;
+	do {
+		now = now_ns();
+		if (gfs2_glock_wait_demoted(gl, now < deadline ? min_t(uint64_t, deadline - now, HOLD_LOOK_NS) : 0))
+			return 0;
+		stop_for_each(conn->session, NULL, stop_of_glock, &ss);
+	} while (!ss.id && now < deadline);
+	return ss.id ? (int)ss.id : -EBUSY;
+}
+
 static int cmd_hold(struct ctl_call *call)
 {
 	bool json = ctl_take_json(call);
@@ -675,14 +748,22 @@ static int cmd_hold(struct ctl_call *call)
 	if (error) {
 		ctl_fail(call, error, error == -EBUSY ? "%s is kept by hand already" :
 				      error == -ESHUTDOWN ? "%s: the mount is coming to its end" : "%s", call->argv[1]);
-	} else if (!gfs2_glock_wait_demoted(gl, ns)) {
+		gfs2_glock_put(gl);
+		return error;
+	}
+	error = wait_given_up(call->conn, gl, ns);
+	if (error < 0) {
 		if (!json)
 			gfs2_dump_glock(call->out, gl);
 		release_hold(call->conn, &name);
-		error = ctl_fail(call, -EBUSY, "refused: this node still uses it");
+		ctl_fail(call, error, "refused: this node still uses it");
 	} else {
-		fprintf(call->out, json ? "{\"glock\":\"%u/%llx\",\"state\":\"%s\"}\n" : "%u/%llx held %s\n", gl->gl_type,
-			(unsigned long long)gl->gl_number, glock_state_name((enum lm_state)state));
+		fprintf(call->out, json ? "{\"glock\":\"%u/%llx\",\"state\":\"%s\"" : error ? "%u/%llx asked for in %s" : "%u/%llx held %s",
+			gl->gl_type, (unsigned long long)gl->gl_number, glock_state_name((enum lm_state)state));
+		if (error)
+			fprintf(call->out, json ? ",\"stop\":%d" : ": held once stop %d has gone on", error);
+		fputs(json ? "}\n" : "\n", call->out);
+		error = 0;
 	}
 	gfs2_glock_put(gl);
 	return error;

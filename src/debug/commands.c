@@ -13,6 +13,7 @@
 #include "debug/event.h"
 #include "dio/dio.h"
 #include "fs/bmap.h"
+#include "fs/rgrp.h"
 #include "util/util.h"
 
 /* --- glock names --- */
@@ -39,6 +40,14 @@ int ctl_parse_glock(struct ctl_call *call, const char *s, struct glock_name *nam
 		name->type = LM_TYPE_INODE;
 		return 0;
 	}
+	if (!strncmp(s, "rgrp:", 5) && ctl_parse_u64(s + 5, 10, &name->number)) {
+		uint64_t addr = gfs2_rgrp_of_block(call->ctl->sdp, name->number);
+
+		if (!addr)
+			return ctl_fail(call, -ENOENT, "block %llu is in no resource group", (unsigned long long)name->number);
+		*name = (struct glock_name){ LM_TYPE_RGRP, addr };
+		return 0;
+	}
 	if (slash && (size_t)(slash - s) < sizeof(buf)) {
 		memcpy(buf, s, slash - s);
 		buf[slash - s] = 0;
@@ -48,7 +57,7 @@ int ctl_parse_glock(struct ctl_call *call, const char *s, struct glock_name *nam
 			return 0;
 		}
 	}
-	return ctl_fail(call, CTL_USAGE, "not a glock: %.80s (like 2/35f8 or inode:13816)", s);
+	return ctl_fail(call, CTL_USAGE, "not a glock: %.80s (like 2/35f8, inode:13816 or rgrp:13816)", s);
 }
 
 bool ctl_take_json(struct ctl_call *call)
@@ -511,7 +520,7 @@ static const char trace_synopsis[] =
 	"trace [-n COUNT] [-t SECONDS] [-e EVENT[,EVENT]...] [-g GLOCK] [-p PID] [-r REQUEST] "
 	"[-s SEQ] [--text]";
 
-static bool parse_events(char *list, uint32_t *types)
+static bool parse_events(struct ctl_call *call, char *list, uint32_t *types)
 {
 	char *save = NULL, *w;
 	unsigned i;
@@ -519,8 +528,10 @@ static bool parse_events(char *list, uint32_t *types)
 	for (w = strtok_r(list, ",", &save); w; w = strtok_r(NULL, ",", &save)) {
 		for (i = 0; i < EV_NR && strcmp(w, gfs2_event_name(i)); i++)
 			;
-		if (i == EV_NR)
+		if (i == EV_NR) {
+			ctl_fail(call, CTL_USAGE, "there is no event %.40s; gfs2-fuse-events(5) has their names", w);
 			return false;
+		}
 		*types |= 1u << i;
 	}
 	return *types;
@@ -545,7 +556,7 @@ static bool parse_trace_option(struct ctl_call *call, struct trace_filter *f, ch
 	case 't':
 		return parse_seconds(arg, &f->deadline);
 	case 'e':
-		return parse_events(arg, &f->types);
+		return parse_events(call, arg, &f->types);
 	case 'g':
 		f->by_glock = true;
 		return !ctl_parse_glock(call, arg, &f->glock);
@@ -573,7 +584,7 @@ static int parse_trace(struct ctl_call *call, struct trace_filter *f)
 			f->text = true;
 		} else if (a[0] != '-' || !a[1] || a[2] || ++i == call->argc ||
 			   !parse_trace_option(call, f, a[1], call->argv[i])) {
-			return ctl_fail(call, CTL_USAGE, "%s", trace_synopsis);
+			return *call->why ? CTL_USAGE : ctl_fail(call, CTL_USAGE, "%s", trace_synopsis);
 		}
 	}
 	return 0;

@@ -550,6 +550,13 @@ bool gfs2_blk_in_rgrp(struct gfs2_sbd *sdp, uint64_t blkno)
 	return gfs2_blk2rgrpd(sdp, blkno) != NULL;
 }
 
+uint64_t gfs2_rgrp_of_block(struct gfs2_sbd *sdp, uint64_t blkno)
+{
+	const struct gfs2_rgrpd *rgd = gfs2_blk2rgrpd(sdp, blkno);
+
+	return rgd ? rgd->rd_addr : 0;
+}
+
 /* A holder to look at @rgd; @gh stays unused when the running operation has it anyway. */
 static int look_at(struct gfs2_rgrpd *rgd, unsigned flags, struct gfs2_holder *gh)
 {

@@ -100,6 +100,8 @@ int gfs2_unlink_di(struct gfs2_sbd *sdp, uint64_t blkno);	/* 3->2 */
 int gfs2_get_block_type(struct gfs2_sbd *sdp, uint64_t blkno);
 /* Is the block inside the data area of an rgrp? For pointer checks; no lock on the rgrp needed. */
 bool gfs2_blk_in_rgrp(struct gfs2_sbd *sdp, uint64_t blkno);
+/* The address, and so the glock's number, of the resource group that it is in; 0: none. */
+uint64_t gfs2_rgrp_of_block(struct gfs2_sbd *sdp, uint64_t blkno);
 /* Call @fn for every block in state UNLINKED, outside of any lock. Stops at the first error. */
 int gfs2_for_each_unlinked(struct gfs2_sbd *sdp, int (*fn)(struct gfs2_sbd *, uint64_t blkno));
 /* The same for those rgrps only that had some when they were read for another reason, since the last call. */

@@ -6,6 +6,7 @@
 import contextlib
 import json
 import os
+import re
 import socket
 import stat
 import subprocess
@@ -241,8 +242,14 @@ def case_which(mount):
             equal(glockctl("-m", place, "get", "commit").stdout, "30\n", f"-m of a bind mount of {source}")
             path = os.path.join(place, "f" if source != mount.dir else "d/f")
             check(f"n:2/{inode:x} " in glockctl("dump", path).stdout, f"dump {path}")
+            check("\nresource group\nG:  s:" in glockctl("where", path).stdout, f"where {path}")
+            equal([one["glock"] for one in map(json.loads, glockctl("--json", "where", path).stdout.splitlines())][:2], [f"2/{inode:x}", f"5/{inode:x}"],
+                  f"where --json {path}")
         finally:
             run(["umount", place])
+    group = re.search(r" n:(3/\w+) ", mount.glockctl("where", f"rgrp:{inode}").stdout).group(1)
+    check(mount.glockctl("demote", f"rgrp:{inode}", "UN").stdout.startswith(group + " "), "another name of it")
+    check("there is no event nix" in mount.glockctl("trace", "-e", "nix", ok=(2,)).stdout, "a wrong name")
     for place in (mount / "d", mount / "d/f"):
         equal(glockctl("-m", place, "get", "commit").stdout, "30\n", f"-m {place}")
     with Volume(size="64M").mount() as other:
@@ -299,6 +306,13 @@ def case_disconnect(mount):
         for command in ("breaks", "stops", "holds"):
             check(f" client {other.pid} [" in mount.glockctl(command).stdout, f"{command}: {mount.glockctl(command).stdout}")
             equal([one["client"] for one in mount.glockctl(command, json_lines=True)], [other.pid], command)
+        # Only whose stop it is can go on with it, as with a debugger: everybody else is told how to be rid of it.
+        for words in (["continue"], ["continue", "1"], ["step"], ["step", "1"]):
+            said = subprocess.run([glockctl_program(), "-s", mount.control, "repl"], input=" ".join(words) + "\n", stdout=subprocess.PIPE,
+                                  stderr=subprocess.STDOUT, text=True, timeout=STEP_SECONDS, check=False)
+            equal(said.returncode, 1, f"{words}: {said.stdout}")
+            check(f"`disconnect {other.pid}`" in said.stdout, f"{words}: {said.stdout}")
+        check("EX -> UN" in mount.glockctl("stops").stdout, "the stop is still there")
         equal(toucher.poll(), None, "who wants the lock that is held")
         mount.glockctl("disconnect", other.pid)
         equal((toucher.wait(STEP_SECONDS), demote.wait(STEP_SECONDS)), (0, 0), "who was stopped and who waited")
@@ -539,7 +553,6 @@ def case_other_daemons():
     run_dir = temp("run")
     os.makedirs(os.path.join(run_dir, "gfs2-fuse"))
     env = dict(os.environ, XDG_RUNTIME_DIR=run_dir)
-    mute = os.path.join(run_dir, "gfs2-fuse", "mute.sock")
     greetings = {"mute": b"", "full": b"error ENOMEM no memory for another client\n",
                  "other": b"gfs2-fuse-control 999 {}\n", "nonsense": b"hello\n"}
     peers = []
@@ -568,9 +581,13 @@ def case_other_daemons():
             for words in (["-m", mount.dir, "get", "cache"], ["map", mount.dir]):
                 done = run([glockctl_program(), *words], ok=None, env=env)
                 equal(done.returncode, 0, f"exit status of {words} beside others: {done.stdout}")
-                # once is enough: it takes the seconds that glockctl gives it
-                if os.path.exists(mute):
-                    os.unlink(mute)
+                # Not even asked: their sockets' names are other mounts'.
+                equal(len(peers), 0, f"others that {words} has asked")
+            done = run([glockctl_program(), "mounts"], ok=None, env=env)
+            sockets = [line.strip() for line in done.stdout.splitlines() if line.startswith("  /")]
+            check(any(name.endswith(os.path.basename(mount.dir) + ".sock") for name in sockets), f"mounts: {done.stdout}")
+            equal(sockets, sorted(sockets), "the order of mounts")
+            check(peers, "mounts asks all")
         for name, message in (("full", "no memory"), ("other", "version 999"),
                               ("nonsense", "not the control socket")):
             done = glockctl("-s", os.path.join(run_dir, "gfs2-fuse", name + ".sock"), "get")

@@ -6,10 +6,12 @@
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include "vol.h"
 #include "debug/control.h"
+#include "debug/event.h"
 #include "fs/file.h"
 #include "fs/namei.h"
 #include "gfs2-fuse/control.h"
@@ -350,6 +352,14 @@ static void test_demote_dump(void **state)
 	assert_int_equal(strncmp(out, "G:  s:UN n:2/", 13), 0);
 	assert_string_equal(ask(f, out, sizeof(out), "dump"), "ok");
 	assert_non_null(strstr(out, "\nG:  s:EX n:9/0 "));
+	/* The resource group that a block is in, and one that is in none. */
+	snprintf(ask_for, sizeof(ask_for), "dump rgrp:%llu", (unsigned long long)sdp->sd_root->i_no_addr);
+	assert_string_equal(ask(f, out, sizeof(out), ask_for), "ok");
+	assert_non_null(strstr(out, " n:3/"));
+	assert_null(strstr(out + 1, "G:"));
+	assert_status(f, "dump rgrp:1", "error ENOENT ");
+	assert_status(f, "dump rgrp:99999999999", "error ENOENT ");
+	assert_status(f, "dump rgrp:-1", "usage ");
 	gfs2_inode_put(ip);
 	fclose(f);
 	down();
@@ -481,6 +491,41 @@ static void test_breakpoints(void **state)
 	down();
 }
 
+/* What keeps a lock from being held is the client's own stop: told at once, and held when that has gone on. */
+static void test_hold_own_stop(void **state)
+{
+	char out[4096], glock[32], request[100];
+	pthread_t thread;
+	FILE *f;
+
+	up();
+	take_root(NULL);
+	f = client();
+	snprintf(glock, sizeof(glock), "inode:%llu", (unsigned long long)sdp->sd_root->i_no_addr);
+	snprintf(request, sizeof(request), "break -1 %s EX->*", glock);
+	assert_status(f, request, "ok");
+	snprintf(request, sizeof(request), "hold %s EX 600", glock);
+	assert_string_equal(ask(f, out, sizeof(out), request), "ok");
+	assert_non_null(strstr(out, " asked for in EX: held once stop 1 has gone on"));
+	assert_string_equal(ask(f, out, sizeof(out), "wait 0.01"), "ok");
+	assert_non_null(strstr(out, "stop 1 (break 1): transition"));
+	assert_status(f, "continue 1", "ok");
+	snprintf(request, sizeof(request), "dump %s", glock);
+	do
+		ask(f, out, sizeof(out), request);
+	while (!strstr(out, "s:UN"));
+	/* It is kept: who wants it now waits. */
+	assert_int_equal(pthread_create(&thread, NULL, take_root, NULL), 0);
+	do
+		ask(f, out, sizeof(out), request);
+	while (!strstr(out, "f:W"));
+	snprintf(request, sizeof(request), "release %s", glock);
+	assert_status(f, request, "ok");
+	pthread_join(thread, NULL);
+	fclose(f);
+	down();
+}
+
 /* Everybody is still connected, and holds things, when the mount comes to its end. */
 static void test_held_at_unmount(void **state)
 {
@@ -559,6 +604,47 @@ static void test_many_clients(void **state)
 	assert_status(f[0], "help", "ok");
 	for (unsigned i = 0; i < ARRAY_SIZE(f); i++)
 		fclose(f[i]);
+	down();
+}
+
+static atomic_bool noisy_end;
+
+static void *noisy(void *arg)
+{
+	while (!atomic_load(&noisy_end))
+		ev_dio(EV_DIO_SUBMIT, 1, 0, 4096, 0, NULL);
+	return NULL;
+}
+
+/* Who traces what does not happen, while very much else does, and goes away, is not kept. */
+static void test_unheard_trace(void **state)
+{
+	char buf[1024] = "";
+	FILE *f[32];
+	pthread_t thread;
+
+	up();
+	atomic_store(&noisy_end, false);
+	assert_int_equal(pthread_create(&thread, NULL, noisy, NULL), 0);
+	for (unsigned i = 0; i < ARRAY_SIZE(f); i++) {
+		f[i] = client();
+		fputs("trace -g 9/1\n", f[i]);
+		fflush(f[i]);
+	}
+	for (unsigned i = 0; i < ARRAY_SIZE(f); i++)
+		fclose(f[i]);
+	/* There is room again only when one of them has ended. */
+	for (uint64_t deadline = now_ns() + 60000000000u; now_ns() < deadline; poll(NULL, 0, 10)) {
+		FILE *g = dial();
+
+		assert_true(line(g, buf, sizeof(buf)));
+		fclose(g);
+		if (strncmp(buf, "error EBUSY ", 12))
+			break;
+	}
+	assert_int_equal(strncmp(buf, "gfs2-fuse-control 1 {", 21), 0);
+	atomic_store(&noisy_end, true);
+	pthread_join(thread, NULL);
 	down();
 }
 
@@ -647,9 +733,11 @@ static int run(void)
 		cmocka_unit_test(test_demote_dump),
 		cmocka_unit_test(test_trace),
 		cmocka_unit_test(test_breakpoints),
+		cmocka_unit_test(test_hold_own_stop),
 		cmocka_unit_test(test_held_at_unmount),
 		cmocka_unit_test(test_slow_client),
 		cmocka_unit_test(test_many_clients),
+		cmocka_unit_test(test_unheard_trace),
 		cmocka_unit_test(test_socket_file),
 		cmocka_unit_test(test_glockctl),
 	};

@@ -201,6 +201,7 @@ struct finder {
 	const char *dir;	/* -m, absolute; NULL: any */
 	bool by_dev;		/* the mount of a path; with dir: if nothing is mounted there itself */
 	dev_t dev;
+	char near[PATH_MAX];	/* a mount point of @dev; empty: not known */
 	void (*each)(struct conn *c, void *arg); /* NULL: find one */
 	void *arg;
 	struct conn found;
@@ -233,18 +234,43 @@ static void remember(struct finder *f, const char *name)
 	f->names_len += (size_t)sprintf(f->names + f->names_len, "\n  %s", name);
 }
 
+/*
+ * Is @name what a daemon would call the socket of the mount that is wanted?  (ctl_socket_path(): the mount point in one word, at least 40
+ * characters of it.)  So other daemons are not asked, of which one that is stopped or hangs would let us wait for its greeting.
+ */
+static bool may_be_wanted(const struct finder *f, const char *name)
+{
+	const char *mountpoint = f->by_dev ? f->near : f->dir ? f->dir : "";
+	size_t n = 0;
+
+	for (const char *s = mountpoint + (*mountpoint == '/'); *s && n < 40; s++, n++) {
+		char want = *s == '/' ? '-' : (unsigned char)*s <= ' ' || *s == 0x7f ? '_' : *s;
+
+		if (name[n] != want)
+			return false;
+	}
+	return true;
+}
+
+static int is_socket_name(const struct dirent *de)
+{
+	size_t len = strlen(de->d_name);
+
+	return len >= 6 && !strcmp(de->d_name + len - 5, ".sock");
+}
+
 static void search_dir(struct finder *f, const char *dir)
 {
-	DIR *d = opendir(dir);
-	struct dirent *de;
+	struct dirent **names, *de;
+	int nr = scandir(dir, &names, is_socket_name, alphasort);
 
-	while (d && (de = readdir(d))) {
-		size_t len = strlen(de->d_name);
+	for (int i = 0; i < nr; free(de), i++) {
 		char path[PATH_MAX];
 		struct conn c;
 		int error;
 
-		if (len < 6 || strcmp(de->d_name + len - 5, ".sock"))
+		de = names[i];
+		if (!may_be_wanted(f, de->d_name))
 			continue;
 		if ((size_t)snprintf(path, sizeof(path), "%s/%s", dir, de->d_name) >= sizeof(path))
 			continue;
@@ -270,8 +296,8 @@ static void search_dir(struct finder *f, const char *dir)
 		else
 			f->found = c;
 	}
-	if (d)
-		closedir(d);
+	if (nr >= 0)
+		free(names);
 }
 
 /* Look into the directories that daemons put their sockets in. */
@@ -324,13 +350,43 @@ static int choose(struct finder *f, const char *path, struct conn *c)
 	return EXIT_REFUSED;
 }
 
+/* Where the file system @f->dev is mounted as a whole. */
+static void find_near(struct finder *f)
+{
+	FILE *in = fopen("/proc/self/mountinfo", "re");
+	unsigned major, minor, code;
+	char *line = NULL;
+	size_t room = 0;
+
+	while (in && !*f->near && getline(&line, &room, in) > 0) {
+		int at = 0;
+		char *to = f->near;
+
+		if (sscanf(line, "%*d %*d %u:%u / %n", &major, &minor, &at) != 2 || !at || makedev(major, minor) != f->dev)
+			continue;
+		for (char *s = line + at; *s && *s != ' ' && to < f->near + sizeof(f->near) - 1; s++)
+			if (*s == '\\' && sscanf(s + 1, "%3o", &code) == 1) {
+				*to++ = (char)code;
+				s += 3;
+			} else {
+				*to++ = *s;
+			}
+		*to = 0;
+	}
+	if (in)
+		fclose(in);
+	free(line);
+}
+
 static bool choose_device(struct finder *f, const char *path)
 {
 	struct statx stx;
 
 	f->by_dev = !statx(AT_FDCWD, path, AT_STATX_DONT_SYNC, STATX_INO, &stx);
-	if (f->by_dev)
+	if (f->by_dev) {
 		f->dev = makedev(stx.stx_dev_major, stx.stx_dev_minor);
+		find_near(f);
+	}
 	return f->by_dev;
 }
 
@@ -371,6 +427,11 @@ int find_mount(const char *dir, const char *path, struct conn *c)
 		choose_device(f, path);
 	}
 	search(f);
+	/* Moved since it was mounted: any. */
+	if (f->by_dev && !f->nr && *f->near) {
+		*f->near = 0;
+		search(f);
+	}
 	/* A bind mount, or a place below; and who stands in one of several mounts means that one. */
 	if (f->dir && !f->nr && choose_device(f, dir))
 		search(f);

@@ -332,6 +332,20 @@ static void explain_lock(struct chain *ch, struct node *n, struct lock *l)
 		say(ch, "a breakpoint holds it: stop %s", l->stop);
 }
 
+/* @name, which is freed, or, if it is "rgrp:BLOCK", the name in the dump; NULL, with a message: this node does not have that lock. */
+static char *plain_name(struct conn *c, char *name)
+{
+	char *dump, lock[40];
+
+	if (strncmp(name, "rgrp:", 5))
+		return name;
+	dump = ask(c, false, "dump", name, NULL);
+	free(name);
+	name = dump && dump_field(dump, "n:", lock, sizeof(lock)) ? must(strdup(lock)) : NULL;
+	free(dump);
+	return name;
+}
+
 int cmd_explain(struct conn *c, int argc, char **argv, bool json)
 {
 	static struct node nodes[MAX_SOURCES];
@@ -359,6 +373,10 @@ int cmd_explain(struct conn *c, int argc, char **argv, bool json)
 	}
 	if (argc) {
 		want = c ? resolve(c, argv[0]) : strdup(argv[0]);
+		if (!want)
+			return EXIT_REFUSED;
+		if (c)
+			want = plain_name(c, want);
 		if (!want)
 			return EXIT_REFUSED;
 		if (sscanf(want, "inode:%llu", &number) == 1)
@@ -429,30 +447,11 @@ int cmd_locks(struct conn *c, int argc, char **argv, bool json)
 
 /* --- where --- */
 
-/* The resource group that a block is in begins at the largest address that is not above it.  False: it is not in memory. */
-static bool rgrp_of(struct conn *c, unsigned long long block, char *lock, size_t size)
+/* The dump of the lock of the resource group that @block is in, to be freed; NULL: not in memory.  Its name for the daemon in @name. */
+static char *rgrp_dump(struct conn *c, unsigned long long block, char *name, size_t size)
 {
-	unsigned long long best = 0, number;
-	char *dump = ask(c, false, "dump", NULL), *line, *save = NULL, name[40];
-
-	for (line = dump ? strtok_r(dump, "\n", &save) : NULL; line; line = strtok_r(NULL, "\n", &save))
-		if (!strncmp(line, "G:", 2) && dump_field(line, "n:3/", name, sizeof(name)) && sscanf(name, "%llx", &number) == 1 &&
-		    number <= block && number > best)
-			best = number;
-	free(dump);
-	snprintf(lock, size, "3/%llx", best);
-	return best;
-}
-
-static void print_rgrp(struct conn *c, unsigned long long block)
-{
-	char name[40], *dump;
-
-	if (!rgrp_of(c, block, name, sizeof(name)))
-		return;
-	dump = ask(c, true, "dump", name, NULL);
-	printf("resource group\n%s", dump ? dump : "");
-	free(dump);
+	snprintf(name, size, "rgrp:%llu", block);
+	return ask(c, true, "dump", name, NULL);
 }
 
 /* The same locks as `dump --json` has them, those that are in memory. */
@@ -466,8 +465,10 @@ static int where_json(struct conn *c, char *glock, unsigned type, unsigned long 
 	if (text)
 		locks[nr++] = iopen;
 	free(text);
-	if (type == 2 && rgrp_of(c, number, rgrp, sizeof(rgrp)))
+	text = type == 2 ? rgrp_dump(c, number, rgrp, sizeof(rgrp)) : NULL;
+	if (text)
 		locks[nr++] = rgrp;
+	free(text);
 	status = send_request(c, "dump", nr, locks, true);
 	return status ? status : print_answer(c, "dump", true);
 }
@@ -483,6 +484,8 @@ int cmd_where(struct conn *c, int argc, char **argv, bool json)
 		return EXIT_USAGE;
 	}
 	name = resolve(c, argv[0]);
+	if (name)
+		name = plain_name(c, name);
 	if (!name)
 		return EXIT_REFUSED;
 	if (sscanf(name, "inode:%llu", &number) != 1)
@@ -502,6 +505,9 @@ int cmd_where(struct conn *c, int argc, char **argv, bool json)
 	text = ask(c, true, "dump", glock, NULL);
 	printf("in use by nodes (IOPEN)\n%s", text ? text : "not in memory\n");
 	free(text);
-	print_rgrp(c, number);
+	text = rgrp_dump(c, number, glock, sizeof(glock));
+	if (text)
+		printf("resource group\n%s", text);
+	free(text);
 	return EXIT_DONE;
 }

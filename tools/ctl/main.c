@@ -64,7 +64,7 @@ void print_usage(FILE *out)
 		     "Without a command, on a terminal: commands one after another (repl).\n"
 		     "commands (help COMMAND tells more):\n");
 	print_synopses(out);
-	fprintf(out, "A GLOCK is TYPE/NUMBER (hexadecimal, like 2/35f8) or inode:NUMBER (decimal).\n");
+	fprintf(out, "A GLOCK is TYPE/NUMBER (hexadecimal, like 2/35f8), inode:NUMBER or rgrp:BLOCK (decimal).\n");
 }
 
 /* Take --json and --help out of the words after the command; returns how many are left. */

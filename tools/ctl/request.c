@@ -15,7 +15,7 @@ bool is_glock(const char *s)
 {
 	size_t n;
 
-	if (!strncmp(s, "inode:", 6))
+	if (!strncmp(s, "inode:", 6) || !strncmp(s, "rgrp:", 5))
 		return true;
 	if (s[0] < '1' || s[0] > '9' || s[1] != '/')
 		return false;
