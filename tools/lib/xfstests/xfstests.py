@@ -297,12 +297,15 @@ class Session:
             raise Cannot(f"check ended with {status} before the first test:\n{parser.text.strip()[-2000:]}")
 
     def abort_mounts(self):
-        """A request that no daemon will answer keeps its caller from being killed: end all that are left."""
+        """A request that no daemon will answer keeps its caller from being killed: end all that are left.
+
+        Only of the run's own mounts: the namespace has copies of all that the machine had when it was made."""
         numbers = []
         for pid in children(self.process.pid):
             try:
                 with open(f"/proc/{pid}/mountinfo") as text:
-                    numbers += [line.split()[2].split(":")[1] for line in text if " - fuse.gfs2-fuse " in line]
+                    mounts = [line.split() for line in text if " - fuse.gfs2-fuse " in line]
+                numbers += [words[2].split(":")[1] for words in mounts if words[4].startswith(self.run + "/")]
             except FileNotFoundError:
                 pass
         if numbers:
