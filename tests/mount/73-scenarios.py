@@ -116,7 +116,11 @@ MISTAKES = {        # which line, and what it says
     "file F 0+4096\n\n1 stat F\n": 1, "file F size x\n\n1 stat F\n": 1, "hold 1 F XX\n\n1 stat F\n": 1, "times sometimes\n\n1 stat F\n": 1,
     "nodes 99\n\n1 stat F\n": 1, "file F\n\n  = 0\n": 3, "file F\n\n1 stat F\n  becomes 5\n": 4, "\n1 stat F\nfile G\n": 3, "\n& 1 stat F\n": 2,
     "\n1 stat F\n  says yes\n": 3, "\n1 stat F\n  stop\n": 3, "disk fast\n\n1 stat F\n": 1, "\n" + "1 stat " + "F " * 40 + "\n": 2,
-    "\n1 stat F\ncontent F 0+x A\n": 3, "\n1 stat F\n  3 expect ?DF\n": 3, "direct 1 F later\n\n1 stat F\n": 1}
+    "\n1 stat F\ncontent F 0+x A\n": 3, "\n1 stat F\n  3 expect ?DF\n": 3, "direct 1 F later\n\n1 stat F\n": 1,
+    # What somebody sends stays in its directory.
+    **{f"{before}\n{line}\n\n1 stat F\n": 2 for before in ("directory D",) for line in (
+        "file ../F", "file /F", "file D/../../F", "directory E ..", "direct 1 /F", "buffered 1 D/..", "name N ../x", "1 open 3 ../F c", "1 stat /etc/passwd",
+        "1 mkdir ../..", "1 unlink D/../../x", "1 readdir /", "1 rename F ../F", "1 rename ../F F", "1 link /F F", "1 ino ..", "content ../F 0+1 A")}}
 
 
 def case_reading():

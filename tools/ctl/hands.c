@@ -372,6 +372,33 @@ bool hands_know(const char *name, int *words)
 	return false;
 }
 
+/* No root of its own, no way back up. */
+bool hands_inside(const char *path)
+{
+	for (const char *p = path; p; p = strchr(p, '/') ? strchr(p, '/') + 1 : NULL)
+		if (!strncmp(p, "..", 2) && (!p[2] || p[2] == '/'))
+			return false;
+	return *path != '/';
+}
+
+const char *hands_outside(char *const *words, int nr)
+{
+	/* Which words are paths: so many, from that one on. */
+	static const struct {
+		const char *name;
+		int first, nr;
+	} paths[] = {
+		{ "open", 2, 1 },    { "stat", 1, 1 },	 { "mkdir", 1, 1 }, { "unlink", 1, 1 },
+		{ "readdir", 1, 1 }, { "rename", 1, 2 }, { "link", 1, 2 },  { "ino", 1, 1 },
+	};
+
+	for (size_t i = 0; i < sizeof(paths) / sizeof(paths[0]); i++)
+		for (int w = paths[i].first; !strcmp(paths[i].name, words[0]) && w < paths[i].first + paths[i].nr; w++)
+			if (w < nr && !hands_inside(words[w]))
+				return words[w];
+	return NULL;
+}
+
 int hands_run(FILE *in, FILE *out)
 {
 	char line[1024];

@@ -142,6 +142,12 @@ static bool is_control(const char *word)
 	return false;
 }
 
+/* Whoever runs a scenario that somebody sent him must not have to read it first. */
+static bool stays_inside(const struct reader *r, const char *path)
+{
+	return hands_inside(path) || mistake(r, "%s: this leads out of the scenario's directory", path);
+}
+
 static void drop_word(struct line *l, int i)
 {
 	free(l->words[i]);
@@ -152,6 +158,7 @@ static void drop_word(struct line *l, int i)
 static bool read_step(struct reader *r, struct line *l)
 {
 	unsigned long node = 0;
+	const char *outside;
 	int least;
 
 	if (!strcmp(l->words[0], "&")) {
@@ -174,6 +181,9 @@ static bool read_step(struct reader *r, struct line *l)
 		return mistake(r, "%s: there is no such step", l->words[0]);
 	if (!l->control && l->nr < least)
 		return mistake(r, "%s: too few words", l->words[0]);
+	outside = l->control ? NULL : hands_outside(l->words, l->nr);
+	if (outside)
+		return stays_inside(r, outside);
 	if (l->together && (l->control || !r->last))
 		return mistake(r, "this cannot be done at the same time as what is before");
 	return true;
@@ -211,7 +221,7 @@ static bool content_words(const char *text)
 {
 	char name[64], range[64], runs[4096];
 
-	return sscanf(text, "%63s %63s %4095s", name, range, runs) == 3 && is_range(range);
+	return sscanf(text, "%63s %63s %4095s", name, range, runs) == 3 && is_range(range) && hands_inside(name);
 }
 
 /* A line that begins with two blanks: what comes of the step. */
@@ -277,7 +287,7 @@ static bool read_file(struct reader *r, struct line *l)
 			return mistake(r, "%s: OFFSET+LENGTH=LETTER", l->words[i]);
 	if (l->nr < 2 || (i < l->nr && (i + 2 != l->nr || !whole_number(l->words[i + 1], &n))))
 		return mistake(r, "file NAME [OFFSET+LENGTH=LETTER]... [size BYTES]");
-	return prepare(r, l, PREP_FILE);
+	return stays_inside(r, l->words[1]) && prepare(r, l, PREP_FILE);
 }
 
 /* `direct H F [append] [sync]`, `buffered H F` as the step that it is. */
@@ -298,7 +308,7 @@ static bool read_descriptor(struct reader *r, struct line *l, const char *base)
 	free(l->words[0]);
 	l->words[0] = must(strdup("open"));
 	l->words[l->nr++] = must(strdup(flags));
-	return prepare(r, l, PREP_OPEN);
+	return stays_inside(r, l->words[2]) && prepare(r, l, PREP_OPEN);
 }
 
 static bool read_hold(struct reader *r, struct line *l)
@@ -345,10 +355,14 @@ static bool read_words(struct reader *r, struct line *l, bool *kept)
 		return read_descriptor(r, l, "rw");
 	if (!strcmp(word, "hold"))
 		return read_hold(r, l);
-	if (!strcmp(word, "directory") && l->nr > 1)
+	if (!strcmp(word, "directory") && l->nr > 1) {
+		for (int i = 1; i < l->nr; i++)
+			if (!stays_inside(r, l->words[i]))
+				return false;
 		return prepare(r, l, PREP_DIRECTORY);
+	}
 	if (!strcmp(word, "name") && l->nr == 3)
-		return prepare(r, l, PREP_NAME);
+		return stays_inside(r, l->words[2]) && prepare(r, l, PREP_NAME);
 	if (!strcmp(word, "set") && l->nr == 3)
 		return prepare(r, l, PREP_SET);
 	if (!strcmp(word, "content") && content_words(l->text + 8)) {
