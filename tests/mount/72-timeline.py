@@ -342,7 +342,7 @@ def case_bad_files():
     good = (b'{"recording":1,"filter":false,"mountpoint":"/m","node":1,"pid":2}\n'
             b'{"event":"glock_state","seq":1,"t_ns":5,"node":1,"glock":"2/1","from":"UN","to":"EX"}\n')
     bad = {"is empty": b"", "is not a recording": b"hello\n", "is not a recording ": b"{}\n", "is not a recording made": os.urandom(3000),
-           "format 2": good.replace(b'"recording":1', b'"recording":2'), "line 2 is cut off": good[:-9], "line 2 is cut": good[:-1], "line 2 is cut off or": good[:-9] + b"\n" + good,
+           "format 2": good.replace(b'"recording":1', b'"recording":2'), "line 2 is cut off or": good[:-9] + b"\n" + good,
            "line 3 is cut off or damaged": good + b"\0\0\0\n", "line 3 is not an event": good + b"{...}\n",
            "line 3 is not an": good + b'{"event":"x","seq":2,"t_ns":-1}\n', "line 3 is cut ": good + b"{" + b"x" * 100000 + b"}\n"}
     path = temp("bad")
@@ -352,6 +352,15 @@ def case_bad_files():
         for words in (("show", path), ("timeline", path), ("timeline", "--json", path)):
             done = glockctl(*words, ok=1)
             check(reason in done.stderr, f"{words}: said {done.stderr!r} and not {reason!r}")
+    # Whoever wrote it was killed, or there was no space: what is before the last line is good.
+    for cut in (1, 9, 70):
+        with open(path, "wb") as f:
+            f.write(good + good[good.index(b"\n") + 1:-cut])
+        shown, drawn = glockctl("show", path), glockctl("timeline", path)
+        check(shown.stdout.count("\n") == 1 and "state UN" not in shown.stdout and "NL to EX" in shown.stdout, f"show: {shown.stdout!r}")
+        for done in (shown, drawn, glockctl("-s", path, "explain")):
+            check("line 3, the last one, is cut off" in done.stderr, f"cut by {cut}: said {done.stderr!r}")
+        picture(drawn.stdout)
     with open(path, "wb") as f:
         f.write(good[:good.index(b"\n") + 1])
     check("there are no events" in glockctl("timeline", path, ok=1).stderr, "a recording without events")

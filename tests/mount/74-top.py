@@ -119,8 +119,11 @@ def case_list(mount):
     with Load(mount):
         hot = f"2/{os.stat(mount / 'hot').st_ino:x}"
         screen = Screen("-s", mount.control, "top", "-d", "0.2")
-        lines = screen.wait(lambda s: any(l.startswith("GLOCK") for l in s) and rows(s)[0]["GLOCK"] == hot and rows(s)[0]["DIRCT"] == "100%",
+        lines = screen.wait(lambda s: any(l.startswith("GLOCK") for l in s) and rows(s)[0]["GLOCK"] == hot and rows(s)[0]["FALLB"] == "0%",
                             "the hot file on top")
+        # Its path in what 80 columns leave: the end tells files apart.
+        where = rows(screen.wait(lambda s: rows(s)[0]["WHERE"].endswith("/hot"), "where it is"))[0]["WHERE"]
+        check(where in (str(mount / "hot"), ".." + str(mount / "hot")[2 - len(where):]), f"where it is: {where!r}")
         equal(len(lines), 24, "lines of the screen")
         check(mount.dir[:30] in lines[0] and "lock_nolock" in lines[0], f"the first line is {lines[0]!r}")
         check(re.match(r"locks \d+: EX \d+ DF \d+ SH \d+ UN \d+  waiters \d+", lines[1]), f"the second line is {lines[1]!r}")
@@ -149,7 +152,7 @@ def case_list(mount):
         screen.keys("/")
         screen.keys("-l", "rgrp")
         screen.keys("Enter")
-        screen.wait(lambda s: rows(s) and {r["TYPE"] for r in rows(s)} == {"rgrp"}, "resource groups")
+        screen.wait(lambda s: rows(s) and {r["GLOCK"][:2] for r in rows(s)} == {"3/"}, "resource groups")
         screen.keys("?")
         screen.text("A bounce: another node")
         screen.keys("x")
@@ -206,7 +209,9 @@ def case_resize(mount):
         if columns < 40 or height < 6:
             screen.wait(lambda s, c=columns: s[0].startswith("too small"[:c]), "a word about it")
         else:
-            screen.wait(lambda s, h=height: len(s) == h and s[3].startswith("GLOCK") and ("by requests" in s[h - 1]), f"{columns}x{height}")
+            wide = {name: columns >= 100 for name in ("TYPE", "I/O/s", "DIRCT")}
+            screen.wait(lambda s, h=height, w=wide: len(s) == h and s[3].startswith("GLOCK") and "by requests" in s[h - 1] and
+                        {name: name in s[3].split() for name in w} == w, f"{columns}x{height}")
     rnd = random.Random(SEED)
     for _ in range(30):
         screen.resize(rnd.randint(1, 150), rnd.randint(1, 50))

@@ -188,9 +188,11 @@ const char *recording_line(struct recording *r)
 		if (len > 1 && r->line[0] == '{' && r->line[len - 1] == '}')
 			return r->line;
 	}
-	r->failed = true;
+	r->failed = r->nr == 1 || len + 1 == sizeof(r->line) || !feof(r->file);
 	if (r->nr == 1)
 		complain("%s is not a recording made by glockctl record", r->path);
+	else if (!r->failed)
+		complain("%s: line %u, the last one, is cut off: what is before it is used", r->path, r->nr);
 	else
 		complain("%s: line %u is cut off or damaged", r->path, r->nr);
 	return NULL;

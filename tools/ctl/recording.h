@@ -46,7 +46,10 @@ struct recording {
 /* EXIT_*; the first line is in r->line. */
 int recording_open(struct recording *r, const char *path);
 void recording_close(struct recording *r);
-/* The next line, a JSON object as far as its ends tell; NULL: the end, or r->failed. */
+/*
+ * The next line, a JSON object as far as its ends tell; NULL: the end, or r->failed.  A last line that is cut off, by the death of who wrote it,
+ * counts as the end, said on stderr.
+ */
 const char *recording_line(struct recording *r);
 /* What the line says; false: r->failed. */
 bool recording_event(struct recording *r, struct event *e);

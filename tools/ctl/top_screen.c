@@ -128,35 +128,101 @@ static void state_words(const struct top_row *r, char *out, size_t size)
 	snprintf(out, size, strcmp(r->state, r->target) ? "%s>%s" : "%s", r->state, r->target);
 }
 
+/* On a narrow screen what the others tell as well is left out, so that there is room to see where: the type is the digit before the slash. */
+enum column { COL_GLOCK, COL_TYPE, COL_STATE, COL_HOLD, COL_WAIT, COL_REQUESTS, COL_TRANSITIONS, COL_BOUNCES, COL_DIO, COL_DIRECT, COL_FALLBACK, NR_COLUMNS };
+#define WIDE_COLS 100
+static const struct {
+	const char *title;
+	int width;		/* negative: flush left */
+	bool wide;		/* only from WIDE_COLS on */
+} columns[NR_COLUMNS] = {
+	[COL_GLOCK] = { "GLOCK", -12, false },	   [COL_TYPE] = { "TYPE", -7, true },	  [COL_STATE] = { "STATE", -5, false },
+	[COL_HOLD] = { "HOLD", 4, false },	   [COL_WAIT] = { "WAIT", 4, false },	  [COL_REQUESTS] = { "REQ/s", 6, false },
+	[COL_TRANSITIONS] = { "TRAN/s", 6, false }, [COL_BOUNCES] = { "BNCE/s", 6, false }, [COL_DIO] = { "I/O/s", 6, true },
+	[COL_DIRECT] = { "DIRCT", 5, true },	   [COL_FALLBACK] = { "FALLB", 5, false },
+};
+
+static bool column_shown(enum column c)
+{
+	return !columns[c].wide || COLS >= WIDE_COLS;
+}
+
+/* Where the column begins; NR_COLUMNS: what follows the last one. */
+static int column_at(enum column c)
+{
+	int at = 0;
+
+	for (enum column i = 0; i < c; i++)
+		if (column_shown(i))
+			at += abs(columns[i].width) + 1;
+	return at;
+}
+
+static void put_columns(int y, const char *const text[NR_COLUMNS], const char *where)
+{
+	char line[512];
+	size_t len = 0;
+
+	for (enum column i = 0; i < NR_COLUMNS; i++)
+		if (column_shown(i) && len + 32 < sizeof(line))
+			len += (size_t)snprintf(line + len, 32, "%*s ", columns[i].width, text[i]);
+	put_line(y, "%s%s%*s", line, where, COLS, "");
+}
+
+/* A path that is too long loses its beginning: files differ in their ends. */
+static void fit_where(char *where)
+{
+	size_t room = COLS > column_at(NR_COLUMNS) ? (size_t)(COLS - column_at(NR_COLUMNS)) : 0, len = strlen(where);
+	char *from;
+
+	if (len <= room || room < 4)
+		return;
+	from = where + len - room + 2;
+	/* Not in the middle of a character. */
+	while ((*from & 0xc0) == 0x80)
+		from++;
+	memmove(where + 2, from, strlen(from) + 1);
+	memcpy(where, "..", 2);
+}
+
 static void draw_row(const struct screen *s, int y, const struct top_row *r, bool marked)
 {
 	const struct top *t = s->t;
 	const char *path = paths_of_lock(t->paths, r->name);
-	char state[12], a[16], b[16], c[16], d[16], direct[16], fallback[16], where[PATH_MAX];
-	int share = top_direct(&r->n);
+	char state[12], holders[12], waiters[12], a[16], b[16], c[16], d[16], direct[16], fallback[16], where[PATH_MAX];
+	int share = top_direct(&r->n), state_at = column_at(COL_STATE), wait_at = column_at(COL_WAIT);
 	unsigned long long number;
+	const char *const text[NR_COLUMNS] = {
+		[COL_GLOCK] = r->name, [COL_TYPE] = top_type(r->name), [COL_STATE] = state, [COL_HOLD] = holders, [COL_WAIT] = waiters,
+		[COL_REQUESTS] = top_number(top_rate(t, r->n.requests), a, sizeof(a)),
+		[COL_TRANSITIONS] = top_number(top_rate(t, r->n.transitions), b, sizeof(b)),
+		[COL_BOUNCES] = top_number(top_rate(t, r->n.bounces), c, sizeof(c)),
+		[COL_DIO] = top_number(top_rate(t, r->n.dio), d, sizeof(d)), [COL_DIRECT] = direct, [COL_FALLBACK] = fallback,
+	};
 
 	state_words(r, state, sizeof(state));
+	snprintf(holders, sizeof(holders), "%u", r->holders);
+	snprintf(waiters, sizeof(waiters), "%u", r->waiters);
 	snprintf(direct, sizeof(direct), share < 0 ? "-" : "%d%%", share);
 	snprintf(fallback, sizeof(fallback), share < 0 ? "-" : "%d%%", 100 - share);
 	snprintf(where, sizeof(where), "%s", path ? path : "");
 	if (!path && (r->name[0] == '2' || r->name[0] == '5') && sscanf(r->name + 2, "%llx", &number) == 1)
 		snprintf(where, sizeof(where), "inode:%llu", number);
+	fit_where(where);
 	attron(marked ? A_REVERSE : A_NORMAL);
-	put_line(y, "%-12s %-7s %-5s %4u %4u %6s %6s %6s %6s %5s %5s %s", r->name, top_type(r->name), state, r->holders, r->waiters,
-		 top_number(top_rate(t, r->n.requests), a, sizeof(a)), top_number(top_rate(t, r->n.transitions), b, sizeof(b)),
-		 top_number(top_rate(t, r->n.bounces), c, sizeof(c)), top_number(top_rate(t, r->n.dio), d, sizeof(d)), direct, fallback, where);
+	put_columns(y, text, where);
 	attroff(marked ? A_REVERSE : A_NORMAL);
-	if (!marked && 21 + 5 < COLS)
-		mvchgat(y, 21, 5, A_NORMAL, (short)(s->colours ? PAIR_NUMBER(state_colour(s, r->state)) : 0), NULL);
-	if (!marked && r->waiters && 32 + 4 < COLS)
-		mvchgat(y, 32, 4, A_BOLD, s->colours ? COLOUR_WAIT : 0, NULL);
+	if (!marked && state_at + 5 < COLS)
+		mvchgat(y, state_at, 5, A_NORMAL, (short)(s->colours ? PAIR_NUMBER(state_colour(s, r->state)) : 0), NULL);
+	if (!marked && r->waiters && wait_at + 4 < COLS)
+		mvchgat(y, wait_at, 4, A_BOLD, s->colours ? COLOUR_WAIT : 0, NULL);
 }
 
 static void draw_list(struct screen *s)
 {
 	const struct top *t = s->t;
 	size_t rows = (size_t)(list_rows() > 0 ? list_rows() : 0), at = chosen_row(s);
+	const char *titles[NR_COLUMNS];
 
 	if (at < s->first)
 		s->first = at;
@@ -165,8 +231,9 @@ static void draw_list(struct screen *s)
 	if (s->first + rows > t->nr)
 		s->first = t->nr > rows ? t->nr - rows : 0;
 	attron(A_REVERSE);
-	put_line(3, "%-12s %-7s %-5s %4s %4s %6s %6s %6s %6s %5s %5s %s%*s", "GLOCK", "TYPE", "STATE", "HOLD", "WAIT", "REQ/s", "TRAN/s", "BNCE/s",
-		 "I/O/s", "DIRCT", "FALLB", "WHERE", COLS, "");
+	for (enum column i = 0; i < NR_COLUMNS; i++)
+		titles[i] = columns[i].title;
+	put_columns(3, titles, "WHERE");
 	attroff(A_REVERSE);
 	for (size_t i = 0; i < rows; i++) {
 		int y = HEAD_LINES + (int)i;
@@ -188,16 +255,20 @@ static void draw_list(struct screen *s)
 static void draw_help(void)
 {
 	static const char *const text[] = {
-		"r t b w d s n   sort by requests, transitions, bounces, waiters, direct I/O, state, name",
-		"/               show only what has this in its name, type, state or path; empty: all",
-		"up down PgUp PgDn Home End   move",
-		"Enter           the page of a lock: its dump, counts, times, latest transitions",
+		"r t b w d s n   sort by requests, transitions, bounces, waiters,",
+		"                direct I/O, state, name",
+		"/               show only what has this in its name, type, state or path;",
+		"                empty: all",
+		"arrows, PgUp PgDn Home End   move",
+		"Enter           the page of a lock: its dump, counts, times, transitions",
 		"q Esc           back, quit",
 		"space           stop and go on showing what is new",
 		"+ -             slower, faster",
 		"",
-		"A bounce: another node wants the lock.  DIRCT: direct I/O that went direct; FALLB: that asked for EX",
-		"to be finished buffered.  A state A>B is changing.  missed: events that were too many to be read.",
+		"A bounce: another node wants the lock.  FALLB: the part of direct I/O that",
+		"asked for EX to be finished buffered; from 100 columns on DIRCT, what went",
+		"direct, TYPE and I/O/s, too.  A state A>B is changing.",
+		"missed: events that were too many to be read.",
 	};
 	int y = 0;
 
