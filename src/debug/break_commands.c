@@ -6,8 +6,9 @@
  * and locks that it kept are released (ctl_conn_end).  `breaks`, `stops` and `holds` show one's own, with `all` everybody's and whose they are;
  * `disconnect` ends another one's connection.
  *
- * What a client holds must not block the file system when the client itself is stopped (SIGSTOP, a debugger): stops have their time in any case;
- * locks, which are kept as long as the client wants, are let go when its process has stood still for as long (ctl_holds_watch).
+ * What a client holds must not block the file system when the client itself is stopped (SIGSTOP, a debugger): stops have their time in any case,
+ * but each hit would cost that time again, and locks are kept as long as the client wants.  So both are let go when its process has stood still
+ * for as long (ctl_holds_watch).
  */
 #include <math.h>
 #include <poll.h>
@@ -96,6 +97,7 @@ int ctl_holds_watch(struct ctl_conn *conn)
 	rmutex_lock(&conn->ctl->lock);
 	any = !list_empty(&conn->holds);
 	rmutex_unlock(&conn->ctl->lock);
+	any |= conn->session && stop_session_any(conn->session);
 	if (!any || !stands_still(conn->peer)) {
 		conn->still_since = 0;
 		return any ? 1000 : -1;
@@ -104,6 +106,8 @@ int ctl_holds_watch(struct ctl_conn *conn)
 		conn->still_since = now_ns();
 	if (now_ns() - conn->still_since < conn->timeout_ns)
 		return 100;
+	if (conn->session)
+		stop_session_clear(conn->session, "client stopped");
 	release_all(conn, "client stopped");
 	conn->still_since = 0;
 	return -1;

@@ -6,8 +6,12 @@
  * They look at the file system as any other thread does, with holders, and change nothing but
  * tunables, fault rules and, on demand, the state of a glock.
  */
+#include <errno.h>
 #include <math.h>
+#include <poll.h>
 #include <pthread.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
 #include "debug/control_i.h"
 #include "debug/event.h"
@@ -266,6 +270,56 @@ static void map_head(struct ctl_call *call, const struct gfs2_inode *ip, bool js
 		gfs2_is_stuffed(ip) ? (json ? "true" : "yes") : (json ? "false" : "no"));
 }
 
+static void lock_answered(struct gfs2_holder *gh)
+{
+	const int *answered = gh->gh_priv;
+
+	GFS2_BUG_ON(eventfd_write(*answered, 1));
+}
+
+/*
+ * A lock for as long as the client wants it: some are never given (the daemon itself keeps a few in SH or EX as long as it is mounted), and
+ * a thread that waited for one after its client had gone would keep the unmount waiting for ever.  0, -errno or CTL_GONE: it is not held.
+ */
+static int lock_for_client(struct ctl_call *call, struct gfs2_glock *gl, enum lm_state state, struct gfs2_holder *gh)
+{
+	int answered = eventfd(0, EFD_CLOEXEC), error;
+	struct pollfd p[3] = { { .fd = answered, .events = POLLIN }, { .fd = call->conn->fd }, { .fd = call->ctl->stop_fd, .events = POLLIN } };
+	bool gone = false;
+	eventfd_t n;
+
+	if (answered < 0)
+		return -errno;
+	gfs2_holder_init(gl, state, GL_ASYNC, gh, "glockctl");
+	gh->gh_granted = lock_answered;
+	gh->gh_priv = &answered;
+	error = gfs2_glock_nq(gh);
+	if (!error) {
+		while (!p[0].revents && !p[1].revents && !p[2].revents)
+			if (poll(p, 3, -1) < 0)
+				GFS2_BUG_ON(errno != EINTR);
+		gone = !p[0].revents;
+		if (gone && gfs2_glock_cancel(gh)) {
+			error = CTL_GONE;
+		} else {
+			/* Answered, or being answered now. */
+			while (eventfd_read(answered, &n))
+				GFS2_BUG_ON(errno != EINTR);
+			GFS2_BUG_ON(!gfs2_glock_poll(gh));
+			error = gh->gh_error;
+			gh->gh_granted = NULL;
+		}
+	}
+	if (!error && gone) {
+		gfs2_glock_dq(gh);
+		error = CTL_GONE;
+	}
+	if (error)
+		gfs2_holder_uninit(gh);
+	close(answered);
+	return error;
+}
+
 static int map_inode(struct ctl_call *call, struct gfs2_inode *ip, bool json)
 {
 	struct map_walk w = { .ip = ip, .out = call->out, .where = "disk", .json = json };
@@ -279,7 +333,7 @@ static int map_inode(struct ctl_call *call, struct gfs2_inode *ip, bool json)
 	if (type != GFS2_BLKST_DINODE_ && type != GFS2_BLKST_UNLINKED_)
 		return ctl_fail(call, -ENOENT, "block %llu is no inode",
 				(unsigned long long)ip->i_no_addr);
-	error = gfs2_glock_nq_init(ip->i_gl, LM_ST_SHARED, 0, &gh);
+	error = lock_for_client(call, ip->i_gl, LM_ST_SHARED, &gh);
 	if (error)
 		return error;
 	map_head(call, ip, json);

@@ -295,6 +295,27 @@ void stop_session_free(struct stop_session *s)
 	free(s);
 }
 
+bool stop_session_any(struct stop_session *s)
+{
+	bool any;
+
+	rmutex_lock(&st.lock);
+	any = !list_empty(&s->breaks) || !list_empty(&s->stops);
+	rmutex_unlock(&st.lock);
+	return any;
+}
+
+void stop_session_clear(struct stop_session *s, const char *reason)
+{
+	LIST_HEAD(gone);
+
+	rmutex_lock(&st.lock);
+	delete_all(s);
+	take_all_off(s, reason, &gone);
+	rmutex_unlock(&st.lock);
+	run_gone(&gone);
+}
+
 int stop_break(struct stop_session *s, const struct stop_spec *spec)
 {
 	struct brk *b = calloc(1, sizeof(*b));

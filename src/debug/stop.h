@@ -96,6 +96,10 @@ struct stop_session;
 struct stop_session *stop_session_new(int notify_fd, pid_t client);
 /* Deletes its breakpoints and lets go what they hold.  NULL allowed. */
 void stop_session_free(struct stop_session *s);
+/* Has it breakpoints, or is anything stopped by one it had? */
+bool stop_session_any(struct stop_session *s);
+/* Breakpoints are gone, what they stopped goes on; the session stays.  @reason: a constant, for the events. */
+void stop_session_clear(struct stop_session *s, const char *reason);
 /* Number of the new breakpoint (1, 2, ...), -ENOSPC after STOP_MAX_BREAKS, -ENOMEM, -ESHUTDOWN. */
 int stop_break(struct stop_session *s, const struct stop_spec *spec);
 /* @id 0: all.  What the breakpoint has stopped stays stopped.  -ENOENT. */

@@ -380,6 +380,29 @@ def case_map(mount):
     mount.glockctl("map", mount / "stuffed")
 
 
+def case_map_of_a_kept_lock():
+    """Some locks the daemon keeps for good: who asks for the map of one in vain can be killed, or see the unmount, and nothing stays behind."""
+    need_fuse()
+    volume = Volume(size="128M")
+    mount = volume.mount()
+    locks = re.findall(r"^G:.* n:(2/[0-9a-f]+) .*\n H: .*open_journal$", mount.glockctl("dump").stdout, re.M)
+    name = locks[0]
+    mount.glockctl("demote", name, "UN", "0", ok=(1,))
+
+    def waiters():
+        return mount.glockctl("dump", name).stdout.count("W e:0")
+    clients = [subprocess.Popen([glockctl_program(), "-m", mount.dir, "map", name], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+               for _ in range(3)]
+    wait_for(lambda: waiters() == 3, "three that wait")
+    for client in clients[:2]:
+        client.kill()
+        client.wait()
+    wait_for(lambda: waiters() == 1, "those who were killed to wait no more")
+    mount.umount()
+    equal(clients[2].wait(), 1, "exit status of the one that is left when the mount ends")
+    volume.fsck()
+
+
 @on_mount
 def case_get_set(mount):
     names = {line.split("=")[0].split()[0] for line in mount.glockctl("get").stdout.splitlines() if line.strip()}

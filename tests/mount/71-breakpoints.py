@@ -204,6 +204,28 @@ def case_stopped_client(mount):
     equal(reasons(mount, since, "glock_hold"), ["client stopped", "client gone"], "why it was let go")
 
 
+@on_mount
+def case_stopped_with_breakpoints(mount):
+    """Whose client is stopped loses his breakpoints, too: otherwise each hit would cost the whole time again."""
+    inode = holed_file(mount)
+    mount.glockctl("demote", f"inode:{inode}", "UN")
+    since = events_so_far(mount)
+    client = subprocess.Popen([glockctl_program(), "-m", mount.dir, "repl"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    client.stdin.write(f"timeout 3600\nbreak inode:{inode} *->*\ntimeout 0.5\nbreaks\n")
+    client.stdin.flush()
+    check("break 1" in client.stdout.readline(), "no breakpoint")
+    check(client.stdout.readline(), "no answer to the last command")
+    client.send_signal(signal.SIGSTOP)
+    # Stopped for an hour, if nobody looked at the client.
+    done(subprocess.Popen(["touch", mount / "f"]))
+    equal(mount.glockctl("breaks", "all").stdout, "", "breakpoints that are left")
+    check("client stopped" in reasons(mount, since, "break_go"), "it was not told why it went on")
+    client.send_signal(signal.SIGCONT)
+    client.stdin.close()
+    equal(client.wait(), 0, "exit status of glockctl")
+    client.stdout.close()
+
+
 def case_end_with_stops():
     """The daemon is told to end while a write is stopped, a lock cannot move and another one is kept: it does not wait for any of them."""
     need_fuse()
