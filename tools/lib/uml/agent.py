@@ -517,7 +517,18 @@ class Agent:
         for pid, name in left.items():
             problems.append('process %d (%s) still holds a disk' % (pid, name))
         os.sync()
+        self.end_commands()
         self.send(wire.STOPPED, 0, {'problems': problems})
+
+    def end_commands(self):
+        """Who waits for a command is told how it ended: the order to power off may come before the kernel's word that it has.  A process's
+        files are closed, and what it used can be unmounted, a moment before its end."""
+        running = {stream.pid: '' for stream in self.streams.values() if stream.status is None}
+        for stream in self.streams.values():
+            if stream.status is None:
+                stream.kill(signal.SIGKILL)
+        wait_gone(running, time.monotonic() + LEAVE_SECONDS)
+        self.reap()
 
     @staticmethod
     def power_off(leave):
