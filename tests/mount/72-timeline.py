@@ -368,6 +368,11 @@ def case_bad_files():
     with open(path, "wb") as f:
         f.write(good)
     picture(glockctl("timeline", path).stdout)
+    os.link(path, path + ".same")
+    for same in (path, path + ".same"):
+        check("would be overwritten" in glockctl("timeline", path, "-o", same, ok=1).stderr, "the recording as the picture's file")
+    os.unlink(path + ".same")
+    equal(read_file(path), good, "the recording")
     check("nothing was recorded of that lock" in glockctl("timeline", path, "-g", "2/2", ok=1).stderr, "-g of nothing")
     check("No such file" in glockctl("show", path + ".not", ok=1).stderr, "no file")
     for words in (("show",), ("timeline",), ("timeline", path, "-g", "x"), ("timeline", path, "-o"), ("timeline", path, "--frob")):

@@ -17,6 +17,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "glockctl.h"
 
@@ -406,6 +407,19 @@ static int write_out(const struct timeline *tl, const char *path, bool json, boo
 	return EXIT_DONE;
 }
 
+/* The picture must not take the place of what it is drawn from. */
+static bool is_one_of(const char *out, char *const *files, int nr)
+{
+	struct stat a, b;
+
+	if (!out || stat(out, &a) || !S_ISREG(a.st_mode))
+		return false;
+	for (int i = 0; i < nr; i++)
+		if (!stat(files[i], &b) && a.st_dev == b.st_dev && a.st_ino == b.st_ino)
+			return true;
+	return false;
+}
+
 static void timeline_free(struct timeline *tl)
 {
 	for (size_t i = 0; i < tl->nr_spans; i++)
@@ -462,6 +476,10 @@ int cmd_timeline(struct conn *c, int argc, char **argv, bool json)
 	if (!good || !files) {
 		complain("usage: %s", find_command("timeline")->synopsis);
 		status = EXIT_USAGE;
+	}
+	if (!status && is_one_of(out, argv, files)) {
+		complain("%s is a recording: it would be overwritten", out);
+		status = EXIT_REFUSED;
 	}
 	for (int i = 0; i < files && !status; i++)
 		status = read_recording(&tl, argv[i]);
