@@ -31,7 +31,7 @@
  *				histograms: "TYPE|GLOCK wait|hold nr N mean_ns N max_ns N <BOUND:COUNT... more:COUNT", or one JSON object a line
  *   get [--json] [NAME]	one value, or all, as "NAME VALUE" lines; NAME `stats`: counters, read-only.  dio_PHASE_ns is a histogram:
  *				"dio_PHASE_ns.BOUND COUNT" lines (JSON: an object), BOUND a power of two that COUNT of them took less than
- *   set NAME VALUE		short_dio, dio_mtime, dio_mtime_interval, commit, cache, data_events, fault (adds a rule; `none` removes all)
+ *   set [-s] NAME VALUE	-s: until the connection ends, then the old value again. short_dio, dio_mtime, dio_mtime_interval, commit, cache, data_events, fault (adds a rule; `none` removes all)
  *   help			the synopses
  *
  * Commands that hold things.  What they set up belongs to the connection, and ends with it: its breakpoints are gone, what they stopped goes on, locks

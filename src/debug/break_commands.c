@@ -135,6 +135,7 @@ void ctl_conn_end(struct ctl_conn *conn)
 	if (conn->hit_fd >= 0)
 		close(conn->hit_fd);
 	conn->hit_fd = -1;
+	ctl_tunables_undo(conn);
 }
 
 /* --- break --- */

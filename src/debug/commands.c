@@ -754,7 +754,7 @@ static const struct ctl_command commands[] = {
 	{ "trace", cmd_trace, trace_synopsis },
 	{ "stats", cmd_stats, "stats [--json] [GLOCK]..." },
 	{ "get", ctl_tunables_get, "get [--json] [NAME]" },
-	{ "set", ctl_tunables_set, "set NAME VALUE" },
+	{ "set", ctl_tunables_set, "set [-s] NAME VALUE" },
 	{ "help", cmd_help, "help" },
 	{ NULL },
 };

@@ -451,6 +451,7 @@ static void accept_one(struct gfs2_control *c)
 	conn->hit_fd = -1;
 	conn->timeout_ns = STOP_TIMEOUT_NS;
 	list_init(&conn->holds);
+	list_init(&conn->undo);
 	/* On the list before it runs, under the lock, so that whoever sees it can join it. */
 	rmutex_lock(&c->lock);
 	if (pthread_create(&conn->thread, NULL, conn_main, conn)) {
@@ -497,6 +498,7 @@ static void control_free(struct gfs2_control *c)
 	for (i = 0; i < c->nr_faults; i++)
 		free(c->faults[i]);
 	stop_exit();
+	pthread_mutex_destroy(&c->set_lock);
 	rmutex_destroy(&c->lock);
 	free(c->mountpoint);
 	free(c->device);
@@ -551,6 +553,7 @@ int gfs2_control_start(struct gfs2_sbd *sdp, const char *mountpoint, const char 
 	c->device = strdup(device);
 	c->listen_fd = -1;
 	list_init(&c->clients);
+	pthread_mutex_init(&c->set_lock, NULL);
 	rmutex_init(&c->lock, RANK_CONTROL);
 	c->stop_fd = eventfd(0, EFD_CLOEXEC);
 	if (!c->mountpoint || !c->device)

@@ -22,6 +22,7 @@ struct gfs2_control {
 	pthread_t listener;
 	uint64_t sock_dev, sock_ino; /* of the socket file: only our own is removed */
 
+	pthread_mutex_t set_lock; /* one `set` at a time, so that an undo compares and sets in one; taken before any ranked mutex */
 	struct rmutex lock;	/* RANK_CONTROL; guards all below */
 	struct list_head clients;
 	unsigned nr_clients;
@@ -46,6 +47,7 @@ struct ctl_conn {
 	uint64_t timeout_ns;	/* for new breakpoints */
 	bool notify;		/* tell stops without being asked */
 	struct list_head holds; /* under ctl->lock */
+	struct list_head undo;	/* tunables.c: what `set -s` has set; the connection's thread only */
 	pid_t peer;		/* who has connected */
 	uint64_t still_since;	/* the peer is seen stopped while it keeps locks since then; 0: it is not */
 };
@@ -100,6 +102,8 @@ void ctl_tell_hits(struct ctl_conn *conn, FILE *out);
 /* `get` and `set` (tunables.c). */
 int ctl_tunables_get(struct ctl_call *call);
 int ctl_tunables_set(struct ctl_call *call);
+/* What the connection has set for its own time gets the value back that it had, unless somebody has set it since. */
+void ctl_tunables_undo(struct ctl_conn *conn);
 
 /*
  * Send what is in call->out so far and empty it (trace). 0 or CTL_GONE. The caller holds no lock.

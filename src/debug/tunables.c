@@ -491,16 +491,101 @@ int ctl_tunables_get(struct ctl_call *call)
 	return 0;
 }
 
+/* --- set for a session --- */
+
+struct undo {
+	struct list_head list;	/* ctl_conn.undo */
+	const struct tunable *t;
+	char *was, *set;
+};
+
+static char *tunable_text(struct gfs2_control *c, const struct tunable *t)
+{
+	char *text = NULL;
+	size_t len;
+	FILE *f = open_memstream(&text, &len);
+
+	if (!f)
+		return NULL;
+	t->get(c, f);
+	fclose(f);
+	return text;
+}
+
+static void undo_free(struct undo *u)
+{
+	list_del_init(&u->list);
+	free(u->was);
+	free(u->set);
+	free(u);
+}
+
+/* As set(), and remembered: the value before the session's first one, and the last one of the session. */
+static int set_for_session(struct ctl_call *call, const struct tunable *t, const char *value)
+{
+	struct undo *u = NULL, *old;
+	int error;
+
+	list_for_each_entry(old, &call->conn->undo, list)
+		if (old->t == t)
+			u = old;
+	if (!u) {
+		u = calloc(1, sizeof(*u));
+		if (!u)
+			return -ENOMEM;
+		list_init(&u->list);
+		u->t = t;
+		u->was = tunable_text(call->ctl, t);
+	}
+	error = u->was ? t->set(call, value) : -ENOMEM;
+	if (!error) {
+		free(u->set);
+		u->set = tunable_text(call->ctl, t);
+		list_move_tail(&u->list, &call->conn->undo);
+	} else if (list_empty(&u->list)) {
+		undo_free(u);
+	}
+	return error;
+}
+
+void ctl_tunables_undo(struct ctl_conn *conn)
+{
+	struct ctl_call call = { .ctl = conn->ctl, .conn = conn };
+	struct undo *u, *tmp;
+
+	list_for_each_entry_safe(u, tmp, &conn->undo, list) {
+		char *now, *save = NULL, *word;
+
+		pthread_mutex_lock(&conn->ctl->set_lock);
+		now = tunable_text(conn->ctl, u->t);
+		if (now && u->set && !strcmp(now, u->set)) {
+			/* Of faults there may be several, and each is added. */
+			if (u->t->set == set_fault)
+				clear_faults(conn->ctl);
+			for (word = strtok_r(u->was, " ", &save); word; word = strtok_r(NULL, " ", &save))
+				if (u->t->set(&call, word))
+					fs_warn("%s: cannot be set back to %s: %s", u->t->name, word, call.why);
+		}
+		pthread_mutex_unlock(&conn->ctl->set_lock);
+		free(now);
+		undo_free(u);
+	}
+}
+
 int ctl_tunables_set(struct ctl_call *call)
 {
 	const struct tunable *t;
+	int error, first = call->argc > 1 && !strcmp(call->argv[1], "-s") ? 2 : 1;
 
-	if (call->argc != 3)
-		return ctl_fail(call, CTL_USAGE, "set NAME VALUE");
-	if (!strcmp(call->argv[1], "stats"))
+	if (call->argc != first + 2)
+		return ctl_fail(call, CTL_USAGE, "set [-s] NAME VALUE");
+	if (!strcmp(call->argv[first], "stats"))
 		return ctl_fail(call, -EACCES, "stats can only be read");
-	t = tunable_find(call->argv[1]);
+	t = tunable_find(call->argv[first]);
 	if (!t)
-		return ctl_fail(call, -ENOENT, "no such name: %.80s", call->argv[1]);
-	return t->set(call, call->argv[2]);
+		return ctl_fail(call, -ENOENT, "no such name: %.80s", call->argv[first]);
+	pthread_mutex_lock(&call->ctl->set_lock);
+	error = first > 1 ? set_for_session(call, t, call->argv[first + 1]) : t->set(call, call->argv[first + 1]);
+	pthread_mutex_unlock(&call->ctl->set_lock);
+	return error;
 }

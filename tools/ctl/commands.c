@@ -81,6 +81,10 @@ static int cmd_repl(struct conn *c, int argc, char **argv, bool json)
 		complain("usage: repl");
 		return EXIT_USAGE;
 	}
+	if (json) {
+		complain("a session has no --json of its own: say it behind a command, like `breaks --json`");
+		return EXIT_USAGE;
+	}
 	return repl(c);
 }
 
@@ -198,10 +202,10 @@ const struct command commands[] = {
 	{ "get", "get [NAME]", "Print a tunable's value, or all.  `stats` are counters.",
 	  "get short_dio\n"
 	  "get stats\n", .json = true },
-	{ "set", "set NAME VALUE",
+	{ "set", "set [-s] NAME VALUE",
 	  "Change a tunable: short_dio, dio_mtime, dio_mtime_interval, dio_rest, commit,\n"
 	  "min_hold, cache, events, data_events, or fault (adds a rule; `none` removes\n"
-	  "all).",
+	  "all).  -s: until this session ends.",
 	  "set short_dio async             what a direct write does at a hole\n"
 	  "set fault op=write,cls=log,delay_us=200000    a slow journal\n" },
 	{ "repl", "repl", "Commands one after another, with history and completion: a session.  The\n"

@@ -188,6 +188,7 @@ bool run_told(char *answer)
 	return answer;
 }
 
+/* For the session: the daemon sets back what this program cannot, because it was killed. */
 bool run_set_tunable(struct run *r, struct node *n, const char *name, const char *value)
 {
 	struct saved *s;
@@ -195,7 +196,7 @@ bool run_set_tunable(struct run *r, struct node *n, const char *name, const char
 
 	if (!strcmp(name, "fault")) {
 		r->faulty = true;
-		return run_told(run_tell_words(r, n, "set", name, value, NULL));
+		return run_told(run_tell_words(r, n, "set", "-s", name, value, NULL));
 	}
 	was = run_tell_words(r, n, "get", name, NULL);
 	if (!was)
@@ -207,7 +208,7 @@ bool run_set_tunable(struct run *r, struct node *n, const char *name, const char
 	s->next = r->saved;
 	r->saved = s;
 	free(was);
-	return run_told(run_tell_words(r, n, "set", name, value, NULL));
+	return run_told(run_tell_words(r, n, "set", "-s", name, value, NULL));
 }
 
 /* What has happened since the last look. */
