@@ -501,9 +501,9 @@ def on_mount_with_control(function):
 class Trace:
     """The daemon's events from the moment the context is entered until it is left.
 
-    What was recorded is in .events afterwards.  Beginning and end are found by a file of our
-    own: it is written and synced until an event about it arrives, and events come in order.
-    So no time has to be guessed.
+    What was recorded is in .events afterwards.  Beginning and end are found by two files of our
+    own: each is written and synced until an event about it arrives, and events come in order.
+    So no time has to be guessed.  (Two: an event about the first that arrives late is no end.)
     """
 
     def __init__(self, mount):
@@ -512,42 +512,43 @@ class Trace:
 
     def __enter__(self):
         self.out = temp("trace")
-        self.mark = open(self.mount / f".mark.{os.getpid()}", "wb", buffering=0)
-        self.mark_glock = f"2/{os.fstat(self.mark.fileno()).st_ino:x}"
+        self.marks = [open(self.mount / f".mark.{os.getpid()}.{which}", "wb", buffering=0) for which in ("begin", "end")]
+        self.glocks = [f"2/{os.fstat(mark.fileno()).st_ino:x}" for mark in self.marks]
         with open(self.out, "wb") as out:
             self.process = subprocess.Popen(
                 [glockctl_program(), "-m", self.mount.dir, "--json", "trace"],
                 stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
-        self.start = self._marked(0)
+        self.start = self._marked(0, 0)
         return self
 
     def __exit__(self, kind, _value, _trace):
         try:
             if kind is None:
-                end = self._marked(len(self._read()))
+                end = self._marked(1, self.start)
                 self.events = [event for event in self._read()[self.start:end]
-                               if event.get("glock") != self.mark_glock]
+                               if event.get("glock") not in self.glocks]
         finally:
             self.process.terminate()
             self.process.wait()
-            self.mark.close()
-            os.unlink(self.mark.name)
+            for mark in self.marks:
+                mark.close()
+                os.unlink(mark.name)
 
     def _read(self):
         with open(self.out, errors="replace") as lines:
             return [json.loads(line) for line in lines
                     if line.endswith("\n") and line.startswith("{")]
 
-    def _marked(self, since):
-        """Touch the mark until an event about it shows up after number since; the number of
+    def _marked(self, which, since):
+        """Touch that mark until an event about it shows up after number since; the number of
         events up to then."""
         def seen():
             check(self.process.poll() is None, "glockctl trace ended by itself: "
                   + open(self.out, errors="replace").read()[-1000:])
-            os.pwrite(self.mark.fileno(), os.urandom(8), 0)
-            os.fsync(self.mark.fileno())
+            os.pwrite(self.marks[which].fileno(), os.urandom(8), 0)
+            os.fsync(self.marks[which].fileno())
             events = self._read()
-            if any(event.get("glock") == self.mark_glock for event in events[since:]):
+            if any(event.get("glock") == self.glocks[which] for event in events[since:]):
                 return len(events)
             return 0
 
