@@ -197,7 +197,10 @@ def case_json(mount):
         got = ask("dump", mount / "f")[0]["holders"][0]["command"]
         equal(got.encode("utf-8", "surrogateescape"), comm.split(b"\n")[0], "the process's name")
         check(b"\x1b" not in mount_text(mount, "dump", mount / "f"), "what goes to the terminal")
-        check(ask("explain") and ask("locks", "--waiting"), "who waits")
+        check(ask("explain"), "who waits")
+        (lock,) = ask("locks", "--waiting")
+        equal([(who["pid"], who["waits"], who["state"]) for who in lock["who"]], [(waiter.pid, True, "EX")], "who waits for what")
+        equal(lock["waiters"], 1, "how many wait")
         holder("release", f"inode:{inode}")
         equal(waiter.wait(), 0, "exit status")
     holder.close()

@@ -409,6 +409,21 @@ int cmd_explain(struct conn *c, int argc, char **argv, bool json)
 
 /* --- locks --- */
 
+static void who_json(const struct lock *l)
+{
+	printf(",\"who\":[");
+	for (unsigned h = 0; h < l->nr; h++) {
+		const struct holder *who = &l->holders[h];
+
+		printf("%s{\"waits\":%s,\"state\":\"%s\",\"pid\":%ld,\"command\":", h ? "," : "", who->waits ? "true" : "false", who->state, who->pid);
+		put_json_string(who->comm);
+		printf(",\"where\":");
+		put_json_string(who->where);
+		printf("}");
+	}
+	printf("]");
+}
+
 int cmd_locks(struct conn *c, int argc, char **argv, bool json)
 {
 	bool waiting = argc == 1 && !strcmp(argv[0], "--waiting");
@@ -431,8 +446,11 @@ int cmd_locks(struct conn *c, int argc, char **argv, bool json)
 		if (waiting && !w)
 			continue;
 		if (json) {
-			printf("{\"glock\":\"%s\",\"state\":\"%s\",\"target\":\"%s\",\"flags\":\"%s\",\"holders\":%u,\"waiters\":%u}\n", l->name,
+			printf("{\"glock\":\"%s\",\"state\":\"%s\",\"target\":\"%s\",\"flags\":\"%s\",\"holders\":%u,\"waiters\":%u", l->name,
 			       l->state, l->target, l->flags, l->nr - w, w);
+			if (waiting)
+				who_json(l);
+			printf("}\n");
 			continue;
 		}
 		printf("%-28s %s%s%s %-8s holders %u waiters %u\n", lock_words(l, words, sizeof(words)), l->state,
