@@ -119,8 +119,9 @@ def case_list(mount):
     with Load(mount):
         hot = f"2/{os.stat(mount / 'hot').st_ino:x}"
         screen = Screen("-s", mount.control, "top", "-d", "0.2")
-        lines = screen.wait(lambda s: any(l.startswith("GLOCK") for l in s) and rows(s)[0]["GLOCK"] == hot and rows(s)[0]["FALLB"] == "0%",
-                            "the hot file on top")
+        # Down to the last line: it may be looked at while it is drawn for the first time.
+        lines = screen.wait(lambda s: any(l.startswith("GLOCK") for l in s) and rows(s)[0]["GLOCK"] == hot and rows(s)[0]["FALLB"] == "0%" and
+                            "q quit" in s[-1], "the hot file on top")
         # Its path in what 80 columns leave: the end tells files apart.
         where = rows(screen.wait(lambda s: rows(s)[0]["WHERE"].endswith("/hot"), "where it is"))[0]["WHERE"]
         check(where in (str(mount / "hot"), ".." + str(mount / "hot")[2 - len(where):]), f"where it is: {where!r}")
@@ -128,7 +129,6 @@ def case_list(mount):
         check(mount.dir[:30] in lines[0] and "lock_nolock" in lines[0], f"the first line is {lines[0]!r}")
         check(re.match(r"locks \d+: EX \d+ DF \d+ SH \d+ UN \d+  waiters \d+", lines[1]), f"the second line is {lines[1]!r}")
         check(re.search(r"req/s [\d.]+k? .*direct \d+% fallback \d+%$", lines[2]), f"the third line is {lines[2]!r}")
-        check("q quit" in lines[-1], f"the last line is {lines[-1]!r}")
         equal(len(rows(lines)), 24 - 4 - 1, "rows")
         holes = f"2/{os.stat(mount / 'holes').st_ino:x}"
         screen.wait(lambda s: any(r["GLOCK"] == holes and r["FALLB"] == "100%" for r in rows(s)), "the file with holes, which falls back")
@@ -287,6 +287,10 @@ def case_text(mount):
         check(told[1]["locks"] == sum(told[1][state] for state in ("UN", "SH", "DF", "EX")), f"sums: {told[1]}")
         text = run([*base, "top", "--once", "-d", 0.3, "-k", "name", "-f", f"inode:{inode}"]).stdout.splitlines()
         equal((len(text), text[2].split()[0], text[2].split()[-1]), (3, f"2/{inode:x}", mount / "hot"), "as text, filtered")
+        os.rename(mount / "hot", mount / "h\x1b[31m\nt")
+        text = wait_for(lambda: (lambda said: said if "h\\033[31m\\012t" in said else None)(
+            run([*base, "top", "--once", "-d", 0.3, "-k", "name", "-f", f"inode:{inode}"]).stdout), "the new name, in one line of plain text")
+        equal((len(text.splitlines()), "\x1b" in text), (3, False), "lines, and what would colour the terminal")
     for words in (["top"], ["top", "--frob"], ["top", "-d"], ["top", "--once", "-d", "0"], ["top", "--once", "-k", "x"], ["top", "--once", "-n", "0"]):
         run([*base, *words], ok=(2,))
 

@@ -257,14 +257,18 @@ static const char *path_of_line(const struct paths *paths, const char *line)
 	return name && sscanf(name, " n:%39s", lock) == 1 ? paths_of_lock(paths, lock) : NULL;
 }
 
+void put_plain(const char *s)
+{
+	for (; *s; s++)
+		printf((unsigned char)*s < ' ' || *s == 0x7f || *s == '\\' ? "\\%03o" : "%c", (unsigned char)*s);
+}
+
 /* Behind the lines of a lock, once: the kernel has no such line, and those who read its file look for letters that they know. */
 static void put_path(const char **path)
 {
 	if (*path) {
 		fputs(" P: ", stdout);
-		/* One line, as the kernel prints paths. */
-		for (const char *s = *path; *s; s++)
-			printf((unsigned char)*s < ' ' || *s == 0x7f || *s == '\\' ? "\\%03o" : "%c", (unsigned char)*s);
+		put_plain(*path);
 		putchar('\n');
 	}
 	*path = NULL;

@@ -92,6 +92,8 @@ int answer_status(const char *line, bool quiet);
 char *ask(struct conn *c, bool quiet, const char *cmd, ...) __attribute__((sentinel));
 /* On stdout, quoted. */
 void put_json_string(const char *s);
+/* On stdout, a path in one line, as the kernel prints them. */
+void put_plain(const char *s);
 /* A stop, as the daemon's JSON tells it, in words. */
 void print_stop(FILE *out, const char *json);
 /* One "* {json}" line, if @line is one. */

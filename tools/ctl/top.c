@@ -369,10 +369,12 @@ static void put_text_interval(const struct top *t, size_t max)
 		int d = top_direct(&r->n);
 
 		snprintf(direct, sizeof(direct), d < 0 ? "-" : "%d%%", d);
-		printf("%-14s %-7s %s%s%s %4u %4u %8s %8s %8s %6s %s\n", r->name, top_type(r->name), r->state,
+		printf("%-14s %-7s %s%s%s %4u %4u %8s %8s %8s %6s ", r->name, top_type(r->name), r->state,
 		       strcmp(r->state, r->target) ? ">" : "", strcmp(r->state, r->target) ? r->target : "   ", r->holders, r->waiters,
 		       top_number(top_rate(t, r->n.requests), a, sizeof(a)), top_number(top_rate(t, r->n.transitions), b, sizeof(b)),
-		       top_number(top_rate(t, r->n.bounces), c, sizeof(c)), direct, path ? path : "");
+		       top_number(top_rate(t, r->n.bounces), c, sizeof(c)), direct);
+		put_plain(path ? path : "");
+		putchar('\n');
 	}
 }
 
