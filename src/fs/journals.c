@@ -374,14 +374,50 @@ unsigned gfs2_nr_journals(void *private)
 	return atomic_load_explicit(&sdp->sd_journals_known, memory_order_acquire) ? sdp->sd_nr_journals : 0;
 }
 
-int recover_journals(struct gfs2_sbd *sdp, struct gfs2_log_header_host *head)
+enum journal_work { WORK_NONE, WORK_LATER, WORK_FIRST };
+
+static int find_work(struct gfs2_sbd *sdp, const struct gfs2_jdesc *jd, struct gfs2_log_header_host *head,
+		     unsigned char *work)
+{
+	struct gfs2_log_header_host h;
+	bool counts;
+	int err = gfs2_journal_look(sdp->sd_io, sdp->sd_bsize, jd, sdp->sd_statfs_addr, &h, &counts);
+
+	if (err) {
+		fs_err("recovery of journal %u failed: %s", jd->jd_jid, strerror(-err));
+		return err;
+	}
+	*work = h.lh_flags & GFS2_LOG_HEAD_UNMOUNT ? WORK_NONE : counts ? WORK_FIRST : WORK_LATER;
+	if (jd->jd_jid == sdp->sd_jid)
+		*head = h;
+	return 0;
+}
+
+/*
+ * Who died with the lock of the block counts may have left an image of the master file in his journal, older than anything that the
+ * recovery of another journal adds: it has to be in place before.  (The kernel goes by number.)
+ */
+static int recover_in_order(struct gfs2_sbd *sdp, unsigned char *work, struct gfs2_log_header_host *head)
 {
 	int err = 0;
 
 	/* Who is alone recovers for all. */
 	for (unsigned j = 0; j < sdp->sd_nr_journals && !err; j++)
 		if (sdp->sd_first || j == sdp->sd_jid)
-			err = recover_one(sdp, &sdp->sd_jdescs[j], head);
+			err = find_work(sdp, &sdp->sd_jdescs[j], head, &work[j]);
+	for (unsigned char w = WORK_FIRST; w > WORK_NONE; w--)
+		for (unsigned j = 0; j < sdp->sd_nr_journals && !err; j++)
+			if (work[j] == w)
+				err = recover_one(sdp, &sdp->sd_jdescs[j], head);
+	return err;
+}
+
+int recover_journals(struct gfs2_sbd *sdp, struct gfs2_log_header_host *head)
+{
+	unsigned char *work = xzalloc(sdp->sd_nr_journals);
+	int err = recover_in_order(sdp, work, head);
+
+	free(work);
 	drop_everything_cached(sdp);
 	if (!err && !(head->lh_flags & GFS2_LOG_HEAD_UNMOUNT)) {
 		fs_err("journal %u is not clean after its recovery", sdp->sd_jid);

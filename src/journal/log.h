@@ -185,6 +185,9 @@ uint64_t gfs2_journal_map(const struct gfs2_jdesc *jd, uint32_t lblock);
 /* The newest header; -EIO (log says which) when there is none that is valid. */
 int gfs2_find_jhead(struct io_engine *e, uint32_t bsize, const struct gfs2_jdesc *jd,
 		    struct gfs2_log_header_host *head);
+/* The same head, and whether a replay would put an image of block @blkno in place.  Writes nothing. */
+int gfs2_journal_look(struct io_engine *e, uint32_t bsize, const struct gfs2_jdesc *jd, uint64_t blkno,
+		      struct gfs2_log_header_host *head, bool *has_image);
 struct gfs2_recovery_result {
 	bool dirty;			/* there was something to replay */
 	uint32_t blocks_found, blocks_replayed, revokes;
@@ -192,7 +195,8 @@ struct gfs2_recovery_result {
 };
 /*
  * Replay @jd into the volume (reference 8.10): revokes, images in place, flush, statfs of @statfs_master (block number of the
- * master statfs dinode) and statfs_change<jid>, clean header.  @mh_jid: the recovering node's journal.  Uses no buffer cache: the
+ * master statfs dinode) and statfs_change<jid>, clean header.  After an end at any moment it can be begun again, by any node, with the same
+ * result.  @mh_jid: the recovering node's journal.  Uses no buffer cache: the
  * caller has none of these blocks cached.  Nothing is written if the journal is clean or @readonly (then -EROFS if it is dirty).
  */
 int gfs2_recover_journal(struct io_engine *e, uint32_t bsize, const struct gfs2_jdesc *jd,

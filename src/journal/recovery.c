@@ -12,9 +12,8 @@
  *   3. these are written
  * so a damaged journal is refused before the first block is written.
  *
- * Crash during recovery: starting over gives the same result up to the statfs step; after a
- * crash between its master record and the clean header the local counts are added twice, as in
- * the kernel.
+ * Crash during recovery: starting over gives the same result.  That holds for the block counts, too, where the
+ * kernel may count a journal twice: see "statfs".
  */
 #include "journal/log_internal.h"
 
@@ -391,14 +390,85 @@ static int replay_group(struct replay *rp, uint32_t lblock, uint32_t type, uint3
 
 /* --- statfs, clean header --- */
 
-/* Read a statfs dinode, change its record, write it. */
-static int change_statfs(struct replay *rp, uint64_t addr, const int64_t add[3])
+/*
+ * The local counts are added to the master record once, although the recovery may end at any moment before the clean header, and
+ * be done again by another node: who adds them leaves a mark beside the sum, in the same sector, which names the journal and its
+ * head.  Who finds the mark does not add.  It is taken away after the clean header, so normally there is none.
+ *
+ * Why not a transaction with the sum, in the journal that is being recovered: if the recovering node dies its own counts are added,
+ * too, maybe before that journal is looked at again, whose replay would then put the old sum back.  A mark stays with the sum
+ * whatever is added or logged meanwhile, in whatever order, for everybody changes the block as a whole.
+ *
+ * Nobody else looks behind the 24 bytes of the record: to the kernel and to fsck.gfs2 the file ends there.  So the kernel, if it is the
+ * next to recover the journal, adds once more, as after a recovery of its own that did not end; fsck.gfs2 counts anew.  A mark that was
+ * left behind, after the header or by a journal that one of these recovered, names a head that does not come again.
+ */
+struct statfs_mark {
+	__be64 sequence;
+	__be32 crc;
+	__be32 jid;	/* + 1; 0: free, and so are all after it */
+};
+#define MARKS_OFFSET (sizeof(struct gfs2_dinode) + sizeof(struct gfs2_statfs_change))
+#define NR_MARKS 16	/* recoveries that are not over; the oldest gives way */
+_Static_assert(MARKS_OFFSET + NR_MARKS * sizeof(struct statfs_mark) <= GFS2_BASIC_BLOCK,
+	       "one sector: written whole or not at all");
+
+static struct statfs_mark *block_marks(const struct replay *rp)
 {
-	char *block = rp->images;
-	struct gfs2_dinode *di = (struct gfs2_dinode *)block;
-	__be64 *rec = (__be64 *)(block + sizeof(*di));
+	return (struct statfs_mark *)(rp->images + MARKS_OFFSET);
+}
+
+/* NR_MARKS: none. */
+static unsigned find_mark(const struct statfs_mark *m, uint32_t key)
+{
+	unsigned i = 0;
+
+	while (i < NR_MARKS && be32_to_cpu(m[i].jid) != key)
+		i++;
+	return i;
+}
+
+static void drop_mark(struct statfs_mark *m, unsigned i)
+{
+	if (i >= NR_MARKS)
+		return;
+	memmove(m + i, m + i + 1, (NR_MARKS - 1 - i) * sizeof(*m));
+	memset(m + NR_MARKS - 1, 0, sizeof(*m));
+}
+
+static struct statfs_mark own_mark(const struct replay *rp)
+{
+	return (struct statfs_mark){
+		.sequence = cpu_to_be64(rp->head.lh_sequence),
+		.crc = cpu_to_be32(rp->head.lh_crc),
+		.jid = cpu_to_be32(rp->r.jd->jd_jid + 1),
+	};
+}
+
+static void set_mark(const struct replay *rp)
+{
+	struct statfs_mark *m = block_marks(rp);
+
+	drop_mark(m, find_mark(m, rp->r.jd->jd_jid + 1));
+	if (find_mark(m, 0) == NR_MARKS)
+		drop_mark(m, 0);
+	m[find_mark(m, 0)] = own_mark(rp);
+}
+
+static bool is_marked(const struct replay *rp)
+{
+	const struct statfs_mark *m = block_marks(rp), own = own_mark(rp);
+	unsigned i = find_mark(m, rp->r.jd->jd_jid + 1);
+
+	return i < NR_MARKS && !memcmp(&m[i], &own, sizeof(own));
+}
+
+/* The dinode of a statfs file, into rp->images. */
+static int read_statfs(struct replay *rp, uint64_t addr)
+{
+	const struct gfs2_dinode *di = (const struct gfs2_dinode *)rp->images;
 	uint32_t bsize = rp->r.bsize;
-	int rc = io_read(rp->r.e, IO_META, block, bsize, addr * bsize);
+	int rc = io_read(rp->r.e, IO_META, rp->images, bsize, addr * bsize);
 
 	if (rc)
 		return rc;
@@ -409,9 +479,51 @@ static int change_statfs(struct replay *rp, uint64_t addr, const int64_t add[3])
 		       (unsigned long long)addr);
 		return -EIO;
 	}
+	return 0;
+}
+
+static int write_statfs(struct replay *rp, uint64_t addr)
+{
+	return io_write(rp->r.e, IO_META, rp->images, rp->r.bsize, addr * rp->r.bsize);
+}
+
+static __be64 *block_counts(const struct replay *rp)
+{
+	return (__be64 *)(rp->images + sizeof(struct gfs2_dinode));
+}
+
+static bool has_counts(const struct replay *rp)
+{
+	return rp->head.lh_local_total || rp->head.lh_local_free || rp->head.lh_local_dinodes;
+}
+
+static int add_to_master(struct replay *rp, uint64_t master)
+{
+	const struct gfs2_log_header_host *h = &rp->head;
+	const int64_t local[3] = { h->lh_local_total, h->lh_local_free, h->lh_local_dinodes };
+	int rc = read_statfs(rp, master);
+
+	if (rc)
+		return rc;
+	if (is_marked(rp)) {
+		fs_info("jid=%u: its block counts were added by a recovery that did not end", rp->r.jd->jd_jid);
+		return 0;
+	}
 	for (int i = 0; i < 3; i++)
-		rec[i] = add ? cpu_to_be64(be64_to_cpu(rec[i]) + (uint64_t)add[i]) : 0;
-	return io_write(rp->r.e, IO_META, block, bsize, addr * bsize);
+		block_counts(rp)[i] = cpu_to_be64(be64_to_cpu(block_counts(rp)[i]) + (uint64_t)local[i]);
+	set_mark(rp);
+	return write_statfs(rp, master);
+}
+
+static int zero_local(struct replay *rp)
+{
+	uint64_t addr = rp->r.jd->jd_statfs_addr;
+	int rc = read_statfs(rp, addr);
+
+	if (rc)
+		return rc;
+	memset(block_counts(rp), 0, sizeof(struct gfs2_statfs_change));
+	return write_statfs(rp, addr);
 }
 
 /*
@@ -420,13 +532,22 @@ static int change_statfs(struct replay *rp, uint64_t addr, const int64_t add[3])
  */
 static int recover_statfs(struct replay *rp, uint64_t master)
 {
-	const struct gfs2_log_header_host *h = &rp->head;
-	const int64_t local[3] = { h->lh_local_total, h->lh_local_free, h->lh_local_dinodes };
-	int rc = 0;
+	int rc = has_counts(rp) ? add_to_master(rp, master) : 0;
 
-	if (local[0] || local[1] || local[2])
-		rc = change_statfs(rp, master, local);
-	return rc ? rc : change_statfs(rp, rp->r.jd->jd_statfs_addr, NULL);
+	return rc ? rc : zero_local(rp);
+}
+
+/* The clean header is durable. */
+static int forget_mark(struct replay *rp, uint64_t master)
+{
+	struct statfs_mark *m;
+	int rc = has_counts(rp) ? read_statfs(rp, master) : 0;
+
+	if (rc || !has_counts(rp))
+		return rc;
+	m = block_marks(rp);
+	drop_mark(m, find_mark(m, rp->r.jd->jd_jid + 1));
+	return write_statfs(rp, master);
 }
 
 static int write_clean_header(struct replay *rp, unsigned mh_jid)
@@ -473,6 +594,8 @@ static int replay_all(struct replay *rp, unsigned mh_jid, uint64_t master)
 		rc = io_flush(rp->r.e, IO_META);
 	if (!rc)
 		rc = write_clean_header(rp, mh_jid);
+	if (!rc)
+		rc = forget_mark(rp, master);
 	return rc;
 }
 
@@ -496,6 +619,32 @@ static void replay_free(struct replay *rp)
 	free(rp->ld);
 	free(rp->images);
 	free(rp->r.window);
+}
+
+int gfs2_journal_look(struct io_engine *e, uint32_t bsize, const struct gfs2_jdesc *jd, uint64_t blkno,
+		      struct gfs2_log_header_host *head, bool *has_image)
+{
+	struct gfs2_recovery_result res = { 0 };
+	struct replay rp = { .res = &res };
+	const struct log_block *b;
+	int rc = reader_init(&rp.r, e, bsize, jd);
+
+	*has_image = false;
+	if (rc)
+		return rc;
+	rc = find_jhead(&rp.r, &rp.head);
+	*head = rp.head;
+	if (!rc && !(rp.head.lh_flags & GFS2_LOG_HEAD_UNMOUNT)) {
+		rc = replay_init(&rp);
+		if (!rc)
+			rc = walk(&rp, scan_group);
+		if (!rc)
+			rc = walk(&rp, choose_group);
+		b = rc ? NULL : blktab_find(&rp.tab, blkno);
+		*has_image = b && b->ail;
+	}
+	replay_free(&rp);
+	return rc;
 }
 
 int gfs2_recover_journal(struct io_engine *e, uint32_t bsize, const struct gfs2_jdesc *jd,

@@ -77,6 +77,7 @@ class Head:
 
     def __init__(self, block):
         self.sequence, self.flags, self.tail, self.position = struct.unpack(">QIII", block[24:44])
+        self.counts = struct.unpack(">qqq", block[96:120])  # not yet in the master statfs file
 
     @property
     def clean(self):
@@ -138,6 +139,32 @@ def journals(path):
             found.append((int(name[7:]), head, 0 if head.clean else work_to_replay(image, dinode, head)))
     image.file.close()
     return found
+
+
+def master_counts(path):
+    """(byte position of its block, the record's bytes) of the master statfs file, as it is in place."""
+    image = Image(path)
+    dinode = image.entries(image.master)["statfs"]
+    record = image.block(dinode)[DINODE_SIZE:DINODE_SIZE + 24]
+    image.file.close()
+    return dinode * image.bs, record
+
+
+def marks(path):
+    """[(journal, sequence, crc)] of recoveries by gfs2-fuse that did not end (src/journal/recovery.c), behind the master record."""
+    where, _ = master_counts(path)
+    with open(path, "rb") as image:
+        image.seek(where + DINODE_SIZE + 24)
+        found = [struct.unpack(">QII", image.read(16)) for _ in range(16)]
+    return [(number - 1, sequence, crc) for sequence, crc, number in found if number]
+
+
+def leave_marks(path, numbers):
+    """Such, of long ago; nobody may have the volume mounted."""
+    where, _ = master_counts(path)
+    with open(path, "r+b") as image:
+        image.seek(where + DINODE_SIZE + 24)
+        image.write(b"".join(struct.pack(">QII", 1, 0xdeadbeef, number + 1) for number in numbers))
 
 
 def journals_clean(path):

@@ -9,6 +9,7 @@ import sys
 import threading
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+from journal import journals, master_counts    # noqa: E402
 from testlib import *    # noqa: E402
 
 FULL = os.environ.get("GFS2_TEST_FULL")
@@ -548,6 +549,89 @@ def case_counts_of_the_dead():
     check("has the lock of the block counts" in b.messages(), "it never died with the lock")
     log(f"after {turn + 1} deaths")
     b.umount()
+    mount(volume).umount()
+    volume.fsck()
+
+
+HELD_UP = "delay_us=600000000"
+
+
+def heads(volume):
+    return {number: head for number, head, _ in journals(volume.path)}
+
+
+def unfinished_recovery(volume):
+    """(who has added a dead node's counts but not cleaned its journal, a third node, whether there were any to add)."""
+    # The broker asks who came first.
+    recoverer, other, victim = (mount(volume) for _ in range(3))
+    for m in (recoverer, victim):
+        write_file(m / f"f{jid_of(m)}", b"x" * 500000, sync=True)
+    _, before = master_counts(volume.path)
+    recoverer.glockctl("set", "fault", "op=write,cls=log," + HELD_UP)
+    victim.kill()
+    head = heads(volume)[2]
+    check(not head.clean, "the journal was cleaned by somebody whose journal writes are held up")
+    # None: the half minute after which they are moved was over.
+    if head.counts[1]:
+        wait_for(lambda: master_counts(volume.path)[1] != before, "the counts to be added")
+    return recoverer, other, bool(head.counts[1])
+
+
+def recoverer_dies(volume, _turn):
+    recoverer, other, added = unfinished_recovery(volume)
+    recoverer.kill()
+    equal(read_file(other / "f2"), b"x" * 500000, "after the recovery")
+    wait_for(lambda: heads(volume)[0].clean and heads(volume)[2].clean, "both replays")
+    other.umount()
+    mount(volume).umount()
+    volume.fsck()
+    return added
+
+
+def all_die_in_recovery(volume, turn):
+    recoverer, other, added = unfinished_recovery(volume)
+    other.daemon.kill()
+    recoverer.kill()
+    other.kill()
+    if turn == 1:
+        # It knows nothing of what the recovery has left, and is not in the way of it.
+        run(["fsck.gfs2", "-y", volume.path], ok=(0, 1))
+        volume.fsck()
+    with mount(volume) as m:
+        for name in ("f0", "f2"):
+            equal(read_file(m / name), b"x" * 500000, name)
+    volume.fsck()
+    return added
+
+
+def case_recovery_unfinished():
+    """Who has added a dead node's block counts dies before the journal is clean, with counts of its own: everything is counted once."""
+    for turn, ends in enumerate([recoverer_dies, all_die_in_recovery, all_die_in_recovery]):
+        for _ in range(5):
+            if ends(shared_volume(3, size="128M"), turn):
+                break
+        else:
+            raise AssertionError("the counts were moved each time")
+
+
+def case_all_die_with_counts():
+    """One of them in the middle of moving its block counts: who comes then puts these in place before he adds the others'."""
+    volume = shared_volume(2, size="128M")
+    a, b = mount(volume), mount(volume)
+    for m in (a, b):
+        write_file(m / f"f{jid_of(m)}", b"x" * 500000, sync=True)
+    equal(jid_of(b), 1, "the second one's journal")
+    where, before = master_counts(volume.path)
+    # In the log, but not in place.
+    b.glockctl("set", "fault", f"op=write,cls=meta,pos={where},len=512," + HELD_UP)
+    run(["umount", b.dir])
+    wait_for(lambda: not any(heads(volume)[1].counts), "the counts to be moved")
+    log(f"node 0 has {heads(volume)[0].counts} that are not moved")
+    equal(master_counts(volume.path), (where, before), "the master record")
+    a.daemon.kill()
+    b.kill()
+    a.kill()
+    check(not heads(volume)[1].clean, "it could unmount")
     mount(volume).umount()
     volume.fsck()
 

@@ -195,6 +195,9 @@ def case_grown_and_given_journals():
         write_file(mount / "before", pattern(1 << 20, SEED), sync=True)
         small = os.statvfs(mount).f_blocks
     os.truncate(image.path, 600 << 20)
+    # What our recoveries write beside the block counts is nobody else's business; as much as there is room for.
+    journal.leave_marks(image.path, range(100, 116))
+    left = journal.marks(image.path)
     with uml.Cluster() as c:
         c.up(1, images=None)
         node = c.node(1)
@@ -202,6 +205,7 @@ def case_grown_and_given_journals():
             log(node.run(["gfs2_grow", directory], check=True).out)
             log(node.run(["gfs2_jadd", "-j", "2", "-J", "32", directory], check=True).out)
     image.fsck()
+    equal((len(left), journal.marks(image.path)), (16, left), "marks beside the block counts")
     with image.mount() as mount:
         state = os.statvfs(mount)
         check(state.f_blocks > small + (200 << 10), f"{state.f_blocks} blocks, {small} before")
@@ -236,6 +240,8 @@ def case_grown_and_given_journals():
 
 def case_our_journal_replayed_by_the_kernel():
     image = volume()
+    journal.leave_marks(image.path, [0])
+    left = journal.marks(image.path)
     mount = image.mount()
     for number in range(300):
         directory, name = mount / f"d{number % 7}", f"f{number}"
@@ -251,17 +257,22 @@ def case_our_journal_replayed_by_the_kernel():
     check(uml.volume.is_dirty(image.path), "the journal needs replay")
     same_but_rdev(uml.volume.kernel_read(image.path, readonly=False), wanted, "replayed by the kernel")
     image.fsck()
+    equal(journal.marks(image.path), left, "marks beside the block counts")
 
 
 def case_the_kernels_journal_replayed_by_us():
     image = volume()
+    journal.leave_marks(image.path, [1, 0])
     with uml.Cluster() as c:
         c.up(1, images=None)
         acknowledged = uml.volume.leave_dirty(image.path, c.node(1))
     check(uml.volume.is_dirty(image.path), "the journal needs replay")
     check(acknowledged, "there is something to find again")
+    equal([number for number, _, _ in journal.marks(image.path)], [1, 0], "marks beside the block counts")
+    (_, head, _), = journal.journals(image.path)
     with image.mount() as mount:
         found = host_manifest(mount.dir)
+    equal([number for number, _, _ in journal.marks(image.path)], [1] if any(head.counts) else [1, 0], "marks after the replay")
     missing = [name for name, digest in acknowledged
                if not re.search(r"^\./%s\t.*\t%s$" % (re.escape(name), digest), found, re.M)]
     equal(missing, [], "fsynced files that are not there")

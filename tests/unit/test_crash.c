@@ -137,6 +137,9 @@ static uint64_t recovered_batch(const char *img, uint64_t durable, const uint64_
 
 	CHECK(rec[0] == 0 && local[0] == 0 && local[1] == 0 && local[2] == 0);
 	CHECK(MASTER_FREE - be64_to_cpu(rec[1]) == n);
+	/* What recovery notes for itself behind the record is gone when it is over. */
+	for (unsigned i = 3; i < (f.bsize - sizeof(struct gfs2_dinode)) / 8; i++)
+		CHECK(rec[i] == 0);
 	for (uint64_t b = durable; b < nr; b++)
 		if (trans_of[b] == n)
 			return b;

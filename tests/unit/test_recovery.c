@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Recovery of single journals: clean, dirty, of old programs, damaged; and what fsck.gfs2 makes of ours.
+ * Recovery of single journals: clean, dirty, of old programs, damaged, again and again; and what fsck.gfs2 makes of ours.
  * Crashes at random moments: test_crash.c.
  */
 #include "logfix.h"
@@ -68,6 +68,9 @@ static void clean_header(void **state)
 	for (unsigned i = 23; i < 30; i++)
 		assert_int_equal(img_word(&f, img, f.home + i % 7), tag_word(i));
 	assert_int_equal(be64_to_cpu(*(__be64 *)(img + f.master * 2048 + 232 + 16)), MASTER_DINODES + 4);
+	/* No more than the kernel would have left. */
+	for (unsigned i = 256; i < 2048; i++)
+		assert_int_equal(img[f.master * 2048 + i], 0);
 	free(img);
 
 	gfs2_log_destroy(f.log);
@@ -266,6 +269,287 @@ static void revoke_across_wrap(void **state)
 	}
 }
 
+/* --- the block counts, when recoveries end before their time --- */
+
+#define COUNTS_J 64
+
+/* A second journal, in the home blocks; its counts are in the block before it. */
+static struct gfs2_journal_extent x2;
+static struct fix f2;
+
+static struct gfs2_jdesc other_journal(void)
+{
+	x2 = (struct gfs2_journal_extent){ 0, COUNTS_J, f.home + 21 };
+	return (struct gfs2_jdesc){ .jd_jid = 4, .jd_no_addr = 78, .jd_blocks = COUNTS_J, .jd_nr_extents = 1, .jd_extents = &x2,
+				    .jd_statfs_addr = f.home + 20, .jd_quota_addr = f.home + 20 };
+}
+
+static void other_mkfs(void)
+{
+	char *block = aligned_alloc(4096, 4096);
+
+	memset(block, 0, 4096);
+	fix_dinode(block, f2.jd.jd_statfs_addr);
+	assert_int_equal(io_write(f.e, IO_META, block, f.bsize, f2.jd.jd_statfs_addr * f.bsize), 0);
+	for (uint32_t i = 0; i < COUNTS_J; i++) {
+		struct gfs2_log_header_args a = { .sequence = 1 + i, .jinode = 78, .addr = x2.dblock + i, .flags = 0x80000001,
+						  .blkno = i };
+
+		gfs2_log_header_encode(block, f.bsize, &a);
+		assert_int_equal(io_write(f.e, IO_META, block, f.bsize, a.addr * f.bsize), 0);
+	}
+	free(block);
+}
+
+#define OWN_FREE (-700)
+#define OWN_DINODES 30
+#define OTHER_FREE 2508
+#define OTHER_DINODES (-49)
+
+/* Both journals dirty, with counts that are in no master record; the head where it may be: wraps come by themselves. */
+static char *two_dirty_journals(uint32_t bsize, unsigned shift)
+{
+	char *img;
+
+	begin(bsize, COUNTS_J, 100);
+	f2 = f;
+	f2.jd = other_journal();
+	other_mkfs();
+	assert_int_equal(gfs2_find_jhead(f2.e, bsize, &f2.jd, &f2.head), 0);
+	for (unsigned i = 0; i < shift; i++) {
+		trans_meta(&f, &gl, f.home + 9, i);
+		flush();
+		assert_int_equal(gfs2_ail_flush(f.log), 0);
+	}
+	atomic_store(&f.stat_free, OWN_FREE);
+	atomic_store(&f.stat_dinodes, OWN_DINODES);
+	trans_meta(&f, &gl, f.home, 1);
+	flush();
+	atomic_store(&f2.stat_free, OTHER_FREE);
+	atomic_store(&f2.stat_dinodes, OTHER_DINODES);
+	fix_open_log(&f2);
+	trans_meta(&f2, &gl2, f.home + 1, 2);
+	assert_int_equal(gfs2_log_flush(f2.log, FLUSH), 0);
+	img = fix_read_all(&f);
+	return img;
+}
+
+static void end_two(void)
+{
+	gfs2_log_destroy(f2.log);
+	end();
+}
+
+/* The device takes @writes more (-1: all), in the order in which they are asked for. */
+static int recover_until(char *img, const struct gfs2_jdesc *jd, int writes)
+{
+	const struct io_fault dead = { .op = IO_WRITE, .cls = -1, .skip = writes, .error = EIO };
+	struct gfs2_recovery_result res;
+	char path[64], *after;
+	struct fix copy = f;
+	int rc;
+
+	snprintf(path, sizeof(path), "%s/test_journal.XXXXXX", memory_dir());
+	close(mkstemp(path));
+	fix_write_file(path, img, f.nr_blocks * f.bsize);
+	assert_int_equal(io_engine_open(path, false, &copy.e), 0);
+	unlink(path);
+	if (writes >= 0)
+		assert_int_equal(io_fault_add(copy.e, &dead), 0);
+	rc = gfs2_recover_journal(copy.e, f.bsize, jd, 5, f.master, false, &res);
+	after = fix_read_all(&copy);
+	memcpy(img, after, f.nr_blocks * f.bsize);
+	free(after);
+	io_engine_close(copy.e);
+	return rc;
+}
+
+static void check_counts(const char *img, int64_t free_blocks, int64_t dinodes)
+{
+	const __be64 *master = (const __be64 *)(img + f.master * f.bsize + sizeof(struct gfs2_dinode));
+	const __be64 *local = (const __be64 *)(img + f.local * f.bsize + sizeof(struct gfs2_dinode));
+
+	assert_int_equal(be64_to_cpu(master[0]), 0);
+	assert_int_equal(be64_to_cpu(master[1]), MASTER_FREE + free_blocks);
+	assert_int_equal(be64_to_cpu(master[2]), MASTER_DINODES + dinodes);
+	for (unsigned i = 0; i < 3; i++)
+		assert_int_equal(local[i], 0);
+}
+
+static void check_both(const char *img)
+{
+	const __be64 *local = (const __be64 *)(img + f2.jd.jd_statfs_addr * f.bsize + sizeof(struct gfs2_dinode));
+
+	check_counts(img, OWN_FREE + OTHER_FREE, OWN_DINODES + OTHER_DINODES);
+	for (unsigned i = 0; i < 3; i++)
+		assert_int_equal(local[i], 0);
+	assert_int_equal(img_word(&f, img, f.home), tag_word(1));
+	assert_int_equal(img_word(&f, img, f.home + 1), tag_word(2));
+}
+
+/*
+ * A recovery that ends after any of its writes, and so on once more; then the one that did it is dead, too, and its journal comes before or
+ * after.  Whatever happens, everything is counted once.
+ */
+static void counted_once(void **state)
+{
+	for (unsigned shift = 0; shift < 2 * COUNTS_J; shift += 27) {
+		char *good = two_dirty_journals(shift % 2 ? 512 : 4096, shift), *img;
+		size_t size = f.nr_blocks * f.bsize;
+		int n, m;
+
+		msg_set_level(-1);
+		img = malloc(ALIGN_UP(size, 4096));
+		for (n = 0;; n++) {
+			bool ended;
+
+			for (m = 0; m < 7; m++) {
+				memcpy(img, good, size);
+				ended = recover_until(img, &f.jd, n) == 0;
+				/* The one that did it, before ... */
+				recover_until(img, &f2.jd, m);
+				if (m % 2)
+					recover_until(img, &f.jd, n / 2);
+				assert_int_equal(recover_until(img, &f2.jd, -1), 0);
+				assert_int_equal(recover_until(img, &f.jd, -1), 0);
+				check_both(img);
+				/* ... and after. */
+				memcpy(img, good, size);
+				recover_until(img, &f.jd, n);
+				recover_until(img, &f.jd, m);
+				assert_int_equal(recover_until(img, &f.jd, -1), 0);
+				assert_int_equal(recover_until(img, &f2.jd, -1), 0);
+				check_both(img);
+			}
+			if (ended)
+				break;
+		}
+		/* Images, master, local, header, master again. */
+		assert_in_range(n, 5, 12);
+		msg_set_level(MSG_ERR);
+		free(img);
+		free(good);
+		end_two();
+	}
+}
+
+/* More recoveries that have not ended than there is room for: the oldest is the one that is forgotten, nothing else happens. */
+static void many_marks(void **state)
+{
+	char *img = two_dirty_journals(512, 3);
+	struct gfs2_jdesc jd = f.jd;
+	const __be64 *master = (const __be64 *)(img + f.master * 512 + sizeof(struct gfs2_dinode));
+	unsigned n;
+
+	msg_set_level(-1);
+	for (n = 0; n < 20; n++) {
+		/* Image and master. */
+		jd.jd_jid = 100 + n;
+		assert_int_equal(recover_until(img, &jd, 2), -EIO);
+		assert_int_equal(be64_to_cpu(master[2]), MASTER_DINODES + (n + 1) * OWN_DINODES);
+	}
+	for (n = 19; n >= 4; n--) {
+		jd.jd_jid = 100 + n;
+		assert_int_equal(recover_until(img, &jd, 2), -EIO);
+		assert_int_equal(be64_to_cpu(master[2]), MASTER_DINODES + 20 * OWN_DINODES);
+	}
+	jd.jd_jid = 103;
+	assert_int_equal(recover_until(img, &jd, 2), -EIO);
+	assert_int_equal(be64_to_cpu(master[2]), MASTER_DINODES + 21 * OWN_DINODES);
+	/* And the same journal later is another matter. */
+	assert_int_equal(recover_until(img, &f.jd, -1), 0);
+	assert_int_equal(be64_to_cpu(master[2]), MASTER_DINODES + 22 * OWN_DINODES);
+	msg_set_level(MSG_ERR);
+	free(img);
+	end_two();
+}
+
+/* A mark that was left behind after the clean header: the journal's next counts are others. */
+static void stale_mark(void **state)
+{
+	char *img = two_dirty_journals(512, 3);
+	struct gfs2_jdesc again = f2.jd;
+
+	msg_set_level(-1);
+	/* Image, master, local, header. */
+	assert_int_equal(recover_until(img, &f.jd, 4), -EIO);
+	check_counts(img, OWN_FREE, OWN_DINODES);
+	assert_int_equal(recover_until(img, &f.jd, -1), 0);
+	again.jd_jid = f.jd.jd_jid;
+	assert_int_equal(recover_until(img, &again, -1), 0);
+	check_both(img);
+	msg_set_level(MSG_ERR);
+	free(img);
+	end_two();
+}
+
+/* Power fails while a journal is recovered: any of the writes since the last flush may be missing, or be there in part. */
+static char *power_img;
+static unsigned power_failures;
+
+static void power_event(void *arg)
+{
+	struct gfs2_recovery_result res;
+
+	dev.event = NULL;
+	device_crash(power_img);
+	CHECK(fix_recover(&f, power_img, &res) == 0);
+	check_counts(power_img, OWN_FREE, OWN_DINODES);
+	power_failures++;
+	dev.event = power_event;
+}
+
+static void power_fails_in_recovery(void **state)
+{
+	for (unsigned round = 0; round < 16; round++) {
+		char *good = two_dirty_journals(round % 2 ? 512 : 4096, round);
+		struct gfs2_recovery_result res;
+
+		power_img = malloc(f.nr_blocks * f.bsize);
+		dev.media = good;
+		dev.size = f.nr_blocks * f.bsize;
+		dev.engine = f.e;
+		dev.event = power_event;
+		assert_int_equal(gfs2_recover_journal(f.e, f.bsize, &f.jd, 5, f.master, false, &res), 0);
+		dev.event = NULL;
+		free(power_img);
+		end_two();
+	}
+	assert_true(power_failures > 100);
+}
+
+/* Does a journal have something to put in place over the master record?  Who recovers several begins with that one. */
+static void look_for_image(void **state)
+{
+	struct gfs2_log_header_host h;
+	char *before, *after;
+	bool has;
+
+	begin(1024, COUNTS_J, 10);
+	assert_int_equal(gfs2_journal_look(f.e, 1024, &f.jd, f.home + 1, &h, &has), 0);
+	assert_false(has);
+	assert_memory_equal(&h, &f.head, sizeof(h));
+	trans_meta(&f, &gl, f.home, 1);
+	flush();
+	before = fix_read_all(&f);
+	assert_int_equal(gfs2_journal_look(f.e, 1024, &f.jd, f.home + 1, &h, &has), 0);
+	assert_false(has);
+	assert_int_equal(h.lh_sequence, f.head.lh_sequence + 1);
+	assert_int_equal(gfs2_journal_look(f.e, 1024, &f.jd, f.home, &h, &has), 0);
+	assert_true(has);
+	after = fix_read_all(&f);
+	assert_memory_equal(before, after, f.nr_blocks * 1024);
+	free(before);
+	free(after);
+	assert_int_equal(gfs2_trans_begin(f.log, 0, 1), 0);
+	gfs2_journal_wipe(f.log, f.home, 1);
+	gfs2_trans_end(f.log);
+	flush();
+	assert_int_equal(gfs2_journal_look(f.e, 1024, &f.jd, f.home, &h, &has), 0);
+	assert_false(has);
+	end();
+}
+
 /* --- fsck.gfs2 as a second opinion --- */
 
 /* The journal of a volume of mkfs.gfs2 is the one run of log headers. */
@@ -375,6 +659,11 @@ int main(void)
 		cmocka_unit_test(targeted_damage),
 		cmocka_unit_test(random_damage),
 		cmocka_unit_test(revoke_across_wrap),
+		cmocka_unit_test(counted_once),
+		cmocka_unit_test(many_marks),
+		cmocka_unit_test(stale_mark),
+		cmocka_unit_test(power_fails_in_recovery),
+		cmocka_unit_test(look_for_image),
 		cmocka_unit_test(fsck_replays_ours),
 	};
 
