@@ -38,6 +38,8 @@ import threading
 import time
 import traceback
 
+from warden import report_copies, report_threads
+
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 TARGET = os.environ.get("GFS2_TEST_TARGET", "fuse")
 FULL = bool(os.environ.get("GFS2_TEST_FULL"))
@@ -182,6 +184,16 @@ def wait_for(condition, what, timeout=STEP_SECONDS, pause=0.005):
         if time.monotonic() > end:
             raise AssertionError("gave up waiting for " + what)
         time.sleep(pause)
+
+
+def ended(process, seconds=STEP_SECONDS):
+    """A process's exit status, None if it does not end.  Second by second: time in which this test itself stands still is not counted."""
+    for _ in range(seconds):
+        try:
+            return process.wait(1)
+        except subprocess.TimeoutExpired:
+            pass
+    return None
 
 
 # ---------------------------------------------------------------- volumes
@@ -383,10 +395,11 @@ class Mount:
     def wait_end(self):
         if not self.daemon:
             return
-        try:
-            status = self.daemon.wait(STEP_SECONDS)
-        except subprocess.TimeoutExpired:
-            raise AssertionError("the daemon did not end after the unmount") from None
+        status = ended(self.daemon)
+        if status is None:
+            report_threads(self.daemon.pid)
+            report_copies(self.dir)
+            raise AssertionError("the daemon did not end after the unmount")
         self.daemon = None
         check(status == 0, f"the daemon ended with {status} after the unmount: {self.messages()}")
         check(not mount_entry(self.dir), "still mounted after the daemon has ended")
@@ -630,6 +643,13 @@ def _run_case(name, function):
     return verdict
 
 
+def _end_of_time(_signal, frame):
+    """The warden's word: it has said what the others were doing; what was the test?"""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    traceback.print_stack(frame)
+    sys.exit(1)
+
+
 def main():
     """Run the cases of the calling test file; arguments select some by name. Exit 0, 1 or 77."""
     cases = {name[5:]: item for name, item in vars(sys.modules["__main__"]).items()
@@ -638,7 +658,7 @@ def main():
     for name in wanted:
         if name not in cases:
             sys.exit(f"no case {name}; there are: {' '.join(cases)}")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    signal.signal(signal.SIGTERM, _end_of_time)
     atexit.register(clean_up)
     log(f"seed {SEED}")
     random.seed(SEED)

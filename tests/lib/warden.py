@@ -27,6 +27,7 @@ PR_SET_CHILD_SUBREAPER = 36
 PR_SET_PDEATHSIG = 1
 CLONE_NEWNS = 0x20000
 MS_REC, MS_SLAVE = 0x4000, 1 << 19
+MNT_DETACH = 2
 ADDR_NO_RANDOMIZE = 0x0040000
 GRACE_SECONDS = 5
 POLL_SECONDS = 0.02
@@ -110,40 +111,78 @@ def end_all():
         reap()
 
 
+def first_line(path):
+    try:
+        with open(path) as text:
+            return text.read().split("\n")[0][:60]
+    except OSError:
+        return "?"
+
+
+def kernel_stack(task):
+    """Where a thread is in the kernel, innermost first; empty for one that runs, and where that is not told."""
+    try:
+        with open(f"{task}/stack") as text:
+            return [line.split()[-1].split("+")[0] for line in text][:10]
+    except OSError:
+        return []
+
+
+def report_threads(pid):
+    """What a process is doing, as it stands: each thread in the kernel, and, if it is a daemon, in the program."""
+    print(describe(pid))
+    tasks = f"/proc/{pid}/task"
+    for task in sorted(os.listdir(tasks)) if os.path.isdir(tasks) else ():
+        where = f"{tasks}/{task}"
+        state = first_line(f"{where}/stat").rpartition(")")[2].split()[:1]
+        print("   thread", task, *state, *(first_line(f"{where}/{name}") for name in ("comm", "wchan", "syscall")))
+        if stack := kernel_stack(where):
+            print("      ", *stack)
+    if shutil.which("gdb") and describe(pid).split()[1:2] and "gfs2" in describe(pid).split()[1]:
+        try:
+            done = subprocess.run(["gdb", "-p", str(pid), "-batch", "-ex", "thread apply all bt 12"],
+                                  capture_output=True, text=True, timeout=20)
+            print("\n".join(line for line in done.stdout.splitlines()
+                            if line.startswith(("#", "Thread"))))
+        except subprocess.TimeoutExpired:
+            print("   gdb did not answer")
+    sys.stdout.flush()
+
+
 def report_hang():
     """What everybody below us is doing: for the log of a test that did not end."""
     print("--- the time is over; what was running:")
     for pid in descendants():
-        print(describe(pid))
-        for task in sorted(os.listdir(f"/proc/{pid}/task")) if os.path.isdir(f"/proc/{pid}/task") else ():
-            line = []
-            for name in ("comm", "wchan", "syscall"):
-                try:
-                    with open(f"/proc/{pid}/task/{task}/{name}") as text:
-                        line.append(text.read().split("\n")[0][:60])
-                except OSError:
-                    line.append("?")
-            print("   thread", task, *line)
-        if shutil.which("gdb") and describe(pid).split()[1:2] and "gfs2" in describe(pid).split()[1]:
-            try:
-                done = subprocess.run(["gdb", "-p", str(pid), "-batch", "-ex", "thread apply all bt 12"],
-                                      capture_output=True, text=True, timeout=20)
-                print("\n".join(line for line in done.stdout.splitlines()
-                                if line.startswith(("#", "Thread"))))
-            except subprocess.TimeoutExpired:
-                print("   gdb did not answer")
-    sys.stdout.flush()
+        report_threads(pid)
+
+
+def mounts(pid="self"):
+    """[(directory, type)] of a process, the latest first."""
+    found = []
+    with open(f"/proc/{pid}/mountinfo") as lines:
+        for line in lines:
+            # Blanks and the like are three octal digits there.
+            where = re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), line.split()[4])
+            found.append((where, line.partition(" - ")[2].split()[0]))
+    return found[::-1]
 
 
 def mounts_below(directory):
-    found = []
-    with open("/proc/self/mountinfo") as mounts:
-        for line in mounts:
-            # Blanks and the like are three octal digits there.
-            where = re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), line.split()[4])
-            if where == directory or where.startswith(directory + "/"):
-                found.append(where)
-    return found[::-1]
+    return [where for where, _ in mounts() if where == directory or where.startswith(directory + "/")]
+
+
+def report_copies(directory):
+    """Who has a copy of a mount in another namespace: it lives on there when it is unmounted here."""
+    seen = {os.readlink("/proc/self/ns/mnt")}
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            namespace = os.readlink(f"/proc/{pid}/ns/mnt")
+            if namespace not in seen and directory in [where for where, _ in mounts(pid)]:
+                print("   still mounted for", describe(pid))
+            seen.add(namespace)
+        except OSError:
+            pass
+    sys.stdout.flush()
 
 
 def clean(directory):
@@ -161,7 +200,11 @@ def private_namespace():
     if libc.unshare(CLONE_NEWNS):
         print("warden: no mount namespace of its own:", os.strerror(ctypes.get_errno()))
         return
-    libc.mount(b"none", b"/", None, MS_REC | MS_SLAVE, None)
+    if libc.mount(b"none", b"/", None, MS_REC | MS_SLAVE, None) == 0:
+        # Copies of others' mounts, which would not end when those unmount them.
+        for where, kind in mounts():
+            if kind == "fuse.gfs2-fuse":
+                libc.umount2(os.fsencode(where), MNT_DETACH)
     libc.mount(b"tmpfs", b"/run", b"tmpfs", 0, b"mode=755")
 
 
