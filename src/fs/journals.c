@@ -296,40 +296,78 @@ static bool statfs_is_out_of_use(struct gfs2_sbd *sdp, unsigned jid, int error)
 }
 
 /*
- * Under the journal's lock and its inode's.  The map is read afresh: the journal may be newer than our mount (gfs2_jadd),
- * and its inode's lock was not ours meanwhile.
+ * The journal's inode locked, and its map read afresh: the journal may be newer than our mount (gfs2_jadd), and its inode's lock was not
+ * ours meanwhile.
  */
+static int lock_and_map(struct gfs2_sbd *sdp, const struct gfs2_jdesc *known, struct gfs2_jdesc *jd, struct gfs2_holder *gh)
+{
+	struct gfs2_inode *ip = known->jd_inode;
+	int err;
+
+	*jd = *known;
+	jd->jd_extents = NULL;
+	jd->jd_nr_extents = 0;
+	err = gfs2_glock_nq_init(ip->i_gl, LM_ST_SHARED, LM_FLAG_NOEXP | GL_NOCACHE, gh);
+	if (err)
+		return err;
+	err = map_journal(sdp, ip, jd);
+	if (err) {
+		free(jd->jd_extents);
+		gfs2_glock_dq_uninit(gh);
+	}
+	return err;
+}
+
+static void unlock_mapped(struct gfs2_jdesc *jd, struct gfs2_holder *gh)
+{
+	free(jd->jd_extents);
+	gfs2_glock_dq_uninit(gh);
+}
+
+/* Under the journal's lock. */
 static int replay_of_dead(struct gfs2_sbd *sdp, const struct gfs2_jdesc *known)
 {
 	struct gfs2_recovery_result res = { 0 };
-	struct gfs2_jdesc jd = *known;
-	struct gfs2_inode *ip = jd.jd_inode;
 	struct gfs2_holder gh, statfs_gh;
+	struct gfs2_jdesc jd;
 	int err;
 
-	jd.jd_extents = NULL;
-	jd.jd_nr_extents = 0;
 	/* Its share of the block counts is added on the device; a living node may be adding its own. (The kernel does without.) */
 	err = gfs2_glock_nq_init(sdp->sd_statfs_inode->i_gl, LM_ST_EXCLUSIVE,
 				 LM_FLAG_NOEXP | LM_FLAG_TRY | GL_NOCACHE | GL_SKIP, &statfs_gh);
-	if (err && !statfs_is_out_of_use(sdp, jd.jd_jid, err))
+	if (err && !statfs_is_out_of_use(sdp, known->jd_jid, err))
 		return err;
-	err = gfs2_glock_nq_init(ip->i_gl, LM_ST_SHARED, LM_FLAG_NOEXP | GL_NOCACHE, &gh);
+	err = lock_and_map(sdp, known, &jd, &gh);
 	if (!err) {
-		err = map_journal(sdp, ip, &jd);
-		if (!err)
-			err = gfs2_recover_journal(sdp->sd_io, sdp->sd_bsize, &jd, sdp->sd_jid,
-						   sdp->sd_statfs_addr, sdp->sd_ro, &res);
-		gfs2_glock_dq_uninit(&gh);
+		err = gfs2_recover_journal(sdp->sd_io, sdp->sd_bsize, &jd, sdp->sd_jid,
+					   sdp->sd_statfs_addr, sdp->sd_ro, &res);
+		unlock_mapped(&jd, &gh);
 	}
 	/* Who has left has a clean one. */
 	if (!err && res.dirty)
-		fs_warn("jid=%u: replayed the journal of a dead node: %u blocks, %u revokes", jd.jd_jid,
+		fs_warn("jid=%u: replayed the journal of a dead node: %u blocks, %u revokes", known->jd_jid,
 			res.blocks_replayed, res.revokes);
-	free(jd.jd_extents);
 	if (statfs_gh.gh_gl)
 		gfs2_glock_dq_uninit(&statfs_gh);
 	return err;
+}
+
+/* Damaged: it is said when it is to be replayed. */
+bool gfs2_journal_comes_first(void *private, unsigned jid)
+{
+	struct gfs2_sbd *sdp = private;
+	struct gfs2_log_header_host head;
+	struct gfs2_holder gh;
+	struct gfs2_jdesc jd;
+	bool counts = false;
+
+	if (!atomic_load_explicit(&sdp->sd_journals_known, memory_order_acquire) || gfs2_withdrawn(sdp) || jid == sdp->sd_jid ||
+	    jid >= sdp->sd_nr_journals || !sdp->sd_jdescs[jid].jd_inode || lock_and_map(sdp, &sdp->sd_jdescs[jid], &jd, &gh))
+		return false;
+	if (gfs2_journal_look(sdp->sd_io, sdp->sd_bsize, &jd, sdp->sd_statfs_addr, &head, &counts))
+		counts = false;
+	unlock_mapped(&jd, &gh);
+	return counts;
 }
 
 int gfs2_recover_jid(void *private, unsigned jid)

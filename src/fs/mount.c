@@ -107,6 +107,7 @@ static void lock_space_lost(void *private, const char *why)
 
 static const struct lm_recovery_ops recovery_ops = {
 	.lm_recover_journal = gfs2_recover_jid,
+	.lm_comes_first = gfs2_journal_comes_first,
 	.lm_nr_journals = gfs2_nr_journals,
 	.lm_lost = lock_space_lost,
 };

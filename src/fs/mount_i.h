@@ -32,6 +32,7 @@ int recover_journals(struct gfs2_sbd *sdp, struct gfs2_log_header_host *head);
 int recover_one(struct gfs2_sbd *sdp, const struct gfs2_jdesc *jd, struct gfs2_log_header_host *head);
 /* While mounted: replay the journal of a node that has died, on a thread of the lock module. LM_RD_*. */
 int gfs2_recover_jid(void *sdp, unsigned jid);
+bool gfs2_journal_comes_first(void *sdp, unsigned jid);
 unsigned gfs2_nr_journals(void *sdp);
 
 #endif

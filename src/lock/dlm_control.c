@@ -119,39 +119,57 @@ void dlm_control_news(struct lm_dlm *dc, const struct dlm_news *news)
 
 /* --- replaying --- */
 
-static void recover_bits(struct lm_dlm *dc, const struct control_lvb *c, uint32_t gen)
+static bool recover_jid(struct lm_dlm *dc, unsigned jid, uint32_t gen)
 {
-	for (unsigned jid = 0; jid < DLM_MAX_JID; jid++) {
-		bool stop, again;
-		int result;
+	bool success;
 
-		rmutex_lock(&dc->dc_lock);
-		stop = dc->dc_stop_control;
-		rmutex_unlock(&dc->dc_lock);
-		if (stop)
-			return;
-		if (!control_bit(c, jid))
+	fs_info("recover generation %u jid %u", gen, jid);
+	/* Ours: set by one who does not know whose it is. */
+	success = (jid == dc->dc_jid && !gfs2_glock_table_withdrawn(dc->dc_table)) ||
+		  gfs2_glock_table_recover_journal(dc->dc_table, jid) == LM_RD_SUCCESS;
+	fs_info("recover jid %u result %s", jid, success ? "success" : "busy");
+	rmutex_lock(&dc->dc_lock);
+	if (success)
+		dc->dc_recovered[jid] = true;
+	else
+		dc->dc_retry_ns = now_ns() + RETRY_NS;
+	rmutex_unlock(&dc->dc_lock);
+	return success;
+}
+
+static bool is_stopped(struct lm_dlm *dc)
+{
+	bool stop;
+
+	rmutex_lock(&dc->dc_lock);
+	stop = dc->dc_stop_control;
+	rmutex_unlock(&dc->dc_lock);
+	return stop;
+}
+
+void dlm_control_recover(struct lm_dlm *dc, const struct control_lvb *c, uint32_t gen)
+{
+	bool done[DLM_MAX_JID] = { false };
+	unsigned nr = 0;
+
+	for (unsigned jid = 0; jid < DLM_MAX_JID; jid++)
+		nr += control_bit(c, jid);
+	/* Mostly it is one, and need not be read once more. */
+	for (unsigned jid = 0; nr > 1 && jid < DLM_MAX_JID && !is_stopped(dc); jid++) {
+		if (!control_bit(c, jid) || !gfs2_glock_table_comes_first(dc->dc_table, jid))
 			continue;
-		fs_info("recover generation %u jid %u", gen, jid);
-		/* Ours: set by one who does not know whose it is. */
-		if (jid == dc->dc_jid && !gfs2_glock_table_withdrawn(dc->dc_table))
-			result = LM_RD_SUCCESS;
-		else
-			result = gfs2_glock_table_recover_journal(dc->dc_table, jid);
-		again = result != LM_RD_SUCCESS;
-		fs_info("recover jid %u result %s", jid, again ? "busy" : "success");
-		rmutex_lock(&dc->dc_lock);
-		if (again)
-			dc->dc_retry_ns = now_ns() + RETRY_NS;
-		else
-			dc->dc_recovered[jid] = true;
-		rmutex_unlock(&dc->dc_lock);
+		done[jid] = recover_jid(dc, jid, gen);
+		if (!done[jid])
+			return;
 	}
+	for (unsigned jid = 0; jid < DLM_MAX_JID && !is_stopped(dc); jid++)
+		if (control_bit(c, jid) && !done[jid])
+			recover_jid(dc, jid, gen);
 }
 
 /*
  * One has died whose slot is not known.  A journal that was not its, and nobody's, is clean; a living node that this one does not know
- * the slot of takes its own journal's bit away itself (recover_bits()).
+ * the slot of takes its own journal's bit away itself (recover_jid()).
  */
 static void candidates(const struct lm_dlm *dc, struct control_lvb *c, unsigned nr_journals)
 {
@@ -251,7 +269,7 @@ static void control_round(struct lm_dlm *dc)
 		return;
 	}
 	if (any_bit(&c)) {
-		recover_bits(dc, &c, start);
+		dlm_control_recover(dc, &c, start);
 		return;
 	}
 	rmutex_lock(&dc->dc_lock);

@@ -173,6 +173,8 @@ void dlm_control_news(struct lm_dlm *dc, const struct dlm_news *news);
  * True: the block has changed.  @nr_journals: of the volume.
  */
 bool dlm_control_merge(struct lm_dlm *dc, struct control_lvb *c, unsigned nr_journals);
+/* Replay, or try to, what has a bit in @c: in the order that lm_comes_first demands. dc_recovered tells what is clean now. */
+void dlm_control_recover(struct lm_dlm *dc, const struct control_lvb *c, uint32_t gen);
 int dlm_control_mount(struct lm_dlm *dc, bool *first);
 void dlm_control_first_done(struct lm_dlm *dc);
 int dlm_control_start(struct lm_dlm *dc);

@@ -242,6 +242,11 @@ struct gfs2_glock {
 struct lm_recovery_ops {
 	/* Replay journal @jid unless a living node owns it.  May take glocks (with LM_FLAG_NOEXP). Returns LM_RD_*. */
 	int (*lm_recover_journal)(void *private, unsigned jid);
+	/*
+	 * Before one of several is replayed, where what the dead held is free at once: does journal @jid have to be clean before any of the
+	 * others?  (It has a copy of something that the recovery of each changes.)  Reads the journal.
+	 */
+	bool (*lm_comes_first)(void *private, unsigned jid);
 	/* Of the volume, as this node knows it. */
 	unsigned (*lm_nr_journals)(void *private);
 	/* The node has lost its place in the cluster (lock space, broker): withdraw.  Any thread; does not sleep. */
@@ -426,6 +431,7 @@ void *gfs2_glock_table_lm_private(const struct gfs2_glock_table *t);
 int gfs2_glock_table_volume(const struct gfs2_glock_table *t, bool *keep_locks);
 /* LM_RD_GAVEUP if nobody registered. */
 int gfs2_glock_table_recover_journal(struct gfs2_glock_table *t, unsigned jid);
+bool gfs2_glock_table_comes_first(struct gfs2_glock_table *t, unsigned jid); /* false if nobody registered */
 unsigned gfs2_glock_table_nr_journals(struct gfs2_glock_table *t); /* 0 if nobody registered */
 void gfs2_glock_table_lost(struct gfs2_glock_table *t, const char *why);
 /*

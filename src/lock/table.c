@@ -100,6 +100,11 @@ int gfs2_glock_table_recover_journal(struct gfs2_glock_table *t, unsigned jid)
 	return t->t_recovery->lm_recover_journal(t->t_private, jid);
 }
 
+bool gfs2_glock_table_comes_first(struct gfs2_glock_table *t, unsigned jid)
+{
+	return t->t_recovery && t->t_recovery->lm_comes_first && t->t_recovery->lm_comes_first(t->t_private, jid);
+}
+
 unsigned gfs2_glock_table_nr_journals(struct gfs2_glock_table *t)
 {
 	return t->t_recovery ? t->t_recovery->lm_nr_journals(t->t_private) : 0;

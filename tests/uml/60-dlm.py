@@ -55,12 +55,6 @@ def to_replay(jid):
     return {number: work or not head.clean for number, head, work in journals(state["image"].path)}[jid]
 
 
-def jid_of(node):
-    """The journal is the DLM's slot, less one; the kernel has logged "generation G slots N SLOT:NODE ..."."""
-    line = re.findall(r"dlm: vol: generation \d+ slots \d+((?: \d+:\d+)+)", node.console())[-1]
-    return {int(n): int(slot) - 1 for slot, n in (pair.split(":") for pair in line.split())}[node.number]
-
-
 # --- shared work ---
 
 def each_sees_the_other(c):
@@ -181,7 +175,7 @@ def node_killed(c):
     effective = 0
     for turn in range(KILLS):
         directory = "%s/killed%d" % (MNT, turn)
-        jid = jid_of(two)
+        jid = journal_of(two)
         process = run_until_acked(two, directory, 5 + 3 * turn % 40)
         two.kill()
         work = to_replay(jid)
@@ -232,7 +226,7 @@ def daemon_killed(c):
         path, directory = "%s/f%d" % (MNT, turn), "%s/daemon%d" % (MNT, turn)
         one.run("echo old >%s; mkdir %s" % (path, directory), check=True)      # node 1: EX
         two.run("cat " + path, check=True)                                      # UN, SH
-        jid = jid_of(two)
+        jid = journal_of(two)
         process = run_until_acked(two, directory, 3 + 2 * turn % 20)
         two.run("echo new and longer >%s; sync %s" % (path, path), check=True)  # EX
         supervising = kill_daemon(two)
@@ -284,7 +278,7 @@ def supervisor_killed_too(c):
 def withdrawn(c):
     """The log of node 2 cannot be written any more: it goes, and node 1 replays what was acknowledged before."""
     one, two = c.node(1), c.node(2)
-    jid = jid_of(two)
+    jid = journal_of(two)
     directory = MNT + "/withdrawn"
     process = run_until_acked(two, directory, 5)
     two.run("glockctl set fault op=write,cls=log,error=5", check=True)
@@ -320,7 +314,7 @@ def killed_with_the_block_counts(c):
     replay is over, and the replay wants the same lock."""
     one, two = c.node(1), c.node(2)
     number = int(re.search(r"no_addr +(\d+)", run(["gfs2_edit", "-p", "statfs", state["image"].path]).stdout)[1])
-    jid = jid_of(two)
+    jid = journal_of(two)
     two.run("echo kept >%s/kept; sync %s/kept" % (MNT, MNT), check=True)
     # by a process of its own, as long as it is wanted
     holder = two.spawn([LOAD[0], "-c", HOLDER, str(number)])

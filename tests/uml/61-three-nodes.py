@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-# test: three gfs2-fuse nodes on the real DLM: two die at once and with them the quorum, the network splits and heals
+# test: three gfs2-fuse nodes on the real DLM: two die at once and with them the quorum, one moving its block counts; the network splits and heals
 # timeout: 1500
 # full: only
 """There is no fencing here: what fences a node that was cut off is this test, with `kill`."""
@@ -12,6 +12,7 @@ import time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from umltest import *    # noqa: E402
 from testlib import *    # noqa: E402
+from journal import journals, master_counts    # noqa: E402
 
 TABLE = "g2:vol"
 MNT = "/mnt/gfs2"
@@ -118,6 +119,45 @@ def case_three_nodes():
             c.node(n).umount(MNT)
         c.node(1).mount("/dev/ubda", "fuse", MNT, "lockproto=lock_nolock", check=True)
         c.node(1).umount(MNT)
+        image.fsck()
+        equal(c.down(), [], "problems at down")
+
+
+def heads(image):
+    return {number: head for number, head, _ in journals(image.path)}
+
+
+def case_counts_of_the_dead():
+    """Of two that die together one is moving its block counts: they are in its log, but not in place.  Its lock is free at once; what the
+    recovery of the other journal, whose number is lower, adds must not come before."""
+    image = volume(size="1G", journals=3, proto="lock_dlm", table=TABLE)
+    with uml.Cluster() as c:
+        c.up(3, images=[image.path])
+        survivor, *dead = [c.node(n) for n in (1, 2, 3)]
+        with_counts, mover = sorted(dead, key=journal_of)
+        with_jid, mover_jid = journal_of(with_counts), journal_of(mover)
+        write = "dd if=/dev/zero of=%s/f%d bs=500k count=1 oflag=append conv=fsync,notrunc"
+        where, before = master_counts(image.path)
+        for node, jid in (mover, mover_jid), (with_counts, with_jid):
+            node.run(write % (MNT, jid), check=True)
+        mover.run("glockctl set fault op=write,cls=meta,pos=%d,len=512,delay_us=900000000" % where, check=True)
+        mover.run("umount " + MNT, check=True)
+        wait_for(lambda: not any(heads(image)[mover_jid].counts), "the counts to be moved", STEP, pause=0.2)
+        # It has all locks for that, and cannot move what it changes.
+        with_counts.run(write % (MNT, with_jid), check=True)
+        counts = heads(image)[with_jid].counts
+        check(counts[1], "the node with the lower number has moved its counts")
+        equal(master_counts(image.path), (where, before), "the master record")
+        for node in dead:
+            node.kill()
+        reader = survivor.spawn("ls -l %s/f%d" % (MNT, with_jid))
+        with_counts.start(mount=False)
+        equal(reader.wait(STEP).rc, 0, "the survivor reads what a dead one had")
+        wait_for(lambda: heads(image)[with_jid].clean and heads(image)[mover_jid].clean, "both replays", STEP, pause=0.2)
+        log("journal %d had %s that were not moved, journal %d an image" % (with_jid, counts, mover_jid))
+        survivor.umount(MNT)
+        survivor.mount("/dev/ubda", "fuse", MNT, "lockproto=lock_nolock", check=True)
+        survivor.umount(MNT)
         image.fsck()
         equal(c.down(), [], "problems at down")
 

@@ -63,12 +63,6 @@ def clock():
     return int(run([prog("clusterops"), "clock"]).stdout)
 
 
-def jid_of(node):
-    """The journal is the DLM's slot, less one; the kernel has logged "generation G slots N SLOT:NODE ..."."""
-    line = re.findall(r"dlm: vol: generation \d+ slots \d+((?: \d+:\d+)+)", node.console())[-1]
-    return {int(n): int(slot) - 1 for slot, n in (pair.split(":") for pair in line.split())}[node.number]
-
-
 def kills(c, image, logs, done, names, seed, rng):
     effective = rounds = 0
     while effective < KILLS:
@@ -78,7 +72,7 @@ def kills(c, image, logs, done, names, seed, rng):
         node = c.node(victim + 1)
         load = Load(c, logs, names, 10000, seed, rounds, "flush")
         time.sleep(0.5 + rng.random() * 2)
-        jid = jid_of(node)
+        jid = journal_of(node)
         since = clock()
         node.kill()
         work = {number: 0 if head.clean else count for number, head, count in journals(image.path)}[jid]

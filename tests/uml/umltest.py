@@ -41,6 +41,12 @@ def volume(size="1G", **more):
     return testlib.Volume(size=size, journal_mib=128, **more)
 
 
+def journal_of(node):
+    """The journal is the DLM's slot, less one; the kernel has logged "generation G slots N SLOT:NODE ..."."""
+    line = re.findall(r"dlm: vol: generation \d+ slots \d+((?: \d+:\d+)+)", node.console())[-1]
+    return {int(n): int(slot) - 1 for slot, n in (pair.split(":") for pair in line.split())}[node.number]
+
+
 def host_manifest(directory, *options):
     return testlib.run([sys.executable, "-B", os.path.join(testlib.ROOT, "tests", "manifest.py"),
                         *options, directory]).stdout

@@ -331,6 +331,76 @@ static void test_first_mounter_is_not_blocked(void **state)
 	member_free(dc);
 }
 
+/* --- several journals --- */
+
+static struct {
+	char order[64];
+	unsigned first, busy, looked;	/* bits: journals */
+} journals;
+
+static int recover(void *private, unsigned jid)
+{
+	size_t len = strlen(journals.order);
+	bool busy = journals.busy >> jid & 1;
+
+	snprintf(journals.order + len, sizeof(journals.order) - len, "%u%s ", jid, busy ? "-" : "");
+	return busy ? LM_RD_GAVEUP : LM_RD_SUCCESS;
+}
+
+static bool comes_first(void *private, unsigned jid)
+{
+	journals.looked |= 1u << jid;
+	return journals.first >> jid & 1;
+}
+
+static const char *recover_bits(struct lm_dlm *dc, uint8_t set, unsigned first, unsigned busy)
+{
+	const struct control_lvb c = { .owner = CONTROL_US, .generation = 9, .bits = { set } };
+
+	memset(&journals, 0, sizeof(journals));
+	memset(dc->dc_recovered, 0, sizeof(dc->dc_recovered));
+	dc->dc_retry_ns = 0;
+	journals.first = first;
+	journals.busy = busy;
+	dlm_control_recover(dc, &c, 9);
+	return journals.order;
+}
+
+/* What the dead held is free at once: who is replayed before the one who died with the lock of the block counts has his overwritten. */
+static void test_order_of_recoveries(void **state)
+{
+	static const struct lm_recovery_ops ops = { .lm_recover_journal = recover, .lm_comes_first = comes_first };
+	struct lm_dlm *dc = member();
+
+	assert_int_equal(gfs2_glock_table_create(&lm_nolock, NULL, 0, NULL, &dc->dc_table), 0);
+	gfs2_glock_table_set_recovery(dc->dc_table, &ops);
+	dc->dc_jid = 2;
+
+	assert_string_equal(recover_bits(dc, 0x7a, 0, 0), "1 3 4 5 6 ");
+	assert_int_equal(journals.looked, 0x7a);
+	assert_string_equal(recover_bits(dc, 0x7a, 1u << 5, 0), "5 1 3 4 6 ");
+	assert_true(dc->dc_recovered[1] && dc->dc_recovered[5] && dc->dc_recovered[6]);
+	assert_int_equal(dc->dc_retry_ns, 0);
+	/* Another node is at it, or it cannot be done yet: nobody's turn. */
+	assert_string_equal(recover_bits(dc, 0x7a, 1u << 5, 1u << 5), "5- ");
+	assert_false(dc->dc_recovered[1] || dc->dc_recovered[5]);
+	assert_int_not_equal(dc->dc_retry_ns, 0);
+	/* One of those whose turn does not matter. */
+	assert_string_equal(recover_bits(dc, 0x7a, 1u << 5, 1u << 3), "5 1 3- 4 6 ");
+	assert_true(dc->dc_recovered[6] && !dc->dc_recovered[3]);
+	assert_int_not_equal(dc->dc_retry_ns, 0);
+	/* Our own is clean by definition. */
+	assert_string_equal(recover_bits(dc, 0x06, 0, 0), "1 ");
+	assert_true(dc->dc_recovered[2]);
+	/* It is read only if there is a choice. */
+	assert_string_equal(recover_bits(dc, 0x20, 1u << 5, 0), "5 ");
+	assert_int_equal(journals.looked, 0);
+	dc->dc_stop_control = true;
+	assert_string_equal(recover_bits(dc, 0x7a, 1u << 5, 0), "");
+	gfs2_glock_table_destroy(dc->dc_table);
+	member_free(dc);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -344,6 +414,7 @@ int main(void)
 		cmocka_unit_test(test_old_slots),
 		cmocka_unit_test(test_death_after_a_return),
 		cmocka_unit_test(test_first_mounter_is_not_blocked),
+		cmocka_unit_test(test_order_of_recoveries),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
