@@ -196,15 +196,20 @@ def clean(directory):
             subprocess.run(["losetup", "-d", name], check=False)
 
 
+def drop_copies(but=None):
+    """In a new mount namespace that is a slave: others' mounts of ours, but those below a directory; they would live on here when those
+    unmount them."""
+    for where, kind in mounts():
+        if kind == "fuse.gfs2-fuse" and not (but and where.startswith(but + "/")):
+            libc.umount2(os.fsencode(where), MNT_DETACH)
+
+
 def private_namespace():
     if libc.unshare(CLONE_NEWNS):
         print("warden: no mount namespace of its own:", os.strerror(ctypes.get_errno()))
         return
     if libc.mount(b"none", b"/", None, MS_REC | MS_SLAVE, None) == 0:
-        # Copies of others' mounts, which would not end when those unmount them.
-        for where, kind in mounts():
-            if kind == "fuse.gfs2-fuse":
-                libc.umount2(os.fsencode(where), MNT_DETACH)
+        drop_copies()
     libc.mount(b"tmpfs", b"/run", b"tmpfs", 0, b"mode=755")
 
 

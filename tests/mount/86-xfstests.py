@@ -218,7 +218,9 @@ def case_interrupted():
     checkout = fake()
     for number, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
         results = temp("results")
-        process, directory, device = hanging(checkout, results)
+        # The run's namespace keeps nobody else's mount alive.
+        with Volume(size="128M").mount():
+            process, directory, device = hanging(checkout, results)
         process.send_signal(number)
         output = process.communicate(timeout=STEP_SECONDS)[0].decode()
         equal(process.returncode, status, f"exit status after {number}: {output}")

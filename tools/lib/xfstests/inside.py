@@ -6,6 +6,7 @@ RUN is a directory with setup.json from xfstests.py.  Here mount(8) finds a help
 our daemon, df says gfs2, umount waits for the daemon, the users that the tests want exist, and /tmp is
 empty.  Nothing of that is seen outside, and all of it ends with this process, however it ends.
 """
+import importlib
 import json
 import os
 import resource
@@ -36,6 +37,8 @@ def surroundings(run, setup):
                        ("real-sbin", os.path.realpath("/sbin"))):
         os.mkdir(f"{run}/{name}")
         mount("--rbind", path, f"{run}/{name}")
+    sys.path.insert(0, setup["lib"])
+    importlib.import_module("warden").drop_copies(but=run)
     for name in ("test", "scratch"):
         os.mkdir(f"{run}/{name}")
     users(run)
