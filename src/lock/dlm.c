@@ -10,6 +10,25 @@
  *     machine does that anyway: a glock that goes away is in UN, which is NL.
  *  3. At unmount locks are not unlocked one by one; leaving the lock space drops them, and their value blocks have been
  *     written by the conversion to NL.
+ *
+ * And one thing because the DLM has a fault: between PR and CW a lock goes by way of CR (DLM: lock.c, recover.c).
+ *	Of a conversion that is under way when the lock's master dies, the granted mode is rebuilt from what the node itself has, and the
+ *	conversion is asked for again (dlm_recover_waiters_pre(), _post()).  Between PR and CW, of which neither includes the other, that would not
+ *	do: the master may have granted CW, and others CW beside it.  Linux 6.1 means to find out from the others' locks (recover_conversion()), but
+ *	whoever becomes the new master, it goes wrong.
+ *	  Another node: it gets the lock without a granted mode (IV).  Nothing sets one, and a conversion from there is neither granted nor asked for
+ *	    again: no answer, ever.  What the master has of it keeps nobody away either, so another node may be granted EX beside it.
+ *	  This node: the granted mode may become the one that was asked for.  Then the grant leaves the lock on the queue of conversions: it is
+ *	    granted, and answered, again and again, and whatever is asked of it later is refused as busy.
+ *	Afterwards it cannot be put right: a late answer looks like a false one, and the machine's old state is worth nothing from the DLM's
+ *	recovery on, long before it can hear of that.
+ *	CR is less than both, and keeps away EX only.  The first half goes down, which a node does by itself and only tells the master: never
+ *	under way.  The second half goes up, as from NL; the DLM recovers that well, since CR is what the node has in any case.  In between others
+ *	may get what the old state kept away, but not EX: what is cached of the metadata stays right, as it does in a direct conversion.
+ *	Data are not cached then: from PR go_inval has run, from CW there are none.  Nobody has a holder, and direct I/O has been drained.
+ *	The price is one more request of this node to its own kernel.  What it also saves is the deadlock of two nodes that both go from PR to CW.
+ *	If the second half fails (refused, cancelled, a deadlock) there may be no way back: then the answer says LM_OUT_LOST, and the machine gives
+ *	up what is left.  Kernel nodes would notice nothing: a request that CR is in the way of is for EX.
  */
 #include "lock/dlm_i.h"
 
@@ -50,12 +69,60 @@ static int send_cancel(struct dlm_lock *dl, uint32_t lkid)
 	return dlm_ls_unlock(dl->ctx->dc_ls, lkid, LKF_CANCEL, &lksb, dl);
 }
 
+static int ask(struct dlm_lock *dl, int mode, unsigned dlm_flags, uint32_t lkid, struct dlm_lksb *lksb)
+{
+	lksb->sb_lkid = lkid;
+	/* Busy: a cancel that came too late is still being dealt with. */
+	while (dlm_ls_lock(dl->ctx->dc_ls, (uint32_t)mode, lksb, dlm_flags, dl->name, DLM_NAME_LEN, 0,
+			   dlm_ast_address, dl, dlm_bast_address, NULL)) {
+		int error = -errno;
+
+		if (error != -EBUSY && error != -EINTR) {
+			fs_err("lock %s: the DLM refuses to be asked for mode %d with flags %x: %s",
+			       dl->name, mode, dlm_flags, strerror(-error));
+			return error;
+		}
+		usleep(20000);
+		lksb->sb_lkid = lkid;
+	}
+	return 0;
+}
+
+static bool middle_conversion(const struct dlm_lock *dl, enum lm_state req)
+{
+	return dl->exists && !dl->between && ((dl->held == LM_ST_SHARED && req == LM_ST_DEFERRED) ||
+					      (dl->held == LM_ST_DEFERRED && req == LM_ST_SHARED));
+}
+
+/*
+ * The first half; dl->stepping is set.  Waits for the answer, which comes before the request has returned: the two must not be mixed
+ * up.  The reader, who takes it, waits for nobody.
+ */
+static int step_down(struct dlm_lock *dl, uint32_t lkid)
+{
+	struct lm_dlm *dc = dl->ctx;
+	char block[DLM_LVB_LEN] = { 0 };
+	struct dlm_lksb lksb = { .sb_lvbptr = block };
+	int error = ask(dl, DLMM_CR, LKF_PERSISTENT | LKF_CONVERT, lkid, &lksb);
+
+	rmutex_lock(&dc->dc_lock);
+	if (error) {
+		dl->stepping = false;
+	} else {
+		while (dl->stepping)
+			rcond_wait(&dc->dc_cond, &dc->dc_lock);
+		error = dl->status;
+	}
+	rmutex_unlock(&dc->dc_lock);
+	return error;
+}
+
 int dlm_issue(struct dlm_lock *dl, enum lm_state req, unsigned dlm_flags, const char *lvb)
 {
 	struct lm_dlm *dc = dl->ctx;
 	char block[DLM_LVB_LEN] = { 0 };
 	struct dlm_lksb lksb = { .sb_lvbptr = block };
-	bool cancel = false;
+	bool cancel = false, step;
 	uint32_t lkid;
 	unsigned seq;
 	int error;
@@ -67,27 +134,23 @@ int dlm_issue(struct dlm_lock *dl, enum lm_state req, unsigned dlm_flags, const 
 	dl->req = req;
 	dl->busy = true;
 	dl->cancel = false;
+	dl->stepping = step = middle_conversion(dl, req);
 	lkid = dl->exists ? dl->lkid : 0;
 	rmutex_unlock(&dc->dc_lock);
 
+	if (step) {
+		error = step_down(dl, lkid);
+		if (error)
+			return error;
+	}
 	dlm_flags |= LKF_PERSISTENT;
 	if (lkid)
 		dlm_flags |= LKF_CONVERT;
 	else
 		dlm_flags &= ~(unsigned)LKF_QUECVT;
-	lksb.sb_lkid = lkid;
-	/* Busy: a cancel that came too late is still being dealt with. */
-	while (dlm_ls_lock(dc->dc_ls, (uint32_t)dlm_mode(req), &lksb, dlm_flags, dl->name,
-			   DLM_NAME_LEN, 0, dlm_ast_address, dl, dlm_bast_address, NULL)) {
-		error = -errno;
-		if (error != -EBUSY && error != -EINTR) {
-			fs_err("lock %s: the DLM refuses to be asked for mode %d with flags %x: %s",
-			       dl->name, dlm_mode(req), dlm_flags, strerror(-error));
-			return error;
-		}
-		usleep(20000);
-		lksb.sb_lkid = lkid;
-	}
+	error = ask(dl, dlm_mode(req), dlm_flags, lkid, &lksb);
+	if (error)
+		return error;
 	rmutex_lock(&dc->dc_lock);
 	/* The answer may have been faster. */
 	if (dl->seq == seq && dl->busy) {
@@ -165,10 +228,13 @@ static void dlm_lock_op(struct gfs2_glock *gl, enum lm_state req, unsigned flags
 
 	dl->noexp = flags & LM_FLAG_NOEXP;
 	if (dlm_issue(dl, req, dlm_flags, dlm_flags & LKF_VALBLK ? gl->gl_lvb : NULL)) {
+		int reply;
+
 		rmutex_lock(&dl->ctx->dc_lock);
 		dl->busy = false;
+		reply = (int)dl->held | LM_OUT_ERROR | (dl->between ? LM_OUT_LOST : 0);
 		rmutex_unlock(&dl->ctx->dc_lock);
-		gfs2_glock_complete(gl, (int)dl->held | LM_OUT_ERROR);
+		gfs2_glock_complete(gl, reply);
 	}
 }
 
@@ -297,7 +363,7 @@ static bool dlm_keeps_back_op(struct gfs2_glock *gl)
 
 /* --- joining and leaving --- */
 
-static int start_issuer(struct lm_dlm *dc)
+int dlm_issuer_start(struct lm_dlm *dc)
 {
 	sigset_t old;
 	int error;
@@ -329,7 +395,7 @@ static int join(struct lm_dlm *dc)
 	if (!error)
 		error = dlm_reader_start(dc);
 	if (!error)
-		error = start_issuer(dc);
+		error = dlm_issuer_start(dc);
 	if (error)
 		fs_err("cannot listen to the lock space: %s", strerror(-error));
 	return error;
@@ -363,7 +429,7 @@ static void init_plain(struct lm_dlm *dc, struct dlm_lock *dl, unsigned number)
 	dlm_resource_name(dl->name, LM_TYPE_NONDISK, number);
 }
 
-static struct lm_dlm *create(struct gfs2_glock_table *t)
+struct lm_dlm *dlm_create(struct gfs2_glock_table *t)
 {
 	struct lm_dlm *dc = xzalloc(sizeof(*dc));
 
@@ -384,7 +450,7 @@ static struct lm_dlm *create(struct gfs2_glock_table *t)
 
 static int dlm_mount_op(struct gfs2_glock_table *t, const char *table, unsigned *jid, bool *first)
 {
-	struct lm_dlm *dc = create(t);
+	struct lm_dlm *dc = dlm_create(t);
 	int error;
 
 	gfs2_glock_table_set_lm_private(t, dc);

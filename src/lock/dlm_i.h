@@ -24,7 +24,7 @@
 #define DLM_MAX_JID 192		/* bits in CONTROL's value block */
 
 /* DLM modes, as numbers on the wire. */
-enum { DLMM_NL = 0, DLMM_CW = 2, DLMM_PR = 3, DLMM_EX = 5 };
+enum { DLMM_NL = 0, DLMM_CR = 1, DLMM_CW = 2, DLMM_PR = 3, DLMM_EX = 5 };
 
 /* --- dlm_kmsg.c: what the kernel's DLM says in its log (reference 2.8) --- */
 enum dlm_news_type {
@@ -91,9 +91,11 @@ struct dlm_lock {
 	bool unlock;		/* on dc_issue: to be unlocked, else cancelled */
 	bool noexp;
 	bool exists;		/* was granted once, at least NL: lkid stays */
+	bool stepping;		/* the first half of a conversion between PR and CW has not been answered: down to CR */
+	bool between;		/* it has, and so CR is what the DLM has of it, whatever held says */
 	int reply;		/* on dc_kept: the answer */
 	enum lm_state held, req;
-	int status;		/* plain locks: of the last answer, -errno */
+	int status;		/* plain locks, and of the first half: of the last answer, -errno */
 	char lvb[DLM_LVB_LEN];	/* plain locks */
 	struct list_head list;	/* dc_kept, dc_issue, dc_dead or dc_zombies */
 };
@@ -146,6 +148,9 @@ int dlm_lockspace_exists(const char *name);
 void dlm_explain_join(const struct lm_dlm *dc, int error);
 
 /* --- dlm.c --- */
+/* What lm_mount begins with: nothing is joined yet, grants are kept back.  Ends with lm_unmount. */
+struct lm_dlm *dlm_create(struct gfs2_glock_table *t);
+int dlm_issuer_start(struct lm_dlm *dc);
 int dlm_mode(enum lm_state state);
 /* Ask the DLM; the answer comes to the reader. -errno if it could not even be asked. */
 int dlm_issue(struct dlm_lock *dl, enum lm_state req, unsigned dlm_flags, const char *lvb);

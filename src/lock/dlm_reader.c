@@ -97,18 +97,40 @@ static void answer_plain(struct dlm_lock *dl, const struct answer *a)
 /* dc_lock held.  What gfs2_glock_complete() is to be told (reference 2.5). */
 static int reply_of(struct dlm_lock *dl, int status)
 {
+	int still = (int)dl->held | (dl->between ? LM_OUT_LOST : 0);
+
 	switch (status) {
 	case 0:
 		return dl->req;
 	case -DLM_ECANCEL_:
-		return (int)dl->held | LM_OUT_CANCELED;
+		return still | LM_OUT_CANCELED;
 	case -EAGAIN:
 	case -EDEADLK:
-		return dl->held;
+		return still;
 	default:
 		fs_err("lock %s: the DLM answers %d", dl->name, status);
-		return (int)dl->held | LM_OUT_ERROR;
+		return still | LM_OUT_ERROR;
 	}
+}
+
+/* Was it the answer to the first half of a conversion between PR and CW (dlm.c)? */
+static bool answer_step(struct dlm_lock *dl, int status)
+{
+	struct lm_dlm *dc = dl->ctx;
+	bool step;
+
+	rmutex_lock(&dc->dc_lock);
+	step = dl->stepping;
+	if (step) {
+		if (status)
+			fs_err("lock %s: the DLM answers %d to a conversion downwards", dl->name, status);
+		dl->status = status;
+		dl->stepping = false;
+		dl->between = !status;
+		rcond_broadcast(&dc->dc_cond);
+	}
+	rmutex_unlock(&dc->dc_lock);
+	return step;
 }
 
 static void answer_unlock(struct dlm_lock *dl)
@@ -127,6 +149,8 @@ static void answer_lock(struct dlm_lock *dl, const struct answer *a)
 	struct lm_dlm *dc = dl->ctx;
 	bool keep;
 
+	if (answer_step(dl, status))
+		return;
 	/* The request under way is what makes gl_lvb ours to change: nobody holds the glock. */
 	if (a->res.lksb.sb_flags & DLM_SBF_VALNOTVALID)
 		memset(gl->gl_lvb, 0, sizeof(gl->gl_lvb));
@@ -141,6 +165,7 @@ static void answer_lock(struct dlm_lock *dl, const struct answer *a)
 		dl->lkid = a->res.lksb.sb_lkid;
 		dl->held = dl->req;
 		dl->exists = true;
+		dl->between = false;
 	} else if (!dl->exists) {
 		/* A first request that failed has left nothing. */
 		dl->lkid = 0;

@@ -203,6 +203,7 @@ struct gfs2_glock {
 	unsigned gl_req_flags;		/* flags of the request gl_req */
 	uint64_t gl_runner;		/* owner token of the thread inside go_sync/go_inval */
 	bool gl_unlock_first;		/* conversion deadlock: go to UN before asking again */
+	bool gl_lost;			/* LM_OUT_LOST: gl_state is good for nothing but to be given up */
 	bool gl_raise_tried;		/* EX was tried for the transition that comes next (GLY_RAISE) */
 	bool gl_cancel_sent;		/* lm_cancel was called for the running request */
 	bool gl_cb_wanted, gl_cb_running, gl_cb_remote; /* go_callback to be run, running, its argument */
@@ -233,6 +234,11 @@ struct gfs2_glock {
 #define LM_OUT_ST_MASK 3
 #define LM_OUT_ERROR 4
 #define LM_OUT_CANCELED 8
+/*
+ * With one of them, or a refusal: the answer's state is not held any more.  What is, still keeps other nodes from EX, but nobody may use
+ * it, and it goes to LM_ST_UNLOCKED before anything else is asked for.  (lock_dlm: a conversion between SH and DF that got half-way.)
+ */
+#define LM_OUT_LOST 16
 
 /* Outcome of a recovery; values as the kernel's recover_status. */
 #define LM_RD_GAVEUP 308	/* somebody else has the journal's lock, or it could not be done here: ask again */

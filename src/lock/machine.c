@@ -21,6 +21,8 @@
  *     between (else two nodes could take a lock from each other for ever without using it); later holders wait for the demotion.
  *  4. A demote request is never lost: whatever the phase when it comes, it is looked at on every return to IDLE.
  *  5. No transition refers to a holder: a waiter may go away at any time.
+ *  6. A state that the module had to let go of on the way to another one, which it then did not get (LM_OUT_LOST), is granted to nobody, and is
+ *     given up like one that another node asks for, caches and all, before anything else is asked for.
  *
  * Callers hold gl_lock and a reference.  Actions never release gl_lock; what needs that (callbacks, dropping references)
  * is left in gl_done and gl_puts for glock_unlock().
@@ -158,6 +160,22 @@ static void set_state(struct gfs2_glock *gl, enum lm_state state, const char *re
 		gl->gl_puts++;
 	gl->gl_state = state;
 	gl->gl_tchange_ns = glock_now(gl);
+}
+
+/*
+ * An answer that is not the state asked for: what is held now.  If the old state has been lost on the way (LM_OUT_LOST), it goes down at
+ * once, as if another node had asked: what it let be cached must go with it, and nobody is to be granted it meanwhile (glock_may_grant()).
+ */
+static void set_state_kept(struct gfs2_glock *gl, int reply, const char *reason)
+{
+	set_state(gl, reply & LM_OUT_ST_MASK, reason);
+	gl->gl_lost = reply & LM_OUT_LOST && gl->gl_state != UN && !SEEDED_BUG("glock-lost-is-kept");
+	if (likely(!gl->gl_lost))
+		return;
+	gl->gl_flags &= ~FLAG(GLF_PENDING_DEMOTE);
+	gl->gl_flags |= FLAG(GLF_DEMOTE);
+	gl->gl_demote_state = UN;
+	gl->gl_demote_ns = glock_now(gl);
 }
 
 static void demote_done(struct gfs2_glock *gl)
@@ -393,6 +411,7 @@ static void act_got(struct gfs2_glock *gl, const struct glock_arg *arg)
 	};
 
 	set_state(gl, gl->gl_req, why[gl->gl_why]);
+	gl->gl_lost = false;
 	if (gl->gl_why == GLY_DEMOTE)
 		measure_cost(gl);
 	if (gl->gl_state != UN && gl->gl_table->t_lm->lm_has_peers)
@@ -404,7 +423,7 @@ static void act_got(struct gfs2_glock *gl, const struct glock_arg *arg)
 /* The state is unchanged (or lost altogether, if the module had to). */
 static void act_refused(struct gfs2_glock *gl, const struct glock_arg *arg)
 {
-	set_state(gl, arg->reply & LM_OUT_ST_MASK, "refused");
+	set_state_kept(gl, arg->reply, "refused");
 	switch ((enum glock_why)gl->gl_why) {
 	case GLY_RAISE:
 		/*
@@ -432,11 +451,7 @@ static void act_refused(struct gfs2_glock *gl, const struct glock_arg *arg)
 
 static void act_canceled(struct gfs2_glock *gl, const struct glock_arg *arg)
 {
-	enum lm_state state = arg->reply & LM_OUT_ST_MASK;
-
-	if (SEEDED_BUG("glock-cancel-taken-for-grant"))
-		state = gl->gl_req;
-	set_state(gl, state, "canceled");
+	set_state_kept(gl, SEEDED_BUG("glock-cancel-taken-for-grant") ? (int)gl->gl_req : arg->reply, "canceled");
 	settle(gl);
 	promote(gl, false);
 }
@@ -448,7 +463,7 @@ static void act_error(struct gfs2_glock *gl, const struct glock_arg *arg)
 	fs_err("glock %u/%llx: the lock manager failed a request for %s", gl->gl_type,
 	       (unsigned long long)gl->gl_number, glock_state_name(gl->gl_req));
 	/* At unmount there is nobody who could try again. */
-	set_state(gl, last ? UN : arg->reply & LM_OUT_ST_MASK, "error");
+	set_state_kept(gl, last ? (int)UN : arg->reply, "error");
 	if (gl->gl_why == GLY_DEMOTE)
 		demote_done(gl);
 	settle(gl);
@@ -575,6 +590,9 @@ static bool transition_needed(struct gfs2_glock *gl, struct glock_step *step)
 	}
 	/* A withdraw has called off the demotion that kept them waiting. */
 	if (frozen_by_withdraw(gl)) {
+		/* That one was for good. */
+		if (gl->gl_lost)
+			fail_waiters(gl, 0, -EIO, NULL);
 		promote(gl, false);
 		if (glock_first_holder(gl))
 			return false;
@@ -582,7 +600,8 @@ static bool transition_needed(struct gfs2_glock *gl, struct glock_step *step)
 	gh = glock_first_waiter(gl);
 	if (!gh)
 		return false;
-	if (gl->gl_unlock_first) {
+	/* Lost: when it could not be given up at once, whoever comes next tries. */
+	if (gl->gl_unlock_first || gl->gl_lost) {
 		step->why = GLY_UNLOCK;
 		step->target = UN;
 		return true;
@@ -674,7 +693,7 @@ void gfs2_glock_admit(struct gfs2_glock *gl, bool (*want)(const struct gfs2_hold
 
 	rmutex_lock(&gl->gl_lock);
 	list_for_each_entry_safe(gh, tmp, &gl->gl_holders, gh_list) {
-		if (!holder_waits(gh) || !(gh->gh_flags & GL_FILL) ||
+		if (!holder_waits(gh) || !(gh->gh_flags & GL_FILL) || gl->gl_lost ||
 		    !glock_satisfies(gl->gl_state, gh->gh_state, gh->gh_flags) || !want(gh, arg))
 			continue;
 		/* Granted ones come first. */

@@ -5,6 +5,8 @@
  */
 #include "lock/internal.h"
 
+#include "util/util.h"
+
 #define UN LM_ST_UNLOCKED
 #define EX LM_ST_EXCLUSIVE
 #define DF LM_ST_DEFERRED
@@ -85,6 +87,8 @@ bool glock_satisfies(enum lm_state have, enum lm_state want, unsigned flags)
 bool glock_may_grant(const struct gfs2_glock *gl, const struct gfs2_holder *current,
 		     const struct gfs2_holder *gh)
 {
+	if (unlikely(gl->gl_lost))
+		return false;
 	if (current && !compatible[current->gh_state][gh->gh_state] &&
 	    !(current->gh_state == EX && gh->gh_state == EX &&
 	      (current->gh_flags & gh->gh_flags & LM_FLAG_NODE_SCOPE)))

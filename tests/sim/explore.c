@@ -193,6 +193,7 @@ int explore_all(unsigned level, struct explored *sum)
 	explore_shape(1, 1, all, "nodes=2", sum);
 	explore_shape(2, 1, some, "nodes=2", sum);
 	explore_sequences(some, "nodes=2", sum);
+	explore_sequences(some, "nodes=2 halves", sum);
 	explore_shape(1, 1, level ? all : some, "nodes=2 deaths=1", sum);
 	explore_shape(1, 1, level ? all : some, "nodes=2 deaths=1 kill", sum);
 	explore_shape(1, 1, level ? all : some, "nodes=2 reorder", sum);

@@ -166,16 +166,16 @@ static void run_range(void *arg)
 	}
 	printf("%lu runs, %lu steps: %lu grants, %lu demotions, %lu conversion deadlocks, %lu cancels, "
 	       "%lu refused, %lu try failed, %lu fast, %lu demands before the answer, %lu deaths (%lu of "
-	       "processes), %lu recoveries, %lu grants held back, %lu faults\n",
+	       "processes), %lu recoveries, %lu grants held back, %lu faults, %lu locks lost half-way\n",
 	       sim_stats.runs, sim_stats.steps, sim_stats.granted, sim_stats.demotes, sim_stats.deadlocks,
 	       sim_stats.cancels, sim_stats.refused, sim_stats.try_failed, sim_stats.fast,
 	       sim_stats.early_basts, sim_stats.deaths, sim_stats.orphaned, sim_stats.recoveries,
-	       sim_stats.gated, sim_stats.faults);
+	       sim_stats.gated, sim_stats.faults, sim_stats.lost);
 	/* Runs that did not meet what they are for prove nothing. */
 	if (r->nr >= 1000 &&
 	    (!sim_stats.deadlocks || !sim_stats.cancels || !sim_stats.refused || !sim_stats.fast ||
 	     !sim_stats.early_basts || !sim_stats.recoveries || !sim_stats.gated || !sim_stats.faults ||
-	     !sim_stats.orphaned)) {
+	     !sim_stats.orphaned || !sim_stats.lost)) {
 		printf("some of that did not happen\n");
 		_exit(1);
 	}
@@ -219,6 +219,7 @@ static const char *const bugs[] = {
 	"glock-deadlock-asks-again", "glock-cancel-taken-for-grant", "glock-cancel-wakes-nobody",
 	"glock-try-waits-in-dlm", "glock-try-others-waits", "glock-try-waits-for-holder", "glock-holder-kept-on-error",
 	"glock-withdrawn-gives-up", "glock-withdrawn-lets-in", "glock-raise-waits", "glock-raise-forgotten",
+	"glock-lost-is-kept",
 	/* what a lock module, a glock type and a supervisor must do */
 	"sim-no-gate", "sim-no-writeback", "sim-stale-value-block", "sim-purge-first",
 };

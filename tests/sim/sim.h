@@ -87,6 +87,7 @@ struct program {
 	bool faults;			/* EIO in go_sync, go_instantiate, the lock module */
 	bool reorder;			/* answers and demands overtake each other */
 	bool preempt;			/* see co_preempt */
+	bool halves;			/* between PR and CW by way of CR, as lock_dlm; else directly, as lock_local */
 };
 
 void program_text(const struct program *p, char *buf, size_t size);
@@ -112,7 +113,7 @@ struct run_result {
 extern bool sim_trace;			/* print what happens */
 extern struct sim_stats {
 	unsigned long runs, steps, deadlocks, cancels, refused, deaths, recoveries, early_basts,
-		try_failed, fast, faults, gated, granted, demotes, held_back, orphaned;
+		try_failed, fast, faults, gated, granted, demotes, held_back, orphaned, lost;
 } sim_stats;
 
 /* Ends the process with status SIM_FAILED if something is wrong, after printing what; by SIGPROF if it does not come to an end. */

@@ -48,6 +48,7 @@ enum msg_type { MSG_LOCK, MSG_CANCEL, MSG_UNLOCK };
 struct dlm_msg {
 	enum msg_type type;
 	int res, mode;
+	bool halves;			/* by way of CR */
 	uint32_t flags;
 	uint8_t lvb[DLM_RULES_LVB];
 };
@@ -401,6 +402,8 @@ static void sim_lm_lock(struct gfs2_glock *gl, enum lm_state req, unsigned flags
 		sim_stats.demotes++;
 	m = post(n, MSG_LOCK, r);
 	m->mode = mode_of(req);
+	m->halves = w.p->halves && !gl->gl_lost &&
+		    ((l->state == SH && req == DF) || (l->state == DF && req == SH));
 	m->flags = DLM_LKF_PERSISTENT;
 	if (gl->gl_ops->go_flags & GLOF_LVB)
 		m->flags |= DLM_LKF_VALBLK;
@@ -466,6 +469,9 @@ static void drain_dlm(void)
 
 		if (!nd->alive)
 			continue;
+		/* The first half: what follows is on its way. */
+		if (out.type == DLM_OUT_AST && out.mode == DLM_LOCK_CR && !out.status)
+			continue;
 		if (nd->nr_in == MAX_MSGS)
 			sim_fail("too many messages from the DLM");
 		if (out.type == DLM_OUT_AST) {
@@ -509,7 +515,14 @@ static void dlm_take(unsigned n)
 	switch (m.type) {
 	case MSG_LOCK:
 		if (l->lkid) {
-			error = dlm_rules_convert(w.dlm, l->lkid, &ask);
+			struct dlm_ask down = ask;
+
+			down.mode = DLM_LOCK_CR;
+			down.flags = DLM_LKF_PERSISTENT;
+			if (m.halves)
+				error = dlm_rules_convert(w.dlm, l->lkid, &down);
+			if (!error)
+				error = dlm_rules_convert(w.dlm, l->lkid, &ask);
 			break;
 		}
 		ask.flags &= ~DLM_LKF_QUECVT;
@@ -589,6 +602,12 @@ static void take_ast(struct simlock *l, const struct dlm_output *o)
 		bits = LM_OUT_CANCELED;
 	else if (!o->status)
 		state = l->req;
+	if (o->status && o->mode == DLM_LOCK_CR) {
+		sim_stats.lost++;
+		/* There is nothing left to have a turn with. */
+		l->demand_timed = false;
+		bits |= LM_OUT_LOST;
+	}
 	if (o->lvb_read)
 		memcpy(gl->gl_lvb, o->lvb, sizeof(gl->gl_lvb));
 	if ((o->sbflags & DLM_SBF_VALNOTVALID) && !SEEDED_BUG("sim-stale-value-block"))
@@ -1152,7 +1171,7 @@ static void check_glock(unsigned n, unsigned r, const struct simlock *l)
 		mode = info.granted == DLM_LOCK_IV ? DLM_LOCK_NL : info.granted;
 		in_dlm_queue = info.status != DLM_STS_GRANTED;
 	}
-	if (!l->busy && !l->putting && mode != mode_of(gl->gl_state) && !w.nodes[n].reader)
+	if (!l->busy && !l->putting && mode != (gl->gl_lost ? DLM_LOCK_CR : mode_of(gl->gl_state)) && !w.nodes[n].reader)
 		sim_fail("node %u believes it has %s on %u, the DLM says %s", n,
 			 glock_state_name(gl->gl_state), r, dlm_mode_name(mode));
 	if (gl->gl_phase != GLP_IDLE && first)
@@ -1394,7 +1413,7 @@ static uint64_t hash_glock(uint64_t h, const struct simlock *l)
 			   gl->gl_req << 8 | gl->gl_why << 10 | gl->gl_unlock_first << 12 |
 			   gl->gl_cancel_sent << 13 | gl->gl_cb_wanted << 14 | gl->gl_cb_running << 15 |
 			   gl->gl_cb_remote << 16 | gl->gl_used << 17 | gl->gl_raise_tried << 18 |
-			   atomic_load(&gl->gl_wants_ex) << 19);
+			   atomic_load(&gl->gl_wants_ex) << 19 | gl->gl_lost << 20);
 	h = mix(h, gl->gl_flags);
 	h = mix(h, (uint64_t)gl->gl_req_flags << 32 | atomic_load(&gl->gl_ref));
 	h = mix(h, over > w.clock ? over - w.clock : 0);

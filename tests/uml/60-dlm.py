@@ -18,6 +18,7 @@ from umltest import *    # noqa: E402
 from testlib import *    # noqa: E402
 from journal import journals    # noqa: E402
 import coherence    # noqa: E402
+import middle    # noqa: E402
 
 TABLE = "g2:vol"
 MNT = "/mnt/gfs2"
@@ -196,6 +197,15 @@ def node_killed(c):
     both_unmounted(c)
     for n in (1, 2):
         fuse_mount(c.node(n))
+
+
+def master_killed(c):
+    """Node 2 dies while node 1 converts locks whose master it is, and node 1 becomes their master."""
+    def again():
+        c.node(2).start(mount=False)
+        fuse_mount(c.node(2))
+
+    middle.under_way([c.node(1)], c.node(2), MNT + "/middle", again)
 
 
 def kill_daemon(node, supervisor="STOP"):
@@ -412,7 +422,7 @@ def turns_with_the_kernel(c):
     two.run("rm -r %s/turn %s/k" % (MNT, MNT), check=True)
 
 
-STEPS = [each_sees_the_other, what_one_has_changed_the_other_sees, direct_writers, names, file_locks, node_killed, daemon_killed, supervisor_killed_too, withdrawn,
+STEPS = [each_sees_the_other, what_one_has_changed_the_other_sees, direct_writers, names, file_locks, node_killed, master_killed, daemon_killed, supervisor_killed_too, withdrawn,
          killed_with_the_block_counts, mount_cycles, messages, turns_with_the_kernel]
 
 

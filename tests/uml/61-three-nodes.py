@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-# test: three gfs2-fuse nodes on the real DLM: two die at once and with them the quorum, one moving its block counts; the network splits and heals
+# test: three gfs2-fuse nodes on the real DLM: two die at once and with them the quorum, one moving its block counts; the network splits and heals; a master dies
 # timeout: 1500
 # full: only
 """There is no fencing here: what fences a node that was cut off is this test, with `kill`."""
@@ -13,6 +13,7 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from umltest import *    # noqa: E402
 from testlib import *    # noqa: E402
 from journal import journals, master_counts    # noqa: E402
+import middle    # noqa: E402
 
 TABLE = "g2:vol"
 MNT = "/mnt/gfs2"
@@ -108,13 +109,28 @@ def split(c, turn):
     log("split and healed")
 
 
+def master_dies(c, turn):
+    """Both survivors convert locks of which node 3 is the master: either of them may become it."""
+    def again():
+        c.node(3).start(mount=False)
+        fuse_mount(c.node(3))
+
+    # Locks of which they were the masters, of blocks that are used again, would stay so.
+    for n in (1, 2):
+        c.node(n).umount(MNT)
+        fuse_mount(c.node(n))
+    middle.under_way([c.node(1), c.node(2)], c.node(3), "%s/middle%d" % (MNT, turn), again)
+
+
 def case_three_nodes():
     image = volume(size="3G", journals=3, proto="lock_dlm", table=TABLE)
     with uml.Cluster() as c:
         c.up(3, images=[image.path])
+        chosen = os.environ.get("GFS2_TEST_STEPS", "").split()
         for turn in range(ROUNDS):
-            two_die(c, turn)
-            split(c, turn)
+            for step in (two_die, split, master_dies):
+                if not chosen or step.__name__ in chosen:
+                    step(c, turn)
         for n in (1, 2, 3):
             c.node(n).umount(MNT)
         c.node(1).mount("/dev/ubda", "fuse", MNT, "lockproto=lock_nolock", check=True)

@@ -10,11 +10,17 @@ usage: dlmload.py acked DIR       files, each fsynced, O_SYNC-written or written
                                   the whole file is as all nodes wrote it
        dlmload.py names DIR NODE COUNT
                                   creates, links, renames and unlinks names in a directory that others use, too
+       dlmload.py make FILE...    files of one block
+       dlmload.py turn N FILE...  opens all and says so; after a line of input reads every second one through the cache (SH), every other directly
+                                  (DF); after another one the other way round, all at once.  N > 0: only two thirds of them, and one, respectively
+       dlmload.py go-round FILE...
+                                  writes and reads each in both ways
 """
 import mmap
 import os
 import random
 import sys
+import threading
 
 BLOCK = 4096
 
@@ -132,9 +138,64 @@ def names(directory, node, count):
         os.rename(own(n, "t"), directory + "/common")
 
 
+def make(paths):
+    for number, path in enumerate(paths):
+        fd = os.open(path, os.O_CREAT | os.O_WRONLY, 0o644)
+        assert os.write(fd, content(number, BLOCK)) == BLOCK
+        os.fsync(fd)
+        os.close(fd)
+
+
+def read_block(fd, number, directly):
+    buffer = mmap.mmap(-1, BLOCK) if directly else bytearray(BLOCK)
+    assert os.preadv(fd, [buffer], 0) == BLOCK
+    assert buffer[:] == content(number, BLOCK), (number, directly, buffer[:32])
+
+
+def turn(node, paths):
+    mine = [n for n in range(len(paths)) if not node or n % 3 == 0]
+    fds = {n: [os.open(paths[n], os.O_RDONLY | flag) for flag in (0, os.O_DIRECT)] for n in range(len(paths))}
+    print("open", flush=True)
+    sys.stdin.readline()
+    failed = []
+
+    def opposite(n):
+        try:
+            read_block(fds[n][n % 2 == 0], n, n % 2 == 0)
+        except BaseException as e:
+            failed.append(repr(e))
+
+    for n in range(len(paths)):
+        if n in mine or n % 3 == 1:
+            read_block(fds[n][n % 2], n, n % 2 == 1)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    threads = [threading.Thread(target=opposite, args=(n,)) for n in mine]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert not failed, failed
+
+
+def go_round(paths):
+    for n, path in enumerate(paths):
+        fds = [os.open(path, os.O_RDWR | flag) for flag in (0, os.O_DIRECT)]
+        for directly in (0, 1, 0, 1):
+            read_block(fds[directly], n, directly)
+            assert os.pwrite(fds[directly], direct_buffer(content(n, BLOCK)), 0) == BLOCK
+            read_block(fds[not directly], n, not directly)
+        for fd in fds:
+            os.close(fd)
+
+
 def main():
     what, where, *rest = sys.argv[1:]
-    if what == "acked":
+    if what in ("make", "go-round"):
+        {"make": make, "go-round": go_round}[what]([where] + rest)
+    elif what == "turn":
+        turn(int(where), rest)
+    elif what == "acked":
         acked(where)
     elif what == "verify":
         verify(where, rest)

@@ -209,7 +209,7 @@ static int setup_lm(const struct lm_lockops *ops)
 	return gfs2_glock_table_create(ops, NULL, 2, &table, &table);
 }
 
-static int setup_manual(void **state)
+static __attribute__((unused)) int setup_manual(void **state)
 {
 	return setup_lm(&lm_manual);
 }
@@ -260,7 +260,7 @@ static void answer_open(struct gfs2_glock *gl, void *arg)
 		gfs2_glock_complete(gl, gl->gl_req);
 }
 
-static int teardown(void **state)
+static __attribute__((unused)) int teardown(void **state)
 {
 	atomic_store(&lm.automatic, true);
 	gfs2_glock_table_for_each(table, answer_open, NULL);
@@ -287,13 +287,13 @@ static void queue(struct gfs2_glock *gl, enum lm_state s, unsigned flags, struct
 	assert_int_equal(gfs2_glock_nq(gh), 0);
 }
 
-static bool granted(struct gfs2_holder *gh)
+static __attribute__((unused)) bool granted(struct gfs2_holder *gh)
 {
 	return gfs2_glock_poll(gh) && gfs2_holder_queued(gh);
 }
 
 /* The next request of the module is for @req; answer it with @ret. */
-static void answer(struct gfs2_glock *gl, unsigned nth, enum lm_state req, int ret)
+static __attribute__((unused)) void answer(struct gfs2_glock *gl, unsigned nth, enum lm_state req, int ret)
 {
 	await(atomic_load(&lm.requests) >= nth);
 	assert_int_equal(atomic_load(&lm.requests), nth);
@@ -302,7 +302,7 @@ static void answer(struct gfs2_glock *gl, unsigned nth, enum lm_state req, int r
 }
 
 /* Take the glock to @s and drop the holder, so that it is cached. */
-static void cache_state(struct gfs2_glock *gl, enum lm_state s)
+static __attribute__((unused)) void cache_state(struct gfs2_glock *gl, enum lm_state s)
 {
 	struct gfs2_holder gh;
 

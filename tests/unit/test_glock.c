@@ -1135,6 +1135,129 @@ static bool fast(struct gfs2_glock *gl, enum lm_state s, unsigned flags)
 	return ok;
 }
 
+/*
+ * The module has lost the old state on the way to the new one: nobody is granted it, what it let be cached goes, and it is given up before
+ * anything else is asked for.
+ */
+static void test_lost(void **state)
+{
+	struct gfs2_glock *gl = gfs2_glock_get(table, 1, &inode_ops);
+	struct gfs2_holder a, b;
+
+	/* Refused; one who wants the old state waits behind, and is not to get it. */
+	cache_state(gl, SH);
+	queue(gl, DF, GL_SKIP, &a);
+	await(phase_of(gl) == GLP_WAIT);
+	queue(gl, SH, GL_SKIP, &b);
+	answer(gl, 1, DF, SH | LM_OUT_LOST);
+	await(atomic_load(&lm.requests) == 2);
+	assert_false(gfs2_glock_poll(&a) || gfs2_glock_poll(&b) || fast(gl, SH, GL_SKIP));
+	answer(gl, 2, UN, UN);
+	answer(gl, 3, DF, DF);
+	assert_true(granted(&a) && !gfs2_glock_poll(&b));
+	gfs2_glock_dq_uninit(&a);
+	answer(gl, 4, SH, SH);
+	assert_true(granted(&b));
+	gfs2_glock_dq_uninit(&b);
+	notes("sync inval:data lock:DF sync inval:all lock:UN sync inval:data lock:DF sync lock:SH");
+
+	/* The one who wants it has come first. */
+	cache_state(gl, SH);
+	gfs2_glock_cb(gl, DF, false);
+	await(phase_of(gl) == GLP_WAIT);
+	queue(gl, SH, GL_SKIP, &b);
+	answer(gl, 1, DF, SH | LM_OUT_LOST);
+	await(atomic_load(&lm.requests) == 2);
+	assert_false(gfs2_glock_poll(&b));
+	answer(gl, 2, UN, UN);
+	answer(gl, 3, SH, SH);
+	assert_true(granted(&b));
+	gfs2_glock_dq_uninit(&b);
+
+	/* Taken back, and nobody else is there. */
+	cache_state(gl, DF);
+	queue(gl, SH, GL_SKIP, &a);
+	await(phase_of(gl) == GLP_WAIT);
+	gfs2_glock_dq_uninit(&a);
+	answer(gl, 1, SH, DF | LM_OUT_CANCELED | LM_OUT_LOST);
+	answer(gl, 2, UN, UN);
+	assert_int_equal(state_of(gl), UN);
+	notes("sync lock:SH cancel sync inval:all lock:UN");
+
+	/* Who only tried. */
+	cache_state(gl, SH);
+	queue(gl, DF, LM_FLAG_TRY | GL_SKIP, &a);
+	answer(gl, 1, DF, SH | LM_OUT_LOST);
+	assert_int_equal(gfs2_glock_wait(&a), GLR_TRYFAILED);
+	gfs2_holder_uninit(&a);
+	answer(gl, 2, UN, UN);
+
+	/* Errors; when the way down fails, too, it is not tried for ever, but before the next one gets anything. */
+	cache_state(gl, SH);
+	queue(gl, DF, GL_SKIP, &a);
+	answer(gl, 1, DF, SH | LM_OUT_ERROR | LM_OUT_LOST);
+	assert_int_equal(gfs2_glock_wait(&a), -EIO);
+	gfs2_holder_uninit(&a);
+	answer(gl, 2, UN, SH | LM_OUT_ERROR | LM_OUT_LOST);
+	assert_int_equal(phase_of(gl), GLP_IDLE);
+	assert_false(fast(gl, SH, GL_SKIP));
+	clear_notes();
+	queue(gl, SH, GL_SKIP, &a);
+	answer(gl, 3, UN, UN);
+	answer(gl, 4, SH, SH);
+	assert_true(granted(&a));
+	gfs2_glock_dq_uninit(&a);
+	assert_true(fast(gl, SH, GL_SKIP));
+	notes("sync inval:all lock:UN sync lock:SH");
+	gfs2_glock_put(gl);
+}
+
+/* What can be written under EX only is tried before; EX is worth as much from there. */
+static void test_lost_with_a_time_to_publish(void **state)
+{
+	struct gfs2_glock *gl = gfs2_glock_get(table, 1, &inode_ops);
+	struct gfs2_holder a;
+
+	for (unsigned raised = 0; raised < 2; raised++) {
+		cache_state(gl, DF);
+		atomic_store(&gl->gl_wants_ex, true);
+		queue(gl, SH, GL_SKIP, &a);
+		answer(gl, 1, EX, DF);
+		answer(gl, 2, SH, DF | LM_OUT_LOST);
+		answer(gl, 3, EX, raised ? (int)EX : (int)DF | LM_OUT_LOST);
+		assert_false(gfs2_glock_poll(&a));
+		answer(gl, 4, UN, UN);
+		answer(gl, 5, SH, SH);
+		assert_true(granted(&a));
+		notes("sync lock:EX:try sync lock:SH sync lock:EX:try sync inval:all lock:UN sync lock:SH");
+		atomic_store(&gl->gl_wants_ex, false);
+		gfs2_glock_dq_uninit(&a);
+	}
+	gfs2_glock_put(gl);
+}
+
+/* Nothing is given up after a withdraw, and this is held by nobody any more, not even by who goes on through a recovery. */
+static void test_lost_and_withdrawn(void **state)
+{
+	struct gfs2_glock *gl = gfs2_glock_get(table, 1, &plain_ops);
+	struct gfs2_holder a;
+
+	cache_state(gl, SH);
+	gfs2_glock_cb(gl, DF, true);
+	await(phase_of(gl) == GLP_WAIT);
+	gfs2_glock_table_withdraw(table);
+	queue(gl, SH, LM_FLAG_NOEXP, &a);
+	answer(gl, 1, DF, SH | LM_OUT_LOST);
+	assert_int_equal(gfs2_glock_wait(&a), -EIO);
+	gfs2_holder_uninit(&a);
+	assert_false(fast(gl, SH, LM_FLAG_NOEXP));
+	assert_int_equal(try_nq(gl, SH, LM_FLAG_NOEXP), -EIO);
+	assert_int_equal(try_nq(gl, SH, LM_FLAG_NOEXP | LM_FLAG_TRY), -EIO);
+	assert_int_equal(atomic_load(&lm.requests), 1);
+	gfs2_glock_put(gl);
+	/* teardown: it is dropped, without the module. */
+}
+
 static void test_fast(void **state)
 {
 	struct gfs2_glock *gl = gfs2_glock_get(table, 1, &inode_ops);
@@ -1966,6 +2089,9 @@ int main(void)
 		MANUAL(test_nocache_at_once),
 		MANUAL(test_try),
 		MANUAL(test_raise),
+		MANUAL(test_lost),
+		MANUAL(test_lost_with_a_time_to_publish),
+		MANUAL(test_lost_and_withdrawn),
 		MANUAL(test_try_sync),
 		MANUAL(test_try_others),
 		MANUAL(test_try_queue),
