@@ -314,6 +314,21 @@ static int start_supervisor(struct supervisor *sv, const struct options *o, stru
 	return error;
 }
 
+/*
+ * An image can be larger than the files that we may write (ulimit -f). Better no mount than one whose writes fail one day.
+ */
+static int check_size_limit(const struct options *o, struct io_engine *e)
+{
+	struct rlimit most;
+	struct stat st;
+
+	if (o->args.ar_ro || getrlimit(RLIMIT_FSIZE, &most) || most.rlim_cur == RLIM_INFINITY || fstat(io_engine_fd(e), &st) ||
+	    !S_ISREG(st.st_mode) || io_engine_size(e) <= most.rlim_cur)
+		return 0;
+	fs_err("%s is larger than the limit on the size of files (ulimit -f) allows to be written", o->device);
+	return -EFBIG;
+}
+
 static int run(const struct options *o, int report_fd)
 {
 	struct claim claim = CLAIM_NONE;
@@ -337,7 +352,9 @@ static int run(const struct options *o, int report_fd)
 	 * lock_nolock keeps it that way; a daemon that died is noticed by its lock being gone.
 	 */
 	shared = volume_is_shared(e, o->args.ar_lockproto);
-	error = lock_volume(e, o->device, shared ? LOCK_SH : LOCK_EX);
+	error = check_size_limit(o, e);
+	if (!error)
+		error = lock_volume(e, o->device, shared ? LOCK_SH : LOCK_EX);
 	if (!error)
 		error = claim_take(&claim, io_engine_fd(e), o->device, shared, LOCK_PATIENCE_NS);
 	if (!error)
@@ -410,12 +427,18 @@ static int resolve_paths(struct options *o)
 
 static void process_setup(void)
 {
-	struct rlimit mem = { RLIM_INFINITY, RLIM_INFINITY }, files = { 65536, 65536 };
+	struct rlimit mem = { RLIM_INFINITY, RLIM_INFINITY }, files = { 65536, 65536 }, size;
 	sigset_t set;
 
 	/* Registered buffers are locked memory. Without privilege the limit stays, with a message later. */
 	setrlimit(RLIMIT_MEMLOCK, &mem);
 	setrlimit(RLIMIT_NOFILE, &files);
+	/* An image is a file. What stays of a limit on those is said at the mount; meeting it must be an error, not our end. */
+	if (setrlimit(RLIMIT_FSIZE, &mem) && !getrlimit(RLIMIT_FSIZE, &size)) {
+		size.rlim_cur = size.rlim_max;
+		setrlimit(RLIMIT_FSIZE, &size);
+	}
+	signal(SIGXFSZ, SIG_IGN);
 #ifdef PR_SET_IO_FLUSHER
 	/* Our memory allocations must not wait for write-back that waits for us. */
 	prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);

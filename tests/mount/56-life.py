@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-# test: the mount command interrupted, killed, faked, with closed descriptors; odd names; locks asked for that the mount itself keeps
+# test: the mount command interrupted, killed, faked, with closed descriptors, under ulimit -f; odd names; locks asked for that the mount itself keeps
 # timeout: 180
 # variants: plain asan
 import os
@@ -147,6 +147,34 @@ def case_closed_descriptors():
     wait_free(volume)
     volume.fsck()
     run(["sh", "-c", f"{gfs2_fuse()} --help >/dev/full"], ok=(2,))
+
+
+def case_file_size_limit():
+    """ulimit -f is no limit for a daemon that may lift it, and where it must stay it is said at once: an image would be cut off there."""
+    need_fuse()
+    volume, where = Volume(size="64M"), place()
+    run(["prlimit", "--fsize=1000000:", gfs2_fuse(), volume.path, where])
+    data = random.Random(SEED).randbytes(20 << 20)
+    for name, flags in (("buffered", 0), ("direct", os.O_DIRECT)):
+        fd = os.open(os.path.join(where, name), os.O_CREAT | os.O_WRONLY | flags)
+        memory = mmap.mmap(-1, len(data))
+        memory[:] = data
+        equal(os.pwritev(fd, [memory], 0), len(data), f"written, {name}")
+        os.fsync(fd)
+        os.close(fd)
+    run(["umount", where])
+    wait_free(volume)
+    with volume.mount() as m:
+        check(read_file(m / "buffered") == data and read_file(m / "direct") == data, "contents")
+    volume.fsck()
+    limited = ["prlimit", "--fsize=1000000", "setpriv", "--bounding-set=-sys_resource", "--inh-caps=-sys_resource"]
+    done = run([*limited, gfs2_fuse(), volume.path, where], ok=(32,))
+    check("ulimit -f" in done.stdout, f"what is said: {done.stdout!r}")
+    check(not mount_entry(where), "there is a mount")
+    run([*limited, gfs2_fuse(), "-o", "ro", volume.path, where])
+    equal(sorted(os.listdir(where)), ["buffered", "direct"], "read-only")
+    run(["umount", where])
+    wait_free(volume)
 
 
 def case_names():
