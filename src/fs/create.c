@@ -69,6 +69,8 @@ static int create_prepare(struct create_ctx *c)
 			c->ip = NULL;
 			continue;
 		}
+		if (!error && c->ip->i_own)
+			error = gfs2_consist(dip->i_sbd, c->bn, "the root or a system file is free in the bitmap");
 		if (error)
 			break;
 		error = gfs2_glock_nq_init(c->ip->i_gl, LM_ST_EXCLUSIVE, LM_FLAG_TRY | GL_SKIP,

@@ -203,6 +203,11 @@ static int reclaim(struct gfs2_sbd *sdp, uint64_t blkno, unsigned flags)
 	error = gfs2_inode_lookup(sdp, blkno, 0, &ip);
 	if (error)
 		return error;
+	if (ip->i_own) {
+		fs_warn("inode %" PRIu64 " is unlinked in the bitmap but a system file: left alone", blkno);
+		gfs2_inode_put(ip);
+		return 0;
+	}
 	/*
 	 * Reading the dinode is all that has to be done: the last reference to an inode with
 	 * nlink 0 deletes it.  But somebody may have done that since the bitmap was looked at, and

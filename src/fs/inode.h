@@ -94,6 +94,8 @@ struct gfs2_inode {
 	bool i_new, i_dead;	/* being made or going away: found by nobody, lookups wait */
 	bool i_unhashed;	/* out of the cache; the last waiter frees it */
 	bool i_deleted;		/* went away because its blocks were freed */
+	/* Set while mounting: the root, and files that the mount has open itself, some locked to its end. No entry leads there. */
+	bool i_own;
 	struct list_head i_doomed; /* the icache's list */
 	struct list_head i_reap;
 	struct list_head i_evict; /* dead: evict_later.c's queue */

@@ -139,6 +139,7 @@ static int open_journal(struct gfs2_sbd *sdp, struct gfs2_jdesc *jd)
 
 	if (err)
 		return err;
+	ip->i_own = true;
 	if (own)
 		err = gfs2_glock_nq_init(ip->i_gl, LM_ST_SHARED,
 					 LM_FLAG_NOEXP | GL_EXACT | GL_NOCACHE | GL_NOPID,
@@ -201,6 +202,7 @@ int open_statfs(struct gfs2_sbd *sdp)
 				&sdp->sd_sc_inode);
 	if (err)
 		return err;
+	sdp->sd_sc_inode->i_own = true;
 	return gfs2_glock_nq_init(sdp->sd_sc_inode->i_gl, LM_ST_EXCLUSIVE, GL_NOPID,
 				  &sdp->sd_sc_gh);
 }

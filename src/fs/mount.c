@@ -201,6 +201,7 @@ static int open_root(struct gfs2_sbd *sdp)
 		fs_err("cannot read the root directory: %s", strerror(-err));
 		return err;
 	}
+	sdp->sd_root->i_own = true;
 	if (!gfs2_is_dir(sdp->sd_root))
 		err = gfs2_consist(sdp, sdp->sd_root_addr, "the root is not a directory");
 	gfs2_glock_dq_uninit(&gh);
@@ -217,6 +218,7 @@ static int open_files(struct gfs2_sbd *sdp)
 	if (!err)
 		err = sys_lookup(sdp, sdp->sd_master, "rindex", &sdp->sd_rindex);
 	if (!err) {
+		sdp->sd_rindex->i_own = sdp->sd_master->i_own = sdp->sd_statfs_inode->i_own = true;
 		err = gfs2_rindex_read(sdp);
 		if (err)
 			fs_err("cannot read the resource index, inode %" PRIu64 ": %s",

@@ -72,7 +72,14 @@ int namei_find(struct gfs2_inode *dip, const struct gfs2_qname *q, struct gfs2_i
 	/* Would make callers lock one inode twice. */
 	if (inum.no_addr == dip->i_no_addr)
 		return gfs2_consist(dip->i_sbd, dip->i_no_addr, "directory entry for its own directory");
-	return gfs2_inode_lookup(dip->i_sbd, inum.no_addr, inum.no_formal_ino, out);
+	error = gfs2_inode_lookup(dip->i_sbd, inum.no_addr, inum.no_formal_ino, out);
+	/* Locks of some are the mount's until it ends, and nobody may write there; the root is above all others. */
+	if (!error && (*out)->i_own && !(*out == dip->i_sbd->sd_root && q->len == 2 && !memcmp(q->name, "..", 2))) {
+		gfs2_inode_put(*out); /* not the last reference */
+		*out = NULL;
+		error = gfs2_consist(dip->i_sbd, dip->i_no_addr, "directory entry for the root or a system file");
+	}
+	return error;
 }
 
 int namei_reserve(struct gfs2_inode *dip, const struct gfs2_qname *q, unsigned extra, bool spread,
@@ -148,6 +155,9 @@ int gfs2_lookup(struct gfs2_inode *dip, const char *name, struct gfs2_inode **ou
 	if (error)
 		return error;
 	error = namei_stat(ip, st);
+	/* Those that the mount itself has no use for. */
+	if (!error && ip->i_diskflags & GFS2_DIF_SYSTEM)
+		error = gfs2_consist(dip->i_sbd, dip->i_no_addr, "directory entry for a system file");
 	if (error)
 		gfs2_inode_put(ip);
 	else
@@ -166,7 +176,7 @@ int gfs2_lookup_by_addr(struct gfs2_sbd *sdp, uint64_t no_addr, struct gfs2_inod
 	if (error)
 		return error;
 	error = gfs2_get_block_type(sdp, no_addr);
-	if (ip == sdp->sd_sc_inode) {
+	if (ip->i_own && ip != sdp->sd_root) {
 		error = -ESTALE; /* one of the file system's own, and locked as long as it is mounted */
 	} else if (error != GFS2_BLKST_DINODE_) {
 		error = error < 0 && error != -EINVAL ? error : -ESTALE;

@@ -116,7 +116,7 @@ static void add_plus(struct listing *l, const struct listed *n)
 	e.attr.st_mode = DTTOIF(n->type);
 	if (!is_dot(n->name) &&
 	    !gfs2_inode_lookup(l->s->sdp, n->inum.no_addr, n->inum.no_formal_ino, &ip)) {
-		if (!inode_stat(ip, &st) && st.st_nlink) {
+		if (!ip->i_own && !inode_stat(ip, &st) && st.st_nlink && !(ip->i_diskflags & GFS2_DIF_SYSTEM)) {
 			fill_entry(l->s, ip, &st, &e);
 			gfs2_inode_lookup_inc(ip);
 		}

@@ -101,6 +101,61 @@ def case_damaged_system_files():
             volume.remove()
 
 
+def entries(volume, block):
+    """{name: (offset in the image, formal number, block)} of a directory that fits into its dinode."""
+    with open(volume.path, "rb") as image:
+        image.seek(block * 4096)
+        data = image.read(4096)
+    found, at = {}, 232
+    while at < 4096:
+        formal, number, _hash, length, name_len = struct.unpack_from(">QQIHH", data, at)
+        if number:
+            found[data[at + 40:at + 40 + name_len].decode()] = (block * 4096 + at, formal, number)
+        at += length
+    return found
+
+
+def case_entries_for_system_files():
+    """A name that leads to the root or to a file of the file system's own, some of which the mount keeps locked: EIO, for good."""
+    need_fuse()
+    volume = Volume(size="64M")
+    with volume.mount() as m:
+        write_file(m / "f", b"x")
+        os.mkdir(m / "d")
+    with open(volume.path, "rb") as image:
+        image.seek(SB + 48)
+        master = struct.unpack(">QQ", image.read(16))
+        image.seek(SB + 80)
+        root = struct.unpack(">QQ", image.read(16))
+    system = {"master": master, "root": root}
+    for name, (_offset, *inum) in entries(volume, master[1]).items():
+        system[name] = inum
+    for directory in ("jindex", "per_node"):
+        for name, (_offset, *inum) in entries(volume, system[directory][1]).items():
+            system[name] = inum
+    where = entries(volume, root[1])["f"][0]
+    with open(volume.path, "rb") as image:
+        image.seek(where)
+        good = image.read(16)
+    for name in ("journal0", "statfs_change0", "statfs", "rindex", "quota", "jindex", "master", "root"):
+        log("an entry for", name)
+        for call in (["ls", "-l"], ["stat", "f"], ["rm", "f"], ["mv", "f", "d/f"], ["mv", "d", "f"], ["sh", "-c", "echo >f"]):
+            if call[0] not in ("ls", "rm") and name not in ("statfs_change0", "root"):
+                continue
+            patch(volume, where, struct.pack(">QQ", *system[name]))
+            m = volume.mount()
+            done = run(call, cwd=m.dir, ok=None, timeout=STEP_SECONDS)
+            check(done.returncode != 0 and "Input/output error" in done.stdout, f"{call}: {done.returncode} {done.stdout}")
+            expect_errno(errno.EIO, os.stat, m / "f")
+            check(str(root[1]) in m.messages(), f"the messages do not name the directory's block: {m.messages()}")
+            run(["umount", m.dir])
+            equal(m.daemon.wait(STEP_SECONDS), 32, "exit status of a daemon that has stopped writing")
+            patch(volume, where, good)
+        with volume.mount() as m:
+            equal(read_file(m / "f"), b"x", "the file")
+        volume.fsck()
+
+
 def case_cluster_protocols_without_a_cluster():
     """lock_dlm where there is no cluster: an error in time, nothing written."""
     volume = Volume(size="64M", proto="lock_dlm", table="nocluster:fs")
