@@ -48,7 +48,7 @@
  *   delete BREAK|all		delete breakpoints; what they have stopped stays stopped
  *   stops [--json] [all]	what is stopped; all: by any connection
  *   wait [--json] [SECONDS]	until something is stopped that was not told yet, and tell it; "error ETIMEDOUT" after SECONDS (60)
- *   continue [STOP|all]	let go (all).  Another client's stop is refused ("error EPERM"), and it is said whose it is; so with `step`
+ *   continue [--json] [STOP|all]	let go (all); says if nothing is stopped (JSON: nothing).  Another client's stop is refused ("error EPERM"), and it is said whose it is; so with `step`
  *   step [STOP]		stop at the next transition of that lock, or point of a direct write on it, then let go
  *   timeout [--json] [SECONDS]	how long stops of new breakpoints last (60), and locks are kept by `hold` once the client's process is stopped
  *   notify on|off		tell stops as they happen: between answers, lines "* {json}" like those of `stops --json`, without held and left

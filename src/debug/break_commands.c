@@ -553,19 +553,23 @@ static void count_break(pid_t client, unsigned id, const struct stop_spec *spec,
 
 static int cmd_continue(struct ctl_call *call)
 {
+	bool json = ctl_take_json(call);
 	unsigned id, breaks = 0;
-	int n = 0;
+	int n = 0, error;
 
 	if (!parse_id(call, 0, &id))
-		return ctl_fail(call, CTL_USAGE, "continue [STOP|all]");
+		return ctl_fail(call, CTL_USAGE, "continue [--json] [STOP|all]");
 	if (call->conn->session)
 		n = stop_continue(call->conn->session, id);
 	if (n > 0)
 		return 0;
-	/* To go on where nothing is stopped is no mistake; who has no breakpoint at all means another client's. */
+	/* To go on where nothing is stopped is no mistake, but told; who has no breakpoint at all means another client's. */
 	if (call->conn->session)
 		stop_for_each(call->conn->session, count_break, NULL, &breaks);
-	return id || !breaks ? no_stop(call, id, !id) : 0;
+	error = id || !breaks ? no_stop(call, id, !id) : 0;
+	if (!error && !json)
+		fputs("nothing is stopped\n", call->out);
+	return error;
 }
 
 static int cmd_step(struct ctl_call *call)
@@ -842,7 +846,7 @@ const struct ctl_command ctl_break_commands[] = {
 	{ "delete", cmd_delete, "delete BREAK|all" },
 	{ "stops", cmd_stops, "stops [--json] [all]" },
 	{ "wait", cmd_wait, "wait [--json] [SECONDS]" },
-	{ "continue", cmd_continue, "continue [STOP|all]" },
+	{ "continue", cmd_continue, "continue [--json] [STOP|all]" },
 	{ "step", cmd_step, "step [STOP]" },
 	{ "timeout", cmd_timeout, "timeout [--json] [SECONDS]" },
 	{ "notify", cmd_notify, "notify on|off" },

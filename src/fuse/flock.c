@@ -8,6 +8,7 @@
  */
 #include <sys/file.h>
 #include "fuse/locks_i.h"
+#include "util/ctx.h"
 
 /* A try is repeated with pauses of 1, 2, 4 ... ms: the kernel's way, and longer, since there are slower nodes. */
 #define TRY_PAUSES 6
@@ -35,6 +36,7 @@ int locks_try(struct gfs2_glock *gl, enum lm_state state, struct gfs2_holder *gh
 
 	for (unsigned i = 0;; i++) {
 		gfs2_holder_init(gl, state, HOLDER_FLAGS | flags, gh, __func__);
+		gfs2_holder_set_pid(gh, current_ctx()->pid);
 		error = gfs2_glock_nq(gh);
 		if (!error)
 			return 0;
@@ -242,6 +244,7 @@ static void wait_for_grant(struct flock_file *ff, struct gfs2_glock *gl, enum lm
 		/* An interrupt that comes from now on will find it in the list. */
 		ff->state = FLOCK_ASKED;
 		gfs2_holder_init(gl, state, HOLDER_FLAGS | GL_ASYNC, &ff->gh, __func__);
+		gfs2_holder_set_pid(&ff->gh, current_ctx()->pid);
 		ff->gh.gh_granted = flock_granted;
 		ff->gh.gh_priv = ff;
 		gfs2_glock_nq(&ff->gh);

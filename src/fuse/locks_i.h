@@ -32,6 +32,7 @@ static inline const struct gfs2_file *fi_key(const struct fuse_file_info *fi)
 	return (const struct gfs2_file *)(uintptr_t)fi->fh;
 }
 
+/* They may outlive who has asked, by a descriptor that is handed on: no process's own, but dumps tell who that was, or `explain` could not find a circle. */
 #define HOLDER_FLAGS (GL_EXACT | GL_NOPID | GL_NOCACHE)
 
 /*

@@ -206,6 +206,15 @@ static void serve_waiters(struct plock_inode *pi, bool yield)
 	}
 }
 
+/* Whom the dump names of all those of this node: who has had a lock the longest, or waits the longest. */
+static void name_owner(struct plock_inode *pi)
+{
+	if (pi->state == PLOCK_HELD && !list_empty(&pi->ranges))
+		gfs2_holder_set_pid(&pi->gh, list_first_entry(&pi->ranges, struct range, list)->pid);
+	else if (pi->state == PLOCK_ASKED && !list_empty(&pi->waiters))
+		gfs2_holder_set_pid(&pi->gh, list_first_entry(&pi->waiters, struct waiter, list)->r.pid);
+}
+
 static void free_unused(struct plock_inode *pi)
 {
 	if (pi->users || pi->state != PLOCK_NONE || !list_empty(&pi->waiters))
@@ -230,6 +239,7 @@ static void plock_granted(struct gfs2_holder *gh)
 	} else {
 		pi->state = PLOCK_HELD;
 		serve_waiters(pi, false);
+		name_owner(pi);
 		/* All of them were interrupted meanwhile. */
 		if (list_empty(&pi->ranges)) {
 			gfs2_glock_dq_uninit(gh);
@@ -245,6 +255,7 @@ static void ask(struct plock_inode *pi)
 {
 	pi->state = PLOCK_ASKED;
 	gfs2_holder_init(pi->gl, LM_ST_EXCLUSIVE, HOLDER_FLAGS | GL_ASYNC, &pi->gh, __func__);
+	name_owner(pi);
 	pi->gh.gh_granted = plock_granted;
 	pi->gh.gh_priv = pi;
 	gfs2_glock_nq(&pi->gh);
@@ -276,6 +287,7 @@ static void put_inode(struct plock_inode *pi)
 		gfs2_holder_uninit(&pi->gh);
 		pi->state = PLOCK_NONE;
 	}
+	name_owner(pi);
 	pi->users--;
 	free_unused(pi);
 	pthread_mutex_unlock(&fl->lock);

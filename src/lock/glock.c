@@ -300,9 +300,9 @@ void glock_finish_async(struct gfs2_glock *gl)
 			glock_bug(gl, "holder to finish not found");
 		gl->gl_nr_finish--;
 		set_iflags(gh, HIF_HOLDER);
-		rmutex_unlock(&gl->gl_lock);
 		ctx->req = gh->gh_owner;
 		ctx->pid = gh->gh_pid;
+		rmutex_unlock(&gl->gl_lock);
 		finish_grant(gh, !(gh->gh_flags & GL_SKIP));
 		*ctx = saved;
 		gh->gh_granted(gh);
@@ -343,6 +343,13 @@ void gfs2_holder_init(struct gfs2_glock *gl, enum lm_state state, unsigned flags
 	gh->gh_time_ns = 0;
 	gh->gh_cond = NULL;
 	list_init(&gh->gh_done);
+}
+
+void gfs2_holder_set_pid(struct gfs2_holder *gh, pid_t pid)
+{
+	rmutex_lock(&gh->gh_gl->gl_lock);
+	gh->gh_pid = pid;
+	rmutex_unlock(&gh->gh_gl->gl_lock);
 }
 
 void gfs2_holder_uninit(struct gfs2_holder *gh)

@@ -107,7 +107,7 @@ struct gfs2_holder {
 	struct gfs2_glock *gh_gl;
 	struct list_head gh_list;	/* gl_holders, under gl_lock */
 	uint64_t gh_owner;		/* request number; one owner never queues twice on a glock: asserted */
-	pid_t gh_pid;
+	pid_t gh_pid;			/* for whom, told by dumps and events; under gl_lock once it is queued */
 	enum lm_state gh_state;
 	unsigned gh_flags;
 	int gh_error;			/* valid once HIF_WAIT is clear */
@@ -346,6 +346,8 @@ void glock_clear_object(struct gfs2_glock *gl, void *object);
 void gfs2_holder_init(struct gfs2_glock *gl, enum lm_state state, unsigned flags,
 		      struct gfs2_holder *gh, const char *where);
 void gfs2_holder_uninit(struct gfs2_holder *gh);
+/* For whom it is, to be told: of GL_NOPID, which has no process of its own.  Any time between init and uninit. */
+void gfs2_holder_set_pid(struct gfs2_holder *gh, pid_t pid);
 /*
  * Queue and, unless GL_ASYNC, wait until granted.  0; GLR_TRYFAILED for try requests; -EIO after an error of the module or of
  * instantiate; -EINTR is never returned.  The caller holds no ranked mutex and has no open transaction (asserted).

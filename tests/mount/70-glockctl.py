@@ -177,7 +177,6 @@ def case_json(mount):
         check(ask(*words), f"{words} says nothing")
     for words in (["locks", "--waiting"], ["explain"], ["breaks"], ["stops"], ["holds"], ["set", "commit", "30"]):
         equal(ask(*words), [], f"answer to {words}")
-    equal(ask("repl", ok=2), [], "a session, which has no JSON of its own")
     equal(ask("hold", mount / "f", "EX"), [{"glock": name, "state": "EX"}], "hold")
     equal(ask("demote", mount / "f", "UN"), [{"glock": name, "from": "UN", "to": "UN"}], "demote of what is not locked")
     os.stat(mount / "f")

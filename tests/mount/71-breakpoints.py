@@ -441,6 +441,106 @@ def case_script(mount):
     check("waiters" not in ran.stdout, "it went on after a failure")
 
 
+class Driven:
+    """A session that a program drives through pipes: its commands go in when it wants, and what is said comes when it happens."""
+
+    def __init__(self, mount, *options):
+        self.process = subprocess.Popen([glockctl_program(), "-m", mount.dir, *options, "repl"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                        stderr=subprocess.PIPE, text=True)
+        self.said = b""
+
+    def __call__(self, *commands):
+        self.process.stdin.write("".join(command + "\n" for command in commands))
+        self.process.stdin.flush()
+
+    def line(self):
+        while b"\n" not in self.said:
+            check(select.select([self.process.stdout], [], [], STEP_SECONDS)[0], "nothing is said")
+            data = os.read(self.process.stdout.fileno(), 65536)
+            check(data, "it has ended")
+            self.said += data
+        line, self.said = self.said.split(b"\n", 1)
+        return line.decode() + "\n"
+
+    def json(self):
+        return json.loads(self.line())
+
+    def end(self, status=0):
+        out, err = self.process.communicate(timeout=STEP_SECONDS)
+        equal((self.process.returncode, self.said.decode() + out), (status, ""), f"its end: {err}")
+        return err
+
+
+def case_driven():
+    """Commands through a pipe that stays open: a hit is told without another command, and so is the daemon's end; what follows a # is not looked at."""
+    need_fuse()
+    volume = Volume(size="128M")
+    mount = volume.mount()
+    inode = holed_file(mount)
+    session = Driven(mount)
+    session("  # a comment", f"break dio hole inode:{inode}   # and another")
+    equal(session.line(), "break 1\n", "the answer")
+    write = direct_write(mount / "f", 65536, BLOCK)
+    check("dio hole" in session.line(), "the hit")
+    session("continue")
+    done(write)
+    session("continue")
+    equal(session.line(), "nothing is stopped\n", "to go on without a stop")
+    silent = Driven(mount)
+    silent("timeout")
+    equal(silent.line(), "timeout 60.000\n", "the answer")
+    session.process.stdin.write("timeout")      # no end of line
+    session.process.stdin.close()
+    session.process.stdin = None
+    equal(session.line(), "timeout 60.000\n", "the last line, which has no end")
+    session.end()
+    mount.umount()
+    wait_for(lambda: silent.process.poll() is not None, "the session's end with the daemon's")
+    check("closed the connection" in silent.end(1), "why")
+    volume.fsck()
+
+
+@on_mount
+def case_json_session(mount):
+    """--json of a session: each command, and each hit, is an object a line."""
+    inode = holed_file(mount)
+    mount.glockctl("demote", mount / "f", "UN")
+    name = f"2/{inode:x}"
+    session = Driven(mount, "--json")
+    session(f"break dio hole inode:{inode}", "breaks", "timeout 30", "timeout", "continue", "stops")
+    equal(session.json(), {"break": 1}, "break")
+    equal([session.json()[key] for key in ("glock",)], [name], "breaks")
+    equal(session.json(), {"timeout": 30}, "timeout")
+    write = direct_write(mount / "f", 32768, 65536)
+    hit = session.json()
+    equal((hit["stop"], hit["at"], hit["glock"], hit["pid"]), (1, "dio hole", name, write.pid), "the hit")
+    session("wait", "info", "where", f"where inode:{inode}")
+    equal(session.json()["stop"], 1, "wait")
+    for info in (session.json(), session.json()):
+        equal((info["stop"], info["in_flight"], info["lock"]["glock"]), (1, 1, name), "info")
+        check(any(h["pid"] == write.pid and h["state"] == "DF" for h in info["lock"]["holders"]), f"who holds it: {info}")
+    equal([session.json()["glock"].split("/")[0] for _ in range(3)], ["2", "5", "3"], "where")
+    session("step")
+    equal(session.json()["at"], "dio drain", "the next stop")
+    session("delete all", "finish", "explain", f"dump inode:{inode}", "quit")
+    end = session.json()
+    equal((end["event"], end["rc"], end["glock"]), ("dio_end", 65536, name), "finish")
+    done(write)
+    equal(session.json()["glock"], name, "dump")
+    session.end()
+    once = Driven(mount, "--json")
+    once(f"break -1 inode:{inode} *->*")
+    equal(once.json(), {"break": 1}, "break")
+    demote = subprocess.Popen([glockctl_program(), "-m", mount.dir, "demote", mount / "f", "UN"], stdout=subprocess.DEVNULL)
+    hit = once.json()
+    once("finish 1")
+    end = once.json()
+    equal((end["event"], end["from"], end["to"]), ("glock_state", hit["from"], hit["to"]), "finish of a transition")
+    equal(demote.wait(), 0, "demote")
+    once("finish")
+    check("nothing is stopped" in once.end(1), "reasons are on the other side")
+
+
 def case_fuzz():
     """Half a thousand random lines of the words that there are: an answer to each, and nothing is left behind."""
     need_fuse()

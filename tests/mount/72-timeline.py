@@ -271,6 +271,43 @@ def case_two_nodes():
           "what show prints")
 
 
+LOCKER = """
+import fcntl, os, sys
+take = {"flock": lambda fd: fcntl.flock(fd, fcntl.LOCK_EX), "fcntl": lambda fd: fcntl.lockf(fd, fcntl.LOCK_EX)}[sys.argv[1]]
+fds = [os.open(path, os.O_RDWR) for path in sys.argv[2:]]
+take(fds[0])
+print("has one", flush=True)
+sys.stdin.readline()
+take(fds[1])
+"""
+
+
+def deadlock(kind, mounts, names):
+    """A process of each node has a lock that the other one's waits for: both are named, and that it is a circle."""
+    paths = [mounts[0] / name for name in names]
+    for path in paths:
+        write_file(path, b"x", sync=True)
+    inodes = [os.stat(path).st_ino for path in paths]
+    lockers = [subprocess.Popen([sys.executable, "-c", LOCKER, kind, mount / first, mount / second], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+               for mount, first, second in ((mounts[0], *names), (mounts[1], *reversed(names)))]
+    try:
+        for locker in lockers:
+            equal(locker.stdout.readline(), "has one\n", "the first lock")
+        for locker in lockers:
+            locker.stdin.write("\n")
+            locker.stdin.flush()
+        text = wait_for(lambda: (lambda said: said if said.count("a DEADLOCK") == 2 else None)(mounts[0].glockctl("explain").stdout), "the circle, from either end")
+        for locker, node, inode in zip(lockers, mounts, reversed(inodes)):
+            what = "flock" if kind == "flock" else "fcntl locks"
+            check(re.search(rf"^pid {locker.pid} \[python3?[.0-9]*\] waits on {re.escape(node.dir)} for EX of glock [67]/{inode:x} \({what} of inode:{inode}\)", text, re.M),
+                  f"who waits: {text}")
+            check(f"pid {locker.pid} [" in text.replace(f"pid {locker.pid} [", "", 1) and "holds it there in EX" in text, f"who holds: {text}")
+    finally:
+        for locker in lockers:
+            locker.kill()
+            locker.communicate()
+
+
 def case_explain():
     """Who waited for whom, across nodes: asked of the nodes, and long afterwards of what was recorded."""
     need_fuse()
@@ -314,6 +351,15 @@ def case_explain():
         holder("continue")
         equal(reader.wait(), 0, "exit status of cat")
         holder.close()
+        for kind in ("flock", "fcntl"):
+            deadlock(kind, (one, two), (kind + "1", kind + "2"))
+        # A cluster of ours: asked through the tool that has made it, wherever that is.
+        with open(os.path.join(tools, "cluster"), "w") as script:
+            script.write("#!/bin/sh\necho \"$@\" >>%s/ran\n[ $1 = run ] && shift 2 && shift && exec %s -s %s \"$@\"\n" % (tools, glockctl_program(), controls[0]))
+        os.chmod(os.path.join(tools, "cluster"), 0o755)
+        env = dict(os.environ, GFS2_FUSE_CLUSTER=os.path.join(tools, "cluster"))
+        check("nobody waits" in run([glockctl_program(), "-s", "cluster:1", "explain"], env=env, cwd="/").stdout, "a cluster's node")
+        equal(open(os.path.join(tools, "ran")).read().splitlines(), [f"run 1 glockctl {words}" for words in ("dump", "holds all", "stops all")], "what was run")
         # One source that is a socket: paths work.
         check("nobody waits" in glockctl("-s", controls[1], "explain", two / "f").stdout, "after it")
         where = [json.loads(line) for line in glockctl("-s", controls[0], "--json", "where", one / "f").stdout.splitlines()]
@@ -323,7 +369,9 @@ def case_explain():
     for text, node in ((live, one.dir), (then, paths[0])):
         lines = text.splitlines()
         waits = [line for line in lines if f"waits on" in line and f"for SH of glock 2/{inode:x} (inode:{inode})" in line]
-        check(waits and f"pid {reader.pid} [" in waits[0], f"who waits: {text}")
+        # A recording does not know names.
+        check(waits and f"pid {reader.pid} {'waits' if text == then else '[cat] waits'} on" in waits[0], f"who waits: {text}")
+        check("[]" not in text and "?" not in text and text.count("a breakpoint holds it") == 1, f"what is not known: {text}")
         check(any(line.strip().startswith(f"node {node} has it in EX, and has been asked to let go") for line in lines), f"for whom: {text}")
         check(any("a breakpoint holds it: stop" in line for line in lines), f"why: {text}")
     told = [json.loads(line) for line in glockctl("-s", paths[0], "-s", paths[1], "--json", "explain").stdout.splitlines()]

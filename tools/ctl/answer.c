@@ -68,17 +68,24 @@ void put_json_string(const char *s)
 	put_json(stdout, s, strlen(s));
 }
 
-static void dump_close(struct dump_state *d)
+static bool dump_end(struct dump_state *d)
 {
 	if (!d->open)
-		return;
+		return false;
 	printf("]%s", d->object);
 	if (d->path) {
 		printf(",\"path\":");
 		put_json_string(d->path);
 	}
-	puts("}");
+	putchar('}');
 	*d = (struct dump_state){ 0 };
+	return true;
+}
+
+static void dump_close(struct dump_state *d)
+{
+	if (dump_end(d))
+		putchar('\n');
 }
 
 static const char *long_name(char line, const char *key, size_t len)
@@ -223,6 +230,13 @@ void print_stop(FILE *out, const char *json)
 	fputc('\n', out);
 }
 
+static bool all_json;
+
+void hits_as_json(void)
+{
+	all_json = true;
+}
+
 /* The hit that was told last, for who waits for one: it may have been told while something else was answered. */
 static long long told;
 
@@ -241,7 +255,7 @@ bool print_notice(FILE *out, const char *line, bool json)
 	if (line[0] != '*')
 		return false;
 	json_number(line, "stop", &told);
-	if (json)
+	if (json || all_json)
 		fprintf(out, "%s\n", line + 2);
 	else
 		print_stop(out, line + 2);
@@ -272,6 +286,27 @@ static void put_path(const char **path)
 		putchar('\n');
 	}
 	*path = NULL;
+}
+
+void put_dump_json(const struct conn *c, const char *dump)
+{
+	struct paths *paths = paths_find(c);
+	struct dump_state d = { 0 };
+	char *copy = must(strdup(dump)), *line, *save = NULL;
+
+	for (line = strtok_r(copy, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
+		bool head = !strncmp(line, "G:", 2);
+
+		if (head && d.open)
+			break;
+		dump_json(&d, line);
+		if (head)
+			d.path = path_of_line(paths, line);
+	}
+	if (!dump_end(&d))
+		printf("null");
+	free(copy);
+	paths_free(paths);
 }
 
 int print_answer(struct conn *c, const char *cmd, bool json)

@@ -81,11 +81,7 @@ static int cmd_repl(struct conn *c, int argc, char **argv, bool json)
 		complain("usage: repl");
 		return EXIT_USAGE;
 	}
-	if (json) {
-		complain("a session has no --json of its own: say it behind a command, like `breaks --json`");
-		return EXIT_USAGE;
-	}
-	return repl(c);
+	return repl(c, json);
 }
 
 static int cmd_help(struct conn *c, int argc, char **argv, bool json)
@@ -209,7 +205,10 @@ const struct command commands[] = {
 	  "set short_dio async             what a direct write does at a hole\n"
 	  "set fault op=write,cls=log,delay_us=200000    a slow journal\n" },
 	{ "repl", "repl", "Commands one after another, with history and completion: a session.  The\n"
-	  "same without any command.", NULL, .fn = cmd_repl },
+	  "same without any command.  With --json everything that they print, and hits,\n"
+	  "is one JSON object a line.  What follows a # is a comment.",
+	  "repl <commands                  until the first that fails\n"
+	  "--json repl                     for a program that drives it\n", .fn = cmd_repl },
 	/* What belongs to a session. */
 	{ "breaks", "breaks [all]", "List this session's breakpoints; all: everybody's, and whose they are.", NULL, .session = SESSION_LIST, .json = true },
 	{ "delete", "delete BREAK|all", "Delete a breakpoint.  What it has stopped stays stopped.", NULL, .session = SESSION_ONLY },
@@ -218,7 +217,7 @@ const struct command commands[] = {
 	  "Print who is stopped, where and why: the lock, its holders and waiters, the\n"
 	  "direct I/O of its file that is under way, what other nodes have asked for.", NULL, .session = SESSION_ONLY },
 	{ "wait", "wait [SECONDS]", "Wait until a breakpoint is hit, for SECONDS (60) at most.", NULL, .session = SESSION_ONLY, .json = true },
-	{ "continue", "continue [STOP|all]", "Let go (all).", NULL, .session = SESSION_ONLY },
+	{ "continue", "continue [STOP|all]", "Let go (all).", NULL, .session = SESSION_ONLY, .json = true },
 	{ "step", "step [STOP]",
 	  "Let go, and stop at the next transition of that lock, or the next phase of a\n"
 	  "direct write on it.", NULL, .session = SESSION_ONLY },

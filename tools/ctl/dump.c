@@ -144,10 +144,12 @@ void free_node(struct node *n)
 
 const char *lock_words(const struct lock *l, char *buf, size_t size)
 {
+	static const char *const of_inode[] = { [2] = "", [5] = "iopen of ", [6] = "flock of ", [7] = "fcntl locks of " };
 	unsigned long long number;
+	unsigned type;
 
-	if (!strncmp(l->name, "2/", 2) && sscanf(l->name + 2, "%llx", &number) == 1)
-		snprintf(buf, size, "%s (inode:%llu)", l->name, number);
+	if (sscanf(l->name, "%u/%llx", &type, &number) == 2 && type < sizeof(of_inode) / sizeof(of_inode[0]) && of_inode[type])
+		snprintf(buf, size, "%s (%sinode:%llu)", l->name, of_inode[type], number);
 	else
 		snprintf(buf, size, "%s", l->name);
 	return buf;
@@ -155,7 +157,10 @@ const char *lock_words(const struct lock *l, char *buf, size_t size)
 
 const char *who_words(const struct holder *h, char *buf, size_t size)
 {
-	if (h->pid)
+	/* A recording has no names. */
+	if (h->pid && !*h->comm)
+		snprintf(buf, size, "pid %ld", h->pid);
+	else if (h->pid)
 		snprintf(buf, size, "pid %ld [%s]", h->pid, h->comm);
 	else
 		snprintf(buf, size, "the daemon");

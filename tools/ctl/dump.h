@@ -50,9 +50,9 @@ int read_recording(const char *path, long long until, struct node *n);
 long long recording_begin(const char *path);
 void free_node(struct node *n);
 
-/* "2/928 (inode:2344)" */
+/* "2/928 (inode:2344)", "6/928 (flock of inode:2344)" */
 const char *lock_words(const struct lock *l, char *buf, size_t size);
-/* "pid 12 [dd]" */
+/* "pid 12 [dd]", "pid 12" where the name is not known, "the daemon" */
 const char *who_words(const struct holder *h, char *buf, size_t size);
 
 #endif

@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 /* What a command prints, to be freed; NULL: it has failed, which was said. */
 static char *output_of(const char *source, const char *command)
@@ -42,6 +43,33 @@ static char *output_of(const char *source, const char *command)
 #define PLAIN "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_@"
 
 /*
+ * The tool that has started the cluster is no part of what is installed: it is in the source tree, where this program was built or where one stands;
+ * the variable says where else.  NULL: nowhere, which was said.
+ */
+static const char *cluster_tool(const char *source)
+{
+	const char *given = getenv("GFS2_FUSE_CLUSTER");
+	static char path[PATH_MAX];
+	char *slash;
+	ssize_t n;
+
+	if (given)
+		return given;
+	if (!access("tools/cluster", X_OK))
+		return "tools/cluster";
+	n = readlink("/proc/self/exe", path, sizeof(path) - sizeof("/tools/cluster"));
+	path[n > 0 ? n : 0] = 0;
+	while ((slash = strrchr(path, '/'))) {
+		strcpy(slash, "/tools/cluster");
+		if (!access(path, X_OK) && !strpbrk(path, " \t\n'\"\\$`;&|<>()*?[]#~!{}"))
+			return path;
+		*slash = 0;
+	}
+	complain("%s: there is no tools/cluster here: say where it is in GFS2_FUSE_CLUSTER", source);
+	return NULL;
+}
+
+/*
  * What the glockctl of another machine says: ssh:HOST[:DIR], cluster:NODE.  No quoting is needed for names that are none of the shell's business.
  */
 static int read_elsewhere(const char *source, struct node *n)
@@ -50,8 +78,8 @@ static int read_elsewhere(const char *source, struct node *n)
 	const char *host = strchr(source, ':') + 1;
 	int len = (int)strspn(host, PLAIN);
 	bool ssh = source[0] == 's', with_dir = ssh && host[len] == ':';
-	const char *dir = with_dir ? host + len + 1 : "";
-	char command[500], *said[3] = { NULL };
+	const char *dir = with_dir ? host + len + 1 : "", *tool = "ssh";
+	char command[PATH_MAX + 500], *said[3] = { NULL };
 	int status = EXIT_DONE;
 
 	if (!len || len > 200 || *host == '-' || (host[len] && !with_dir) ||
@@ -59,9 +87,13 @@ static int read_elsewhere(const char *source, struct node *n)
 		complain("%s: no such node", source);
 		return EXIT_USAGE;
 	}
+	if (!ssh)
+		tool = cluster_tool(source);
+	if (!tool)
+		return EXIT_REFUSED;
 	for (int i = 0; i < 3 && !status; i++) {
-		snprintf(command, sizeof(command), "%s %.*s glockctl %s%s %s", ssh ? "ssh" : "tools/cluster run", len, host, with_dir ? "-m " : "", dir,
-			 questions[i]);
+		snprintf(command, sizeof(command), "%s%s %.*s glockctl %s%s%s%s", tool, ssh ? "" : " run", len, host, with_dir ? "-m " : "", dir,
+			 with_dir ? " " : "", questions[i]);
 		said[i] = output_of(source, command);
 		status = said[i] ? EXIT_DONE : EXIT_REFUSED;
 	}
@@ -198,6 +230,8 @@ static bool go_together(const char *a, const char *b)
 /* --- explain --- */
 
 #define MAX_DEPTH 16
+/* Locks that one answer goes into: many holders that wait for locks with many holders would be told for ever. */
+#define MAX_LOOKS 500
 
 /* One object for each line, with how deep it is. */
 static bool as_json;
@@ -206,7 +240,7 @@ struct chain {
 	struct node *nodes;
 	unsigned nr;
 	const struct lock *seen[MAX_DEPTH];
-	unsigned depth;
+	unsigned depth, looks;
 };
 
 static void say(const struct chain *ch, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
@@ -266,6 +300,22 @@ static void explain_others(struct chain *ch, struct node *n, struct lock *l, con
 				     "another node holds it, or the lock manager's answer is on its way (give -s for nodes elsewhere, too)");
 }
 
+/* Nobody who holds @l is in @w's way, but it is to be given up first: who keeps it from that? */
+static void explain_demote(struct chain *ch, struct node *n, struct lock *l, const struct holder *w)
+{
+	char who[100];
+
+	say(ch, "the lock is to be given up first (to %s): another node, or `glockctl demote`, has asked for it", l->demote);
+	for (unsigned i = 0; i < l->nr && &l->holders[i] != w; i++) {
+		const struct holder *h = &l->holders[i];
+
+		if (h->waits || go_together(h->state, l->demote))
+			continue;
+		say(ch, "%s holds it in %s until then, in %s", who_words(h, who, sizeof(who)), h->state, h->where);
+		explain_pid(ch, n, h->pid, l);
+	}
+}
+
 static void explain_waiter(struct chain *ch, struct node *n, struct lock *l, const struct holder *w)
 {
 	char lock[80], who[100];
@@ -295,13 +345,14 @@ static void explain_waiter(struct chain *ch, struct node *n, struct lock *l, con
 		say(ch, "it is kept in %s by hand (glockctl hold)", l->kept);
 	else if (!held && strchr(l->flags, 'l'))
 		explain_others(ch, n, l, l->target);
-	else if (!held && !ahead && strchr(l->flags, 'D'))
-		say(ch, "the lock is being given up first (to %s): another node has asked for it", l->demote);
+	else if (!held && !ahead && strpbrk(l->flags, "dD"))
+		explain_demote(ch, n, l, w);
 	ch->depth--;
 }
 
 static void explain_lock(struct chain *ch, struct node *n, struct lock *l)
 {
+	bool waits = false;
 	unsigned i;
 
 	for (i = 0; i < ch->depth && i < MAX_DEPTH; i++)
@@ -309,26 +360,30 @@ static void explain_lock(struct chain *ch, struct node *n, struct lock *l)
 			say(ch, "... which closes a circle: a DEADLOCK");
 			return;
 		}
-	if (ch->depth + 2 >= MAX_DEPTH)
+	if (ch->depth + 2 >= MAX_DEPTH || ch->looks++ == MAX_LOOKS)
 		return;
-	for (i = 0; i < l->nr; i++) {
+	ch->seen[ch->depth] = l;
+	for (i = 0; ch->depth && i < l->nr; i++) {
+		const struct holder *h = &l->holders[i];
 		char who[100];
 
-		if (l->holders[i].waits)
+		if (h->waits)
 			continue;
-		if (ch->depth)
-			say(ch, "%s holds it there in %s, in %s", who_words(&l->holders[i], who, sizeof(who)),
-			    l->holders[i].state, l->holders[i].where);
+		say(ch, "%s holds it there in %s, in %s", who_words(h, who, sizeof(who)), h->state, h->where);
+		ch->depth++;
+		explain_pid(ch, n, h->pid, l);
+		ch->depth--;
 	}
-	ch->seen[ch->depth] = l;
 	for (i = 0; i < l->nr; i++)
 		if (l->holders[i].waits) {
 			explain_waiter(ch, n, l, &l->holders[i]);
+			waits = true;
 			/* The others wait for this one; the top level tells them all. */
 			if (ch->depth)
 				break;
 		}
-	if (ch->depth && l->stop)
+	/* Who waits was told so. */
+	if (ch->depth && l->stop && !waits)
 		say(ch, "a breakpoint holds it: stop %s", l->stop);
 }
 
@@ -398,6 +453,7 @@ int cmd_explain(struct conn *c, int argc, char **argv, bool json)
 			if (h == l->nr)
 				continue;
 			told++;
+			ch.looks = 0;
 			explain_lock(&ch, &nodes[i], l);
 		}
 	if (!status && !told && !json)

@@ -92,12 +92,16 @@ int answer_status(const char *line, bool quiet);
 char *ask(struct conn *c, bool quiet, const char *cmd, ...) __attribute__((sentinel));
 /* On stdout, quoted. */
 void put_json_string(const char *s);
+/* On stdout, the first lock of a dump as an object, or null. */
+void put_dump_json(const struct conn *c, const char *dump);
 /* On stdout, a path in one line, as the kernel prints them. */
 void put_plain(const char *s);
 /* A stop, as the daemon's JSON tells it, in words. */
 void print_stop(FILE *out, const char *json);
-/* One "* {json}" line, if @line is one. */
+/* One "* {json}" line, if @line is one; as JSON for a command that wants JSON, and in a session that does. */
 bool print_notice(FILE *out, const char *line, bool json);
+/* A session of which everything is JSON: hits are, too, whichever command they meet. */
+void hits_as_json(void);
 /* The number of the stop that was told last; 0: none since hit_forget(). */
 long long hit_told(void);
 void hit_forget(void);
@@ -135,7 +139,7 @@ extern unsigned nr_sources;
 int cmd_locks(struct conn *c, int argc, char **argv, bool json);
 int cmd_where(struct conn *c, int argc, char **argv, bool json);
 int cmd_explain(struct conn *c, int argc, char **argv, bool json);
-int repl(struct conn *c);
+int repl(struct conn *c, bool json);
 
 /* --- paths.c: of inodes that somebody has open --- */
 

@@ -104,7 +104,7 @@ const char *paths_of_lock(const struct paths *p, const char *lock)
 	unsigned long long inode;
 	unsigned type;
 
-	if (sscanf(lock, "%u/%llx", &type, &inode) != 2 || (type != 2 && type != 5 && type != 6))
+	if (sscanf(lock, "%u/%llx", &type, &inode) != 2 || (type != 2 && (type < 5 || type > 7)))
 		return NULL;
 	return paths_of(p, inode);
 }

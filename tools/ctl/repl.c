@@ -3,7 +3,8 @@
  * The REPL: commands one after another on one connection, so that breakpoints live; hits are shown as they happen, also while a line is edited.
  *
  * Line editing, history and the terminal are readline's.  It is driven by callbacks, because two things are waited for: the terminal and the
- * daemon.  Ctrl-C drops the line, or ends what is running (trace, wait).
+ * daemon.  Ctrl-C drops the line, or ends what is running (trace, wait).  Where commands come from a pipe or a file the same two are waited for, so that a
+ * program that drives the session is told hits, and the daemon's end, at once.
  *
  * What runs until it is ended gets a connection of its own: the daemon answers one command of a connection at a time, and the session's must
  * stay free.
@@ -30,6 +31,7 @@ static struct {
 	struct conn *c;
 	bool end;
 	bool tty;
+	bool json;		/* all that is printed */
 	int status;		/* of the last command */
 	char history[PATH_MAX];
 } rp;
@@ -38,7 +40,7 @@ static const char *const own_words[] = { "quit" };
 
 /* --- words --- */
 
-/* Cut @line into words; "...", '...' and a backslash keep blanks.  Their number, -1: a quote is open or too many. */
+/* Cut @line into words; "...", '...' and a backslash keep blanks, and a word that begins with # begins a comment.  Their number, -1: a quote is open or too many. */
 static int split(char *line, char **words)
 {
 	char *to = line, *s = line;
@@ -46,7 +48,7 @@ static int split(char *line, char **words)
 
 	for (;;) {
 		s += strspn(s, " \t");
-		if (!*s)
+		if (!*s || *s == '#')
 			break;
 		if (n == MAX_WORDS)
 			return -1;
@@ -169,6 +171,26 @@ static char **words_of(const char *text, const char *const *list)
 	return rl_completion_matches(text, complete_word);
 }
 
+/* The last word of a list with commas; those before it are part of what is found. */
+static char *complete_member(const char *text, int state)
+{
+	const char *comma = strrchr(text, ',');
+	char *found = complete_word(comma ? comma + 1 : text, state), *whole;
+
+	if (!found || !comma)
+		return found;
+	if (asprintf(&whole, "%.*s%s", (int)(comma + 1 - text), text, found) < 0)
+		whole = NULL;
+	free(found);
+	return whole;
+}
+
+static char **members_of(const char *text, const char *const *list)
+{
+	word_list = list;
+	return rl_completion_matches(text, complete_member);
+}
+
 /* Locks, or the words of @word_list. */
 static char *complete_lock_or_word(const char *text, int state)
 {
@@ -194,8 +216,9 @@ static char **locks_and(const char *text, const char *const *list)
 /* What follows @words, @n of them: the list, or NULL. */
 static const char *const *words_after(char **words, int n)
 {
-	static const char *const tunables[] = { "short_dio", "dio_mtime", "dio_mtime_interval", "dio_rest", "commit", "min_hold", "cache", "events",
-						"data_events", "fault", "stats", NULL };
+	/* The first can only be read. */
+	static const char *const tunables[] = { "stats", "short_dio", "dio_mtime", "dio_mtime_interval", "dio_rest", "commit", "min_hold", "cache",
+						"events", "data_events", "fault", NULL };
 	static const char *const events[] = { "glock_state", "glock_queue", "glock_promote", "glock_dequeue", "glock_demote_rq", "dlm_lock",
 					      "dlm_ast", "dlm_bast", "dio_begin", "dio_submit", "dio_hole", "dio_drain_begin",
 					      "dio_drain_end", "dio_upgrade", "dio_buffered", "dio_end", "log_flush", "map", "data_io",
@@ -221,8 +244,10 @@ static const char *const *words_after(char **words, int n)
 	};
 	const char *last = words[n - 1];
 
-	if (!strcmp(words[0], "get") || (!strcmp(words[0], "set") && n == 1))
+	if (!strcmp(words[0], "get"))
 		return tunables;
+	if (!strcmp(words[0], "set") && (n == 1 || (n == 2 && !strcmp(last, "-s"))))
+		return tunables + 1;
 	if (!strcmp(last, "-e") && (!strcmp(words[0], "trace") || !strcmp(words[0], "record")))
 		return events;
 	for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
@@ -260,7 +285,7 @@ static char **complete(const char *text, int start, int end)
 	} else if (n > 1 && (!strcmp(words[0], "demote") || !strcmp(words[0], "hold"))) {
 		found = words_of(text, states);
 	} else if (n > 0 && words_after(words, n)) {
-		found = words_of(text, words_after(words, n));
+		found = !strcmp(last, "-e") ? members_of(text, words_after(words, n)) : words_of(text, words_after(words, n));
 	} else if (n > 0 && !strcmp(words[0], "break")) {
 		/* Which of the two it is decides the first letter. */
 		found = locks_and(text, kinds);
@@ -398,8 +423,29 @@ static void info_lock(const char *glock)
 	free(text);
 }
 
+/* The stop's members, and with them the lock's and how much direct I/O of the file is under way. */
+static void info_json(const char *stop)
+{
+	char glock[64], *text;
+	long long under_way;
+
+	/* All but the last brace. */
+	printf("%.*s", (int)strlen(stop) - 1, stop);
+	if (json_get(stop, "glock", glock, sizeof(glock))) {
+		text = glock[0] == '2' ? ask(rp.c, true, "dio", "--json", glock, NULL) : NULL;
+		if (text && json_number(text, "in_flight", &under_way))
+			printf(",\"in_flight\":%lld", under_way);
+		free(text);
+		text = ask(rp.c, true, "dump", glock, NULL);
+		printf(",\"lock\":");
+		put_dump_json(rp.c, text ? text : "");
+		free(text);
+	}
+	puts("}");
+}
+
 /* Who, where and why: the stop, its lock with holders and waiters, and the direct I/O of its file. */
-static int info(int argc, char **argv)
+static int info(int argc, char **argv, bool json)
 {
 	char glock[64], *stop, *text;
 	long long number, sent, under_way;
@@ -412,6 +458,11 @@ static int info(int argc, char **argv)
 	stop = one_stop(argc ? argv[0] : NULL, &number);
 	if (!stop)
 		return EXIT_REFUSED;
+	if (json) {
+		info_json(stop);
+		free(stop);
+		return EXIT_DONE;
+	}
 	print_stop(stdout, stop);
 	if (json_double(stop, "held", &held) && json_double(stop, "left", &left))
 		printf("  held for %.1f s, lets go in %.1f s\n", held, left);
@@ -427,7 +478,6 @@ static int info(int argc, char **argv)
 	free(stop);
 	return EXIT_DONE;
 }
-
 
 /*
  * The number behind the latest hit at @glock, in words: since then nothing has happened that `finish` waits for, and a trace from there misses
@@ -447,7 +497,7 @@ static bool seq_of_hit(struct conn *c, char *glock, char *seq, size_t size)
 }
 
 /* Let go, and tell what happens to the lock until the request that was stopped, or the transition, has come to its end. */
-static int finish(int argc, char **argv)
+static int finish(int argc, char **argv, bool json)
 {
 	char glock[64] = "", at[32] = "", *stop, id[24], seq[24];
 	long long number, req = 0, r;
@@ -482,7 +532,7 @@ static int finish(int argc, char **argv)
 		char event[32] = "", from[8] = "", to[8] = "";
 
 		if (line[0] != ' ') {
-			printf("it goes on (60 s)\n");
+			puts(json ? "{\"event\":null}" : "it goes on (60 s)");
 			break;
 		}
 		json_get(line, "event", event, sizeof(event));
@@ -490,13 +540,14 @@ static int finish(int argc, char **argv)
 		json_get(line, "to", to, sizeof(to));
 		r = 0;
 		json_number(line, "req", &r);
-		if (is_dio && !strcmp(event, "dio_end") && r == req) {
+		done = is_dio ? !strcmp(event, "dio_end") && r == req : !strcmp(event, "glock_state");
+		if (done && json) {
+			puts(line + 1);
+		} else if (done && is_dio) {
 			json_number(line, "rc", &r);
 			printf("the write has ended: %lld\n", r);
-			done = true;
-		} else if (!is_dio && !strcmp(event, "glock_state")) {
+		} else if (done) {
 			printf("glock %s %s -> %s\n", glock, from, to);
-			done = true;
 		}
 	}
 	conn_close(&c);
@@ -521,7 +572,7 @@ static int run_trace(int argc, char **argv, bool json)
 }
 
 /* Is stop @id still there?  It is told again. */
-static bool tell_again(long long id)
+static bool tell_again(long long id, bool json)
 {
 	char *text = ask(rp.c, true, "stops", "--json", NULL), *line, *save = NULL;
 	long long number;
@@ -529,7 +580,9 @@ static bool tell_again(long long id)
 
 	for (line = text ? strtok_r(text, "\n", &save) : NULL; line && !found; line = strtok_r(NULL, "\n", &save)) {
 		found = json_number(line, "stop", &number) && number == id;
-		if (found)
+		if (found && json)
+			puts(line);
+		else if (found)
 			print_stop(stdout, line);
 	}
 	free(text);
@@ -540,7 +593,7 @@ static bool tell_again(long long id)
  * The session's connection cannot be taken back from a command, so this looks for notices instead of asking the daemon to wait.  What was hit and
  * told since the last command that set something going is what is waited for as well: nobody can be expected to type faster.
  */
-static int run_wait(int argc, char **argv)
+static int run_wait(int argc, char **argv, bool json)
 {
 	double seconds = argc == 1 ? strtod(argv[0], NULL) : 60;
 	struct pollfd p[2] = { { .fd = rp.c->fd, .events = POLLIN }, { .fd = interrupt_fd(), .events = POLLIN } };
@@ -552,7 +605,7 @@ static int run_wait(int argc, char **argv)
 		return EXIT_USAGE;
 	}
 	hit_forget();
-	if (before && tell_again(before)) {
+	if (before && tell_again(before, json)) {
 		hit_forget();
 		return EXIT_DONE;
 	}
@@ -574,7 +627,7 @@ static int run_wait(int argc, char **argv)
 		rp.end = true;
 		return EXIT_REFUSED;
 	}
-	print_notice(stdout, line, false);
+	print_notice(stdout, line, json);
 	hit_forget();
 	return EXIT_DONE;
 }
@@ -583,7 +636,7 @@ static int dispatch(int argc, char **argv)
 {
 	const char *name = argv[0];
 	const struct command *cmd;
-	bool json = false;
+	bool json = rp.json;
 	int i, n = 0;
 
 	argv++;
@@ -604,13 +657,13 @@ static int dispatch(int argc, char **argv)
 	if (!strcmp(name, "step") || !strcmp(name, "continue") || !strcmp(name, "finish"))
 		hit_forget();
 	if (!strcmp(name, "info") || (!strcmp(name, "where") && !argc))
-		return info(argc, argv);
+		return info(argc, argv, json);
 	if (!strcmp(name, "finish"))
-		return finish(argc, argv);
+		return finish(argc, argv, json);
 	if (!strcmp(name, "trace"))
 		return run_trace(argc, argv, json);
 	if (!strcmp(name, "wait"))
-		return run_wait(argc, argv);
+		return run_wait(argc, argv, json);
 	cmd = find_command(name);
 	if (!cmd || !strcmp(name, "repl")) {
 		complain("unknown command %s; `help` lists them", name);
@@ -749,7 +802,8 @@ static void interactive(void)
 	p[2] = (struct pollfd){ .fd = interrupt_fd(), .events = POLLIN };
 	sigaction(SIGWINCH, &resize, NULL);
 	open_history();
-	printf("glockctl " GFS2_FUSE_VERSION " on %s; `help` lists the commands\n", rp.c->mountpoint);
+	if (!rp.json)
+		printf("glockctl " GFS2_FUSE_VERSION " on %s; `help` lists the commands\n", rp.c->mountpoint);
 	rl_callback_handler_install(PROMPT, on_line);
 	while (!rp.end) {
 		int n = poll(p, 3, conn_has_line(rp.c) ? 0 : -1);
@@ -775,26 +829,80 @@ static void interactive(void)
 	save_history();
 }
 
+/* What a script has said and was not run yet. */
+struct input {
+	char *text;
+	size_t len, room;
+	bool ended;
+};
+
+/* Run its first line; false: there is no whole one. */
+static bool run_first_line(struct input *in)
+{
+	char *nl = in->len ? memchr(in->text, '\n', in->len) : NULL;
+	size_t used;
+
+	/* The last line needs no end. */
+	if (!nl && !(in->ended && in->len))
+		return false;
+	used = nl ? (size_t)(nl + 1 - in->text) : in->len;
+	in->text[nl ? used - 1 : used] = 0;
+	run_line(in->text);
+	in->len -= used;
+	memmove(in->text, in->text + used, in->len);
+	return true;
+}
+
+static void read_input(struct input *in)
+{
+	ssize_t n;
+
+	/* With a byte to spare, for the end of the last line. */
+	if (in->room - in->len < 2)
+		in->text = must(realloc(in->text, in->room = 2 * in->room + 4096));
+	n = read(STDIN_FILENO, in->text + in->len, in->room - in->len - 1);
+	if (n > 0)
+		in->len += (size_t)n;
+	else if (!n || errno != EINTR)
+		in->ended = true;
+}
+
 /* From a pipe or a file: no prompt, nothing to edit; the first failure ends it. */
 static void script(void)
 {
-	char *line = NULL;
-	size_t room = 0;
-	ssize_t n;
+	struct pollfd p[2] = { { .fd = STDIN_FILENO, .events = POLLIN }, { .fd = rp.c->fd, .events = POLLIN } };
+	struct input in = { 0 };
 
-	while (!rp.end && !rp.status && !interrupt_ended() && (n = getline(&line, &room, stdin)) > 0) {
-		line[strcspn(line, "\n")] = 0;
-		if (line[0] && line[0] != '#')
-			run_line(line);
+	while (!rp.end && !rp.status) {
+		if (run_first_line(&in))
+			continue;
+		if (in.ended)
+			break;
+		if (poll(p, 2, conn_has_line(rp.c) ? 0 : -1) < 0)
+			continue;
+		if ((p[1].revents || conn_has_line(rp.c)) && !take_notices()) {
+			complain("the daemon has closed the connection");
+			rp.status = EXIT_REFUSED;
+		} else if (p[0].revents) {
+			read_input(&in);
+		}
 	}
-	free(line);
+	free(in.text);
 }
 
-int repl(struct conn *c)
+int repl(struct conn *c, bool json)
 {
+	char *notified;
+
 	rp.c = c;
+	rp.json = json;
 	rp.tty = isatty(STDIN_FILENO) && isatty(STDOUT_FILENO);
-	free(ask(c, false, "notify", "on", NULL));
+	if (json)
+		hits_as_json();
+	notified = ask(c, false, "notify", "on", NULL);
+	if (!notified)
+		return EXIT_REFUSED;
+	free(notified);
 	if (rp.tty)
 		interactive();
 	else

@@ -108,6 +108,24 @@ static void play_holder(struct lock *l, const struct event *e)
 	}
 }
 
+/* As `stops` tells it, as far as it was recorded: "at dio hole 131072/65536, pid 12". */
+static char *stop_words(const struct event *e)
+{
+	char *text = NULL;
+	size_t len;
+	FILE *f = must(open_memstream(&text, &len));
+
+	fprintf(f, "at %s", e->has_reason ? e->reason : "a breakpoint");
+	if (e->from >= 0 && e->to >= 0)
+		fprintf(f, " %s -> %s", state(e->from), state(e->to));
+	if (e->has_off && e->has_len)
+		fprintf(f, " %lld/%lld", e->off, e->len);
+	if (e->pid)
+		fprintf(f, ", pid %lld", e->pid);
+	fclose(f);
+	return must(text);
+}
+
 static void play(struct lock *l, const struct event *e)
 {
 	if (!strcmp(e->name, "glock_queue") || !strcmp(e->name, "glock_promote") || !strcmp(e->name, "glock_dequeue")) {
@@ -129,9 +147,7 @@ static void play(struct lock *l, const struct event *e)
 		snprintf(l->kept, sizeof(l->kept), "%s", e->to > 0 ? state(e->to) : "");
 	} else if (!strcmp(e->name, "break_hit") || !strcmp(e->name, "break_go")) {
 		free(l->stop);
-		l->stop = NULL;
-		if (e->name[6] == 'h' && asprintf(&l->stop, "%s %s -> %s, pid %lld", e->reason, state(e->from), state(e->to), e->pid) < 0)
-			die(EXIT_REFUSED, "out of memory");
+		l->stop = e->name[6] == 'h' ? stop_words(e) : NULL;
 	}
 }
 
