@@ -19,9 +19,6 @@
 #include "debug/event.h"
 #include "util/util.h"
 
-#define READ_MAX_REQS 32	/* runs in flight at once */
-_Static_assert(READ_MAX_REQS <= GFS2_READ_PIECES, "gfs2_file_read_pieces()");
-
 struct read_op {
 	struct gfs2_inode *ip;
 	char *buf;		/* where file block @first goes */
@@ -31,7 +28,7 @@ struct read_op {
 	bool cached;		/* some blocks may be in the buffer cache */
 	struct gfs2_pieces *pieces; /* not NULL: runs stay where they are, and this says where */
 	unsigned nr;
-	struct io_req reqs[READ_MAX_REQS];
+	struct io_req reqs[GFS2_READ_PIECES]; /* runs in flight at once */
 };
 
 static int read_flush(struct read_op *op)
@@ -60,7 +57,7 @@ static int add_piece(struct read_op *op, const void *p, uint64_t len)
 static int read_device(struct read_op *op, uint64_t lblock, uint64_t pblock, uint64_t len)
 {
 	unsigned shift = op->ip->i_sbd->sd_bsize_shift;
-	int error = op->nr == READ_MAX_REQS ? read_flush(op) : 0;
+	int error = op->nr == GFS2_READ_PIECES ? read_flush(op) : 0;
 	struct io_req *req;
 
 	if (error || !len)

@@ -122,6 +122,19 @@ def shared_memory(mount):
         return int(re.search(r"RssShmem:\s+(\d+) kB", text.read())[1]) << 10
 
 
+def under_fault(mount, rule, fails, go):
+    """go() while that rule is there: it fails, or takes as long as the rule says."""
+    mount.glockctl("set", "fault", rule)
+    started = time.monotonic()
+    if fails:
+        expect_errno(errno.EIO, go)
+    else:
+        go()
+    if "delay" in rule:
+        check(time.monotonic() - started >= 0.03, f"{rule} delays")
+    mount.glockctl("set", "fault", "none")
+
+
 def case_pages():
     """For the kernel's pages: the engine's rules, and no memory that grows with what was read."""
     need_memory()
@@ -134,19 +147,13 @@ def case_pages():
         check(buffered_read(path, 0, len(data)) == data, "content")
         equal(stats(mount)["io_read_bytes"] - before["io_read_bytes"], len(data), "bytes read, by the engine's count")
         check(shared_memory(mount) < 4 * MIB, f"{shared_memory(mount)} bytes of the image count as the daemon's memory")
+        def go():
+            check(buffered_read(path, 0, MIB) == data[:MIB], "content")
+        # Any class: what has failed the kernel asks for again, block by block, and small reads count as direct ones.
         for rule, fails in (("error=5", True), ("short=512,error=5", True), ("short=512", False), ("delay_us=30000,count=1", False)):
-            # Any class: what has failed the kernel asks for again, block by block, and small reads count as direct ones.
-            mount.glockctl("set", "fault", "op=read,cls=any," + rule)
-            started = time.monotonic()
-            if fails:
-                expect_errno(errno.EIO, buffered_read, path, 0, MIB)
-            else:
-                check(buffered_read(path, 0, MIB) == data[:MIB], f"content, {rule}")
-            if "delay" in rule:
-                check(time.monotonic() - started >= 0.03, f"{rule} delays")
-            mount.glockctl("set", "fault", "none")
+            under_fault(mount, "op=read,cls=any," + rule, fails, go)
             mount.glockctl("demote", path, "UN")
-            check(buffered_read(path, 0, MIB) == data[:MIB], f"content after {rule}")
+            go()
     volume.fsck()
 
 
@@ -174,15 +181,7 @@ def case_faults():
                 injected = stats(mount)["io_injected"]
                 for rule, fails in (("error=5,count=1", True), ("short=512,error=5,count=1", True),
                                     ("short=512,count=1", False), ("delay_us=30000,count=1", False)):
-                    mount.glockctl("set", "fault", f"op={op},cls=dio," + rule)
-                    started = time.monotonic()
-                    if fails:
-                        expect_errno(errno.EIO, go)
-                    else:
-                        go()
-                    if "delay" in rule:
-                        check(time.monotonic() - started >= 0.03, f"{rule} delays, {op} {size}")
-                    mount.glockctl("set", "fault", "none")
+                    under_fault(mount, f"op={op},cls=dio,{rule}", fails, go)
                     nothing_in_flight(mount, path)
                     mount.glockctl("demote", path, "UN")
                     go()

@@ -6,9 +6,8 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <cmocka.h>
-#include <sys/resource.h>
-#include <sys/wait.h>
 #include <unistd.h>
+#include "child.h"
 
 #include "util/mutex.h"
 #include "util/util.h"
@@ -181,33 +180,17 @@ static void semaphores(void **state)
 
 #ifdef GFS2_DEBUG_CHECKS
 
+static void call_it(void *fn)
+{
+	((void (*)(void))(uintptr_t)fn)();
+}
+
 /* Run @fn in a child: it must abort, and have said both. */
 static void assert_aborts(void (*fn)(void), const char *words, const char *more)
 {
 	char text[2048];
-	size_t len = 0;
-	ssize_t n;
-	int p[2], status;
-	pid_t pid;
+	int status = end_of_child(call_it, (void *)(uintptr_t)fn, text, sizeof(text));
 
-	assert_int_equal(pipe(p), 0);
-	pid = fork();
-	assert_true(pid >= 0);
-	if (!pid) {
-		struct rlimit no_core = { 0, 0 };
-
-		setrlimit(RLIMIT_CORE, &no_core);
-		signal(SIGABRT, SIG_DFL);
-		dup2(p[1], STDERR_FILENO);
-		fn();
-		_exit(0);
-	}
-	close(p[1]);
-	while ((n = read(p[0], text + len, sizeof(text) - 1 - len)) > 0)
-		len += n;
-	text[len] = 0;
-	close(p[0]);
-	assert_int_equal(waitpid(pid, &status, 0), pid);
 	if (!WIFSIGNALED(status) || WTERMSIG(status) != SIGABRT)
 		fail_msg("not aborted, status %x, said: %s", status, text);
 	if (!strstr(text, words) || !strstr(text, more))

@@ -6,10 +6,9 @@
 #include <stdio.h>
 #include <cmocka.h>
 #include <signal.h>
-#include <sys/resource.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
+#include "child.h"
 #include "util/ctx.h"
 #include "util/list.h"
 #include "util/util.h"
@@ -186,37 +185,20 @@ static void *dies(void *fn)
 	return NULL;
 }
 
+static void has_a_thread_die(void *fn)
+{
+	pthread_t t;
+
+	msg_say_fatal_signals();
+	pthread_create(&t, NULL, dies, fn);
+	pthread_join(t, NULL);
+}
+
 /* Has a child's thread die in @fn; what it said is in @text.  Returns the signal. */
 static int death(void (*fn)(void), char *text, size_t size)
 {
-	size_t len = 0;
-	ssize_t n;
-	int p[2], status;
-	pid_t pid;
+	int status = end_of_child(has_a_thread_die, (void *)(uintptr_t)fn, text, size);
 
-	assert_int_equal(pipe(p), 0);
-	pid = fork();
-	assert_true(pid >= 0);
-	if (!pid) {
-		const int sigs[] = { SIGSEGV, SIGBUS, SIGABRT };
-		struct rlimit no_core = { 0, 0 };
-		pthread_t t;
-
-		setrlimit(RLIMIT_CORE, &no_core);
-		for (unsigned i = 0; i < ARRAY_SIZE(sigs); i++)
-			signal(sigs[i], SIG_DFL);
-		dup2(p[1], STDERR_FILENO);
-		msg_say_fatal_signals();
-		pthread_create(&t, NULL, dies, (void *)(uintptr_t)fn);
-		pthread_join(t, NULL);
-		_exit(0);
-	}
-	close(p[1]);
-	while ((n = read(p[0], text + len, size - 1 - len)) > 0)
-		len += (size_t)n;
-	text[len] = 0;
-	close(p[0]);
-	assert_int_equal(waitpid(pid, &status, 0), pid);
 	assert_true(WIFSIGNALED(status));
 	return WTERMSIG(status);
 }
