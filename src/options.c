@@ -135,7 +135,7 @@ static int set_number(struct options *opts, const struct opt *o, const char *val
 	if (parse_size(value, &v))
 		return bad_value(o, value);
 	if (o->kind == K_SIZE) {
-		if (v < 4u << 20 || v > 1ull << 40)
+		if (v < GFS2_CACHE_MIN || v > GFS2_CACHE_MAX)
 			return bad_value(o, value);
 		*(uint64_t *)((char *)opts + o->offset) = v;
 		return 0;

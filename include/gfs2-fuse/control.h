@@ -12,6 +12,8 @@
  * "error ERRNO-NAME text\n" or, when the request was not understood, "usage text\n".
  * `trace` replies with an endless sequence of output lines (one JSON object each) until the client closes or its
  * count or time is reached, then "ok".
+ * There are 32 places for clients.  Who comes when all are taken gets the greeting, and for three seconds answers to disconnect, breaks, stops, holds, get and
+ * help; other commands are "error EBUSY" with who has the places.  Of these four at most; then, instead of the greeting, "error EBUSY" and the same.
  * A client that is too slow loses events (a gap in `seq`), never blocks the file system.
  *
  * A GLOCK is "TYPE/NUMBER" (number in hexadecimal, as in the kernel's dumps), "inode:NUMBER" (decimal: what stat(2) gives as
@@ -29,9 +31,9 @@
  *				kernel's tracepoints
  *   stats [--json] [GLOCK]...	how long holders waited and held, by lock type (all since the mount) or of these locks (since they came into memory), as
  *				histograms: "TYPE|GLOCK wait|hold nr N mean_ns N max_ns N <BOUND:COUNT... more:COUNT", or one JSON object a line
- *   get [--json] [NAME]	one value, or all, as "NAME VALUE" lines; NAME `stats`: counters, read-only.  dio_PHASE_ns is a histogram:
+ *   get [--json] [NAME]	one value, or all, as "NAME VALUE" lines; NAME `stats`: counters, read-only, `stats.COUNTER`: one.  dio_PHASE_ns is a histogram:
  *				"dio_PHASE_ns.BOUND COUNT" lines (JSON: an object), BOUND a power of two that COUNT of them took less than
- *   set [-s] NAME VALUE	-s: until the connection ends, then the old value again. short_dio, dio_mtime, dio_mtime_interval, commit, cache, data_events, fault (adds a rule; `none` removes all)
+ *   set [-s] NAME VALUE | -u	-s: until the connection ends, or `set -u` comes, then the old value again. short_dio, dio_mtime, dio_mtime_interval, commit, cache, data_events, fault (adds a rule; `none` removes all)
  *   help			the synopses
  *
  * Commands that hold things.  What they set up belongs to the connection, and ends with it: its breakpoints are gone, what they stopped goes on, locks

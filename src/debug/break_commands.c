@@ -154,27 +154,40 @@ static bool parse_timeout(const char *s, uint64_t *ns)
 	return true;
 }
 
-static bool parse_break_option(struct ctl_call *call, struct stop_spec *spec, char opt, const char *arg)
+static int bad_seconds(struct ctl_call *call, const char *word)
+{
+	return ctl_fail(call, CTL_USAGE, "%.40s: seconds from 0.001 to %d are wanted", word, (int)(STOP_TIMEOUT_MAX_NS / 1000000000));
+}
+
+/* @word: "-c" and so on. */
+static int parse_break_option(struct ctl_call *call, struct stop_spec *spec, const char *word, const char *arg)
 {
 	uint64_t n;
 
-	switch (opt) {
+	if (!strchr("cpnt", word[1]) || word[2])
+		return ctl_fail(call, CTL_USAGE, "break has no option %.40s", word);
+	if (!arg)
+		return ctl_fail(call, CTL_USAGE, "%s: its value is missing", word);
+	switch (word[1]) {
 	case 'c':
-		return ctl_parse_u64(arg, 10, &spec->count) && spec->count;
+		if (!ctl_parse_u64(arg, 10, &spec->count) || !spec->count)
+			return ctl_fail(call, CTL_USAGE, "-c %.40s: a number from 1 on is wanted", arg);
+		break;
 	case 'p':
 		if (!ctl_parse_u64(arg, 10, &n) || !n || n > INT32_MAX)
-			return false;
+			return ctl_fail(call, CTL_USAGE, "-p %.40s: a process's number is wanted", arg);
 		spec->pid = (pid_t)n;
-		return true;
+		break;
 	case 'n':
 		if (!ctl_parse_u64(arg, 10, &n) || n > INT32_MAX)
-			return false;
+			return ctl_fail(call, CTL_USAGE, "-n %.40s: a node's number, as `mounts` tells it, is wanted", arg);
 		spec->other_node = n != call->ctl->sdp->sd_jid;
-		return true;
+		break;
 	case 't':
-		return parse_timeout(arg, &spec->timeout_ns);
+		if (!parse_timeout(arg, &spec->timeout_ns))
+			return bad_seconds(call, arg);
 	}
-	return false;
+	return 0;
 }
 
 /* A state, several with |, or * for all: bits.  0: not understood. */
@@ -195,16 +208,20 @@ static unsigned parse_states(char *s)
 	return bits;
 }
 
-static bool parse_transition(char *s, struct stop_spec *spec)
+static int parse_transition(struct ctl_call *call, const char *s, struct stop_spec *spec)
 {
-	char *arrow = strstr(s, "->");
+	const char *arrow = strstr(s, "->");
+	char copy[64];
 
-	if (!arrow)
-		return false;
-	*arrow = 0;
-	spec->from = (uint8_t)parse_states(s);
-	spec->to = (uint8_t)parse_states(arrow + 2);
-	return spec->from && spec->to;
+	if (arrow && strlen(s) < sizeof(copy)) {
+		strcpy(copy, s);
+		copy[arrow - s] = 0;
+		spec->from = (uint8_t)parse_states(copy);
+		spec->to = (uint8_t)parse_states(copy + (arrow - s) + 2);
+		if (spec->from && spec->to)
+			return 0;
+	}
+	return ctl_fail(call, CTL_USAGE, "%.40s: no transition, like EX->UN: states are UN, SH, DF, EX, several with |, * for all", s);
 }
 
 static bool parse_point(const char *group, const char *name, struct stop_spec *spec)
@@ -246,11 +263,10 @@ static int parse_break(struct ctl_call *call, struct stop_spec *spec)
 	for (i = 1; i < call->argc && argv[i][0] == '-'; i++) {
 		if (!strcmp(argv[i], "-1"))
 			spec->once = true;
-		else if (argv[i][1] && !argv[i][2] && i + 1 < call->argc &&
-			 parse_break_option(call, spec, argv[i][1], argv[i + 1]))
-			i++;
+		else if (parse_break_option(call, spec, argv[i], i + 1 < call->argc ? argv[i + 1] : NULL))
+			return CTL_USAGE;
 		else
-			goto usage;
+			i++;
 	}
 	argv += i;
 	switch (call->argc - i) {
@@ -258,12 +274,15 @@ static int parse_break(struct ctl_call *call, struct stop_spec *spec)
 	case 3:
 		if (parse_point(argv[0], argv[1], spec))
 			return parse_break_glock(call, call->argc - i == 3 ? argv[2] : "any", spec);
-		if (call->argc - i == 3 || !parse_transition(argv[1], spec))
+		if (!strcmp(argv[0], "dio") || !strcmp(argv[0], "dlm"))
+			return ctl_fail(call, CTL_USAGE, "there is no point %s %.40s: dio hole|drain|upgrade|buffered, dlm request|ast|bast", argv[0], argv[1]);
+		if (call->argc - i == 3)
 			break;
+		if (parse_transition(call, argv[1], spec))
+			return CTL_USAGE;
 		spec->points = 1u << STOP_TRANSITION;
 		return parse_break_glock(call, argv[0], spec);
 	}
-usage:
 	return ctl_fail(call, CTL_USAGE, "%s", break_synopsis);
 }
 
@@ -612,8 +631,10 @@ static int cmd_wait(struct ctl_call *call)
 	unsigned brk_id;
 	eventfd_t n;
 
-	if (call->argc > 2 || (call->argc == 2 && !parse_timeout(call->argv[1], &ns)))
+	if (call->argc > 2)
 		return ctl_fail(call, CTL_USAGE, "wait [SECONDS]");
+	if (call->argc == 2 && !parse_timeout(call->argv[1], &ns))
+		return bad_seconds(call, call->argv[1]);
 	if (!conn->session)
 		return ctl_fail(call, -ENOENT, "there are no breakpoints");
 	deadline = now_ns() + ns;
@@ -643,9 +664,9 @@ static int cmd_timeout(struct ctl_call *call)
 		fprintf(call->out, json ? "{\"timeout\":%.3f}\n" : "timeout %.3f\n", call->conn->timeout_ns / 1e9);
 		return 0;
 	}
-	if (call->argc != 2 || !parse_timeout(call->argv[1], &call->conn->timeout_ns))
+	if (call->argc != 2)
 		return ctl_fail(call, CTL_USAGE, "timeout [--json] [SECONDS]");
-	return 0;
+	return parse_timeout(call->argv[1], &call->conn->timeout_ns) ? 0 : bad_seconds(call, call->argv[1]);
 }
 
 static int cmd_notify(struct ctl_call *call)
@@ -742,14 +763,16 @@ static int cmd_hold(struct ctl_call *call)
 	struct gfs2_glock *gl;
 	int state, error;
 
-	if (call->argc < 3 || call->argc > 4 || (call->argc == 4 && !parse_timeout(call->argv[3], &ns)))
-		goto usage;
+	if (call->argc < 3 || call->argc > 4)
+		return ctl_fail(call, CTL_USAGE, "hold [--json] GLOCK EX|DF|SH [SECONDS]");
+	if (call->argc == 4 && !parse_timeout(call->argv[3], &ns))
+		return bad_seconds(call, call->argv[3]);
 	error = ctl_parse_glock(call, call->argv[1], &name);
 	if (error)
 		return error;
 	state = glock_state_parse(call->argv[2]);
 	if (state <= LM_ST_UNLOCKED)
-		goto usage;
+		return ctl_fail(call, CTL_USAGE, "%.40s: a lock is held in EX, DF or SH", call->argv[2]);
 	gl = gfs2_glock_find(call->ctl->sdp->sd_glocks, name.type, name.number);
 	if (!gl)
 		return ctl_fail(call, -ENOENT, "this node has no glock %s", call->argv[1]);
@@ -776,8 +799,6 @@ static int cmd_hold(struct ctl_call *call)
 	}
 	gfs2_glock_put(gl);
 	return error;
-usage:
-	return ctl_fail(call, CTL_USAGE, "hold [--json] GLOCK EX|DF|SH [SECONDS]");
 }
 
 static int cmd_release(struct ctl_call *call)

@@ -449,7 +449,7 @@ static int cmd_demote(struct ctl_call *call)
 		return error;
 	wished = glock_state_parse(call->argv[2]);
 	if (wished < 0 || wished == LM_ST_EXCLUSIVE)
-		return ctl_fail(call, CTL_USAGE, "%s", synopsis);
+		return ctl_fail(call, CTL_USAGE, "%.40s: a lock is demoted to UN, SH or DF", call->argv[2]);
 	gl = gfs2_glock_find(call->ctl->sdp->sd_glocks, name.type, name.number);
 	if (!gl)
 		return ctl_fail(call, -ENOENT, "this node has no glock %s", call->argv[1]);
@@ -620,10 +620,14 @@ static bool parse_trace_option(struct ctl_call *call, struct trace_filter *f, ch
 	case 'r':
 		f->by_req = true;
 		return ctl_parse_u64(arg, 10, &f->req);
-	case 's':
-		return ctl_parse_u64(arg, 10, &f->since);
 	}
-	return false;
+	return ctl_parse_u64(arg, 10, &f->since);
+}
+
+/* What an option wants, where its value is none. */
+static const char *trace_wish(char opt)
+{
+	return opt == 'n' ? "a number from 1 on" : opt == 't' ? "seconds" : opt == 'p' ? "a process's number" : opt == 'e' ? "events" : "a number";
 }
 
 static int parse_trace(struct ctl_call *call, struct trace_filter *f)
@@ -636,10 +640,16 @@ static int parse_trace(struct ctl_call *call, struct trace_filter *f)
 
 		if (!strcmp(a, "--text")) {
 			f->text = true;
-		} else if (a[0] != '-' || !a[1] || a[2] || ++i == call->argc ||
-			   !parse_trace_option(call, f, a[1], call->argv[i])) {
-			return *call->why ? CTL_USAGE : ctl_fail(call, CTL_USAGE, "%s", trace_synopsis);
+			continue;
 		}
+		if (a[0] != '-')
+			return ctl_fail(call, CTL_USAGE, "%s", trace_synopsis);
+		if (!a[1] || a[2] || !strchr("ntegprs", a[1]))
+			return ctl_fail(call, CTL_USAGE, "trace has no option %.40s", a);
+		if (++i == call->argc)
+			return ctl_fail(call, CTL_USAGE, "%s: its value is missing", a);
+		if (!parse_trace_option(call, f, a[1], call->argv[i]))
+			return *call->why ? CTL_USAGE : ctl_fail(call, CTL_USAGE, "%s %.40s: it wants %s", a, call->argv[i], trace_wish(a[1]));
 	}
 	return 0;
 }
@@ -754,7 +764,7 @@ static const struct ctl_command commands[] = {
 	{ "trace", cmd_trace, trace_synopsis },
 	{ "stats", cmd_stats, "stats [--json] [GLOCK]..." },
 	{ "get", ctl_tunables_get, "get [--json] [NAME]" },
-	{ "set", ctl_tunables_set, "set [-s] NAME VALUE" },
+	{ "set", ctl_tunables_set, "set [-s] NAME VALUE | -u" },
 	{ "help", cmd_help, "help" },
 	{ NULL },
 };

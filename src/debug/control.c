@@ -11,6 +11,7 @@
  *     CTL_STALL_MS is disconnected.
  *  3. Whatever a client sends is answered; a line that is too long ends the connection.
  *  4. gfs2_control_stop() ends every thread: all waits include the stop eventfd.
+ *  5. When all places are taken, somebody who only asks who has them, or ends one of those, still gets in.
  *
  * States of a connection: greeting -> (line -> command -> answer)* -> closed.  Its struct is freed
  * by the listener, or by gfs2_control_stop(), after joining its thread.
@@ -28,6 +29,9 @@
 #include "util/util.h"
 
 #define CONTROL_MAX_CLIENTS 32
+/* Places for who comes when all are taken, to see who has them and to end one: few commands, and not for long. */
+#define CONTROL_SPARE_CLIENTS 4
+#define CTL_SPARE_MS 3000
 #define CTL_STALL_MS 60000
 #define CTL_MAX_ARGS 64
 
@@ -251,6 +255,63 @@ static int send_status(struct ctl_conn *conn, int status, const char *why)
 	return conn_send(conn, line, strlen(line));
 }
 
+/* Who has the places: "12 of pid 4711 [python3], 20 of pid 88 [sh]", the most first, as far as there is room. */
+static void who_is_here(struct gfs2_control *c, char *buf, size_t size)
+{
+	struct { pid_t pid; unsigned nr; } who[CONTROL_MAX_CLIENTS + CONTROL_SPARE_CLIENTS];
+	unsigned nr = 0, i;
+	struct ctl_conn *conn;
+	size_t len = 0;
+	char comm[32];
+
+	rmutex_lock(&c->lock);
+	list_for_each_entry(conn, &c->clients, list) {
+		if (conn->done || conn->spare)
+			continue;
+		for (i = 0; i < nr && who[i].pid != conn->peer; i++)
+			;
+		if (i == nr) {
+			if (nr == ARRAY_SIZE(who))
+				break;
+			who[nr].pid = conn->peer;
+			who[nr++].nr = 0;
+		}
+		who[i].nr++;
+	}
+	rmutex_unlock(&c->lock);
+	buf[0] = 0;
+	while (nr && len + 60 < size) {
+		unsigned most = 0;
+
+		for (i = 1; i < nr; i++)
+			if (who[i].nr > who[most].nr)
+				most = i;
+		command_of(who[most].pid, comm, sizeof(comm));
+		len += (size_t)snprintf(buf + len, size - len, "%s%u of pid %d [%s]", len ? ", " : "", who[most].nr, (int)who[most].pid, comm);
+		who[most] = who[--nr];
+	}
+}
+
+/* On a spare place only what ends at once, and shows or ends others. */
+static bool spare_may(const char *command)
+{
+	static const char *const may[] = { "disconnect", "breaks", "stops", "holds", "help", "get" };
+
+	for (size_t i = 0; i < ARRAY_SIZE(may); i++)
+		if (!strcmp(may[i], command))
+			return true;
+	return false;
+}
+
+static int refuse_spare(struct ctl_conn *conn)
+{
+	char who[150], why[300];
+
+	who_is_here(conn->ctl, who, sizeof(who));
+	snprintf(why, sizeof(why), "all %d places for clients are taken, %s: `disconnect PID` ends one", CONTROL_MAX_CLIENTS, who);
+	return send_status(conn, -EBUSY, why);
+}
+
 static int run_line(struct ctl_conn *conn, char *line)
 {
 	char *argv[CTL_MAX_ARGS + 1];
@@ -262,6 +323,8 @@ static int run_line(struct ctl_conn *conn, char *line)
 		return send_status(conn, CTL_USAGE, "too many words or a bad percent escape");
 	if (!cb.call.argc)
 		return send_status(conn, CTL_USAGE, "COMMAND [ARGUMENT]...; see `help`");
+	if (conn->spare && !spare_may(argv[0]))
+		return refuse_spare(conn);
 	cb.call.out = open_memstream(&cb.text, &cb.len);
 	if (!cb.call.out)
 		return send_status(conn, -ENOMEM, "");
@@ -323,6 +386,16 @@ static int tell_hits(struct ctl_conn *conn)
 	return error;
 }
 
+/* How long until there is something to be looked at, ms, -1: nothing; 0 on a spare place: its time is over. */
+static int conn_patience(struct ctl_conn *conn)
+{
+	uint64_t now = now_ns();
+
+	if (!conn->spare)
+		return ctl_holds_watch(conn);
+	return now < conn->leave_ns ? (int)((conn->leave_ns - now) / 1000000) + 1 : 0;
+}
+
 static void *conn_main(void *arg)
 {
 	struct ctl_conn *conn = arg;
@@ -333,10 +406,13 @@ static void *conn_main(void *arg)
 	int error = send_greeting(conn);
 
 	while (!error) {
+		int patience = conn_patience(conn);
 		ssize_t n;
 
+		if (!patience)
+			break;
 		p[2].fd = conn->notify ? conn->hit_fd : -1;
-		if (poll(p, 3, ctl_holds_watch(conn)) < 0 && errno != EINTR)
+		if (poll(p, 3, patience) < 0 && errno != EINTR)
 			break;
 		if (p[1].revents)
 			break;
@@ -379,7 +455,10 @@ static void reap(struct gfs2_control *c, bool all)
 		if (!all && !conn->done)
 			continue;
 		list_move_tail(&conn->list, &ended);
-		c->nr_clients--;
+		if (conn->spare)
+			c->nr_spare--;
+		else
+			c->nr_clients--;
 	}
 	rmutex_unlock(&c->lock);
 	list_for_each_entry_safe(conn, tmp, &ended, list) {
@@ -410,7 +489,7 @@ static void accept_one(struct gfs2_control *c)
 {
 	int fd = accept4(c->listen_fd, NULL, NULL, SOCK_CLOEXEC);
 	struct ctl_conn *conn;
-	unsigned nr;
+	unsigned nr, spare;
 	pid_t peer;
 	char *in;
 
@@ -431,9 +510,14 @@ static void accept_one(struct gfs2_control *c)
 	}
 	rmutex_lock(&c->lock);
 	nr = c->nr_clients;
+	spare = c->nr_spare;
 	rmutex_unlock(&c->lock);
-	if (nr >= CONTROL_MAX_CLIENTS) {
-		refuse(fd, "error EBUSY too many clients\n");
+	if (nr >= CONTROL_MAX_CLIENTS && spare >= CONTROL_SPARE_CLIENTS) {
+		char who[150], line[300];
+
+		who_is_here(c, who, sizeof(who));
+		snprintf(line, sizeof(line), "error EBUSY all %d places for clients are taken, %s\n", CONTROL_MAX_CLIENTS, who);
+		refuse(fd, line);
 		return;
 	}
 	conn = calloc(1, sizeof(*conn));
@@ -448,6 +532,8 @@ static void accept_one(struct gfs2_control *c)
 	conn->fd = fd;
 	conn->peer = peer;
 	conn->in = in;
+	conn->spare = nr >= CONTROL_MAX_CLIENTS;
+	conn->leave_ns = now_ns() + CTL_SPARE_MS * 1000000ull;
 	conn->hit_fd = -1;
 	conn->timeout_ns = STOP_TIMEOUT_NS;
 	list_init(&conn->holds);
@@ -460,7 +546,10 @@ static void accept_one(struct gfs2_control *c)
 		return;
 	}
 	list_add_tail(&conn->list, &c->clients);
-	c->nr_clients++;
+	if (conn->spare)
+		c->nr_spare++;
+	else
+		c->nr_clients++;
 	rmutex_unlock(&c->lock);
 }
 

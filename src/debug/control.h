@@ -3,7 +3,7 @@
  * The control socket: how glockctl and other tools look into a running daemon (protocol:
  * include/gfs2-fuse/control.h).
  *
- * Threads: one that listens, one per connected client (at most CONTROL_MAX_CLIENTS).  None of them
+ * Threads: one that listens, one per connected client (at most CONTROL_MAX_CLIENTS, and few more for a moment).  None of them
  * is ever waited for by a file system request: they take glock, extent map and log locks only as
  * long as any other thread would, never while they write to a client.
  */

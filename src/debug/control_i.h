@@ -25,7 +25,7 @@ struct gfs2_control {
 	pthread_mutex_t set_lock; /* one `set` at a time, so that an undo compares and sets in one; taken before any ranked mutex */
 	struct rmutex lock;	/* RANK_CONTROL; guards all below */
 	struct list_head clients;
-	unsigned nr_clients;
+	unsigned nr_clients, nr_spare; /* on ordinary places, on spare ones */
 	bool ending;		/* nothing is kept by hand any more */
 	char *faults[CTL_MAX_FAULTS];
 	unsigned nr_faults;
@@ -37,6 +37,8 @@ struct ctl_conn {
 	int fd;
 	pthread_t thread;
 	struct list_head list;	/* ctl->clients */
+	bool spare;		/* constant: all places were taken; until now_ns() reaches leave_ns */
+	uint64_t leave_ns;
 	bool done;		/* thread is about to end: can be joined. Under ctl->lock */
 	char *in;		/* GFS2_CTL_MAX_LINE bytes of input */
 	size_t in_len;

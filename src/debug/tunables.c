@@ -215,8 +215,8 @@ static int set_cache(struct ctl_call *call, const char *value)
 {
 	uint64_t size;
 
-	if (!parse_size(value, &size) || size < 1 << 20)
-		return ctl_fail(call, -EINVAL, "a size of at least 1m is wanted, like 256m");
+	if (!parse_size(value, &size) || size < GFS2_CACHE_MIN || size > GFS2_CACHE_MAX)
+		return ctl_fail(call, -EINVAL, "a size from 4m to 1t is wanted, like 256m");
 	gfs2_budget_set(call->ctl->sdp, size);
 	return 0;
 }
@@ -289,15 +289,22 @@ struct stat_out {
 	FILE *out;
 	bool json;
 	const char *prefix;
-	unsigned nr;
+	const char *only;	/* this one; NULL: all */
+	unsigned nr;		/* so many were printed */
 };
 
+/* As for a tunable, of one that is asked for only the value is told. */
 static void stat_line(struct stat_out *s, const char *name, uint64_t val)
 {
+	if (s->only && strcmp(s->only, name))
+		return;
 	if (s->json)
-		fprintf(s->out, "%s\"%s\":%llu", s->nr++ ? "," : "", name, (unsigned long long)val);
+		fprintf(s->out, "%s\"%s\":%llu", s->nr ? "," : "", name, (unsigned long long)val);
+	else if (s->only)
+		fprintf(s->out, "%llu\n", (unsigned long long)val);
 	else
 		fprintf(s->out, "%s%s %llu\n", s->prefix, name, (unsigned long long)val);
+	s->nr++;
 }
 
 static void count_glock(struct gfs2_glock *gl, void *arg)
@@ -309,10 +316,15 @@ static void count_glock(struct gfs2_glock *gl, void *arg)
 static void latency_print(struct gfs2_sbd *sdp, struct stat_out *s, enum dio_phase phase)
 {
 	const char *name = gfs2_dio_phase_name(phase), *comma = "";
+	char whole[32];
 	unsigned b;
 
+	snprintf(whole, sizeof(whole), "dio_%s_ns", name);
+	if (s->only && strcmp(s->only, whole))
+		return;
 	if (s->json)
-		fprintf(s->out, "%s\"dio_%s_ns\":{", s->nr++ ? "," : "", name);
+		fprintf(s->out, "%s\"%s\":{", s->nr ? "," : "", whole);
+	s->nr++;
 	for (b = 0; b < HIST_BUCKETS; b++) {
 		unsigned long long below = 1ull << b, n = gfs2_dio_latency(sdp, phase, b);
 
@@ -321,7 +333,7 @@ static void latency_print(struct gfs2_sbd *sdp, struct stat_out *s, enum dio_pha
 		if (s->json)
 			fprintf(s->out, "%s\"%llu\":%llu", comma, below, n);
 		else
-			fprintf(s->out, "%sdio_%s_ns.%llu %llu\n", s->prefix, name, below, n);
+			fprintf(s->out, "%s%s.%llu %llu\n", s->prefix, whole, below, n);
 		comma = ",";
 	}
 	if (s->json)
@@ -473,6 +485,22 @@ static const struct tunable *tunable_find(const char *name)
 	return NULL;
 }
 
+/* One counter, by the name that `get` tells it with. */
+static int get_stat(struct ctl_call *call, const char *name, bool json)
+{
+	struct stat_out s = { .out = call->out, .json = json, .prefix = "", .only = name };
+
+	if (json)
+		fputs("{\"stats\":{", call->out);
+	stats_print(call->ctl->sdp, &s);
+	if (json)
+		fputs("}}\n", call->out);
+	if (s.nr)
+		return 0;
+	rewind(call->out);
+	return ctl_fail(call, -ENOENT, "no such name: stats.%.80s", name);
+}
+
 int ctl_tunables_get(struct ctl_call *call)
 {
 	bool json = call->argc > 1 && !strcmp(call->argv[1], "--json");
@@ -482,6 +510,8 @@ int ctl_tunables_get(struct ctl_call *call)
 	if (call->argc > first + 1)
 		return ctl_fail(call, CTL_USAGE, "get [--json] [NAME]");
 	name = call->argc > first ? call->argv[first] : NULL;
+	if (name && !strncmp(name, "stats.", 6))
+		return get_stat(call, name + 6, json);
 	if (name && strcmp(name, "stats") && !tunable_find(name))
 		return ctl_fail(call, -ENOENT, "no such name: %.80s", name);
 	if (json)
@@ -577,8 +607,12 @@ int ctl_tunables_set(struct ctl_call *call)
 	const struct tunable *t;
 	int error, first = call->argc > 1 && !strcmp(call->argv[1], "-s") ? 2 : 1;
 
+	if (call->argc == 2 && !strcmp(call->argv[1], "-u")) {
+		ctl_tunables_undo(call->conn);
+		return 0;
+	}
 	if (call->argc != first + 2)
-		return ctl_fail(call, CTL_USAGE, "set [-s] NAME VALUE");
+		return ctl_fail(call, CTL_USAGE, "set [-s] NAME VALUE | -u");
 	if (!strcmp(call->argv[first], "stats"))
 		return ctl_fail(call, -EACCES, "stats can only be read");
 	t = tunable_find(call->argv[first]);

@@ -53,6 +53,10 @@ struct gfs2_receive_counters {
 	atomic_uint_least64_t to_readers, to_rings, started;
 };
 
+/* What cache= may be. */
+#define GFS2_CACHE_MIN (4ull << 20)
+#define GFS2_CACHE_MAX (1ull << 40)
+
 /* Mount options (design section 9); strings are owned by the caller and outlive the mount. */
 struct gfs2_args {
 	bool ar_ro;
@@ -66,7 +70,7 @@ struct gfs2_args {
 	bool ar_noacl;			/* POSIX ACLs are neither shown nor looked at */
 	enum local_death ar_local_death;
 	unsigned ar_rgrplvb;		/* enum rgrplvb */
-	uint64_t ar_cache;		/* bytes */
+	uint64_t ar_cache;		/* bytes, from GFS2_CACHE_MIN to GFS2_CACHE_MAX */
 	unsigned ar_commit;		/* seconds */
 };
 

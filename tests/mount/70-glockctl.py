@@ -291,6 +291,63 @@ def case_words(mount):
 
 
 @on_mount
+def case_wrong_words(mount):
+    """What is wrong is named, in the words that people use and not the protocol's."""
+    base = ("-m", mount.dir)
+    for words, named in ((["break", "-x", "any", "*->*"], "no option -x"), (["break", "-c", "0", "any", "*->*"], "-c 0:"), (["break", "any", "XX->YY"], "XX->YY:"),
+                         (["break", "dio", "holes"], "dio holes"), (["break", "-t", "x", "any", "*->*"], "x: seconds"), (["trace", "-n", "0"], "-n 0:"),
+                         (["trace", "-t", "abc"], "-t abc:"), (["trace", "-e", "bogus"], "no event bogus"), (["trace", "-x", "1"], "no option -x"),
+                         (["trace", "-n"], "-n: its value"), (["demote", "2/1", "XX"], "XX:"), (["hold", "2/1", "UN"], "UN:"), (["hold", "2/1", "EX", "0"], "0: seconds"),
+                         (["map"], "map PATH|GLOCK"), (["set", "cache"], "set [-s] NAME VALUE | -u")):
+        done = glockctl(*base, *words)
+        check(done.returncode == 2 and named in done.stdout and "--text" not in done.stdout and "[--json]" not in done.stdout, f"{words}: {done.stdout}")
+    # What may be set is what may be given at the mount.
+    for value in ("1m", "4194303", "2t"):
+        check("from 4m to 1t" in mount.glockctl("set", "cache", value, ok=(1,)).stdout, f"cache {value}")
+    mount.glockctl("set", "cache", "4m")
+    equal(mount.glockctl("get", "cache").stdout, "4194304\n", "the least")
+    # Each name that `get` tells is one that it knows.
+    told = dict(line.split() for line in mount.glockctl("get").stdout.splitlines())
+    equal(mount.glockctl("get", "stats.withdrawn").stdout, told["stats.withdrawn"] + "\n", "one counter")
+    equal(mount.glockctl("get", "stats.withdrawn", json_lines=True), [{"stats": {"withdrawn": 0}}], "the same in JSON")
+    for name in ("stats.nothing", "stats."):
+        check("no such name" in mount.glockctl("get", name, ok=(1,)).stdout, name)
+
+
+@on_mount
+def case_by_link(mount):
+    """A link from elsewhere leads to the mount as a path does; somebody else's mount is one line, and status 1."""
+    write_file(mount / "f", b"x")
+    place = temp("place")
+    os.mkdir(place)
+    os.symlink(mount / "f", os.path.join(place, "link"))
+    lock = f"n:2/{os.stat(mount / 'f').st_ino:x} "
+    with Volume(size="64M").mount():
+        for words in (["dump", "link"], ["break", "-t", "0.1", "link", "XX->UN"]):
+            done = subprocess.run([glockctl_program(), *words], cwd=place, capture_output=True, text=True, check=False)
+            check(lock in done.stdout or "XX->UN:" in done.stderr, f"{words}: {done.stdout}{done.stderr}")
+    for words in (["-m", mount.dir, "get"], ["mounts"]):
+        done = subprocess.run([glockctl_program(), *words], user=65534, group=65534, extra_groups=[], env={}, cwd="/", capture_output=True, text=True, check=False)
+        equal((done.returncode, done.stdout), (1, ""), f"{words} by somebody else")
+        check(len(done.stderr.splitlines()) == 1 and "Permission denied" in done.stderr, f"{words} by somebody else: {done.stderr}")
+
+
+@on_mount
+def case_full(mount):
+    """When all places for clients are taken: who has them is told, and how to be rid of him."""
+    code = "import socket, sys\nall = []\nfor _ in range(32):\n    all.append(socket.socket(socket.AF_UNIX))\n    all[-1].connect(sys.argv[1])\n    all[-1].recv(1)\nprint()\nsys.stdin.read()\n"
+    with subprocess.Popen([sys.executable, "-c", code, mount.control], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as crowd:
+        crowd.stdout.readline()
+        for words in (["dump"], ["repl"]):
+            done = subprocess.run([glockctl_program(), "-m", mount.dir, *words], input="", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+            check(done.returncode == 1 and f"of pid {crowd.pid} [" in done.stdout, f"{words}: {done.stdout}")
+        equal(mount.glockctl("breaks").stdout, "", "breaks")
+        mount.glockctl("disconnect", crowd.pid)
+        wait_for(lambda: glockctl("-m", mount.dir, "dump").returncode == 0, "room")
+        crowd.stdin.close()
+
+
+@on_mount
 def case_disconnect(mount):
     """Another client's breakpoints and locks: whose they are, and how to be rid of them, though it runs."""
     write_file(mount / "f", b"x" * 5000, sync=True)
@@ -340,9 +397,12 @@ def case_bash(mount):
     for words, wanted in ((["expl"], ["explain"]), (["help", "fini"], ["finish"]), (["set", "short_dio", "p"], ["precheck"]),
                           (["trace", "-e", "dlm_b"], ["dlm_bast"]), (["break", "dio", "h"], ["hole"]), (["break", "any", "EX"], ["EX->UN", "EX->SH", "EX->DF"]),
                           (["-m", mount.dir, "dump", lock], [lock]), (["-m", mount.dir, "hold", lock, "D"], ["DF"]), (["top", "-k", "w"], ["waiters"]),
-                          (["-m", mount.dir[:-1]], [mount.dir])):
+                          (["-m", mount.dir[:-1]], [mount.dir]), (["trace", "-e", "glock_state,dlm_a"], ["glock_state,dlm_ast"]),
+                          (["set", "-s", "short"], ["short_dio"])):
         got = run(["bash", "-c", ask, "bash", glockctl_program(), script, *words]).stdout.split()
         check(set(wanted) <= set(got) and (len(got) <= len(wanted) or words[0] == "-m"), f"behind {words}: {got}")
+        # No directory that is none of a mount, while a mount fits.
+        check(words[0] != "-m" or len(words) > 2 or all(os.path.ismount(one) for one in got), f"behind {words}: {got}")
 
 
 @on_mount

@@ -394,10 +394,15 @@ def case_repl(mount):
             t.expect("glockctl> ")
     for typed, wanted in (("set short_dio pre\t", "set short_dio precheck"), ("break di\t", "break dio"), ("break dlm ba\t", "break dlm bast"),
                           ("break an\t", "break any"), ("trace -e glock_de\tm\t", "trace -e glock_demote_rq"), ("locks --w\t", "locks --waiting"),
+                          ("trace -e dio_hole,dlm_a\t", "trace -e dio_hole,dlm_ast"), ("set -s short\t", "set -s short_dio"), ("get st\t", "get stats"),
                           ("top -k bo\t", "top -k bounces"), (f"trace -g inode:{inode}\t", f"trace -g inode:{inode}"), ("help fin\t", "help finish")):
         t.type(typed)
         t.expect(wanted)
         t.type("\x15")
+    # What can only be read is not offered for setting: of what begins so there is nothing.
+    t.type("set sta\t\r")
+    t.expect("\n")
+    check("stats can only be read" not in t.expect("glockctl> "), "set stats")
     check("unknown command" in t.line("frobnicate"), "an unknown command")
     t.quit()
     t = Terminal(mount, home)

@@ -186,10 +186,21 @@ int answer_status(const char *line, bool quiet)
 	if (!strcmp(line, "ok"))
 		return EXIT_DONE;
 	if (!strncmp(line, "usage ", 6)) {
-		if (!quiet) {
+		const struct command *cmd = NULL;
+		size_t n = strcspn(why, " ");
+		char name[16];
+
+		/* A synopsis, "NAME [...]" or "NAME OPERAND", is the protocol's; what people may say is ours. */
+		if (n < sizeof(name) && why[n] && (why[n + 1] == '[' || (why[n + 1] >= 'A' && why[n + 1] <= 'Z'))) {
+			snprintf(name, sizeof(name), "%.*s", (int)n, why);
+			cmd = find_command(name);
+		}
+		if (!quiet && cmd) {
 			fflush(stdout);
 			fputs("glockctl: usage: ", stderr);
-			print_wrapped(stderr, why, 17);
+			print_wrapped(stderr, cmd->synopsis, 17);
+		} else if (!quiet) {
+			complain("%s", why);
 		}
 		return EXIT_USAGE;
 	}

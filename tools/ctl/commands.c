@@ -34,8 +34,7 @@ static int cmd_mounts(struct conn *c, int argc, char **argv, bool json)
 		complain("usage: mounts");
 		return EXIT_USAGE;
 	}
-	each_mount(mount_line, &json);
-	return EXIT_DONE;
+	return each_mount(mount_line, &json) ? EXIT_DONE : EXIT_REFUSED;
 }
 
 /* A breakpoint lives as long as its connection, so this stays and tells the hits. */
@@ -153,7 +152,8 @@ const struct command commands[] = {
 	{ "hold", "hold GLOCK|PATH EX|DF|SH [SECONDS]",
 	  "Play another node: ask for the lock in that state, for SECONDS (10) at most,\n"
 	  "and keep it until Ctrl-C or the end of the input (in a session: until release).\n"
-	  "What this node wants of it waits meanwhile.",
+	  "What this node wants of it waits meanwhile.  In the background of a script the\n"
+	  "input is /dev/null, which has ended: give it another, like `<> FIFO`.",
 	  "hold /mnt/file EX               as if another node wrote the file\n"
 	  "hold /mnt/file DF               as if another node did direct I/O\n", .fn = cmd_hold, .json = true },
 	{ "trace", "trace [-n COUNT] [-t SECONDS] [-e EVENT[,EVENT]...] [-g GLOCK|PATH] [-p PID] [-r REQUEST] [-s SEQ]",
@@ -169,7 +169,7 @@ const struct command commands[] = {
 	  "record /tmp/slow.rec -t 10      ten seconds, all locks\n", .fn = cmd_record },
 	{ "show", "show FILE", "Print a recording as trace would have; with --json as it is.",
 	  "show /tmp/slow.rec\n", .fn = cmd_show, .no_mount = true },
-	{ "timeline", "timeline FILE... [-o OUT] [-g GLOCK]... [--linear] [--json]",
+	{ "timeline", "timeline FILE... [-o OUT] [-g GLOCK|PATH]... [--linear] [--json]",
 	  "Draw recordings, of one or several nodes, as a picture (SVG): a lane for each\n"
 	  "node and lock, its states, who waited for it and held it, direct I/O,\n"
 	  "breakpoints.  --json: for ui.perfetto.dev.  Quiet times are cut short unless\n"
@@ -197,11 +197,11 @@ const struct command commands[] = {
 	  "run /usr/share/gfs2-fuse/scenarios/s2018_async.txt\n", .fn = cmd_run },
 	{ "get", "get [NAME]", "Print a tunable's value, or all.  `stats` are counters.",
 	  "get short_dio\n"
-	  "get stats\n", .json = true },
-	{ "set", "set [-s] NAME VALUE",
+	  "get stats                       all counters; one: stats.withdrawn\n", .json = true },
+	{ "set", "set [-s] NAME VALUE | -u",
 	  "Change a tunable: short_dio, dio_mtime, dio_mtime_interval, dio_rest, commit,\n"
 	  "min_hold, cache, events, data_events, or fault (adds a rule; `none` removes\n"
-	  "all).  -s: until this session ends.",
+	  "all).  -s: until this session ends, or -u undoes it.",
 	  "set short_dio async             what a direct write does at a hole\n"
 	  "set fault op=write,cls=log,delay_us=200000    a slow journal\n" },
 	{ "repl", "repl", "Commands one after another, with history and completion: a session.  The\n"

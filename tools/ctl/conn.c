@@ -122,6 +122,12 @@ static void conn_timeout(const struct conn *c, time_t seconds)
 	setsockopt(c->fd, SOL_SOCKET, SO_SNDTIMEO, &tv, sizeof(tv));
 }
 
+void conn_patience(struct conn *c, int seconds)
+{
+	conn_timeout(c, seconds);
+	c->greeted = false;
+}
+
 /* Reads the greeting; 0 or -errno with the reason in c->why. */
 static int conn_greet(struct conn *c)
 {
@@ -284,8 +290,10 @@ static void search_dir(struct finder *f, const char *dir)
 			}
 			continue;
 		}
-		if (f->each)
+		if (f->each) {
 			f->each(&c, f->arg);
+			f->nr++;
+		}
 		if (f->each || !finder_wants(f, &c)) {
 			conn_close(&c);
 			continue;
@@ -311,9 +319,10 @@ static void search(struct finder *f)
 		search_dir(f, buf);
 }
 
-void each_mount(void (*fn)(struct conn *c, void *arg), void *arg)
+bool each_mount(void (*fn)(struct conn *c, void *arg), void *arg)
 {
 	struct finder *f = calloc(1, sizeof(*f));
+	bool good;
 
 	if (!f)
 		die(EXIT_REFUSED, "out of memory");
@@ -322,7 +331,9 @@ void each_mount(void (*fn)(struct conn *c, void *arg), void *arg)
 	search(f);
 	if (f->failed)
 		complain("%s: %s", f->error_path, f->why);
+	good = f->nr || !f->failed;
 	free(f);
+	return good;
 }
 
 static int choose(struct finder *f, const char *path, struct conn *c)

@@ -263,7 +263,7 @@ static void say(const struct chain *ch, const char *fmt, ...)
 
 static void explain_lock(struct chain *ch, struct node *n, struct lock *l);
 
-/* Whoever holds something may himself be waiting, for something else. */
+/* Whoever holds something may himself be waiting, for something else; who only tries gives up by himself, and closes no circle. */
 static void explain_pid(struct chain *ch, struct node *n, long pid, const struct lock *but)
 {
 	size_t i;
@@ -271,7 +271,8 @@ static void explain_pid(struct chain *ch, struct node *n, long pid, const struct
 
 	for (i = 0; pid && i < n->nr; i++)
 		for (j = 0; j < n->locks[i].nr; j++)
-			if (n->locks[i].holders[j].waits && n->locks[i].holders[j].pid == pid && &n->locks[i] != but) {
+			if (n->locks[i].holders[j].waits && n->locks[i].holders[j].pid == pid && !strpbrk(n->locks[i].holders[j].flags, "tT") &&
+			    &n->locks[i] != but) {
 				explain_lock(ch, n, &n->locks[i]);
 				return;
 			}

@@ -17,6 +17,15 @@ _glockctl_offer()
 	mapfile -t COMPREPLY < <(compgen -W "$1" -- "$cur"; [ -z "$2" ] || compgen -f -- "$cur")
 }
 
+# The last word of a list with commas.
+_glockctl_list()
+{
+	local before=''
+
+	case $cur in *,*) before=${cur%,*},; esac
+	mapfile -t COMPREPLY < <(compgen -P "$before" -W "$1" -- "${cur##*,}")
+}
+
 _glockctl()
 {
 	local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} mount=() i cmd='' first=0
@@ -34,9 +43,13 @@ _glockctl()
 		esac
 	done
 	case $cmd:$prev in
-	:-m) mapfile -t COMPREPLY < <(compgen -W "$(_glockctl_mounts)" -- "$cur"; compgen -d -- "$cur"); return ;;
+	:-m)
+		mapfile -t COMPREPLY < <(compgen -W "$(_glockctl_mounts)" -- "$cur")
+		# A bind mount, or a place on a mount.
+		((${#COMPREPLY[@]})) || mapfile -t COMPREPLY < <(compgen -d -- "$cur")
+		return ;;
 	:-s) mapfile -t COMPREPLY < <(compgen -f -- "${cur:-/run/gfs2-fuse/}"); return ;;
-	trace:-e|record:-e) _glockctl_offer "$events"; return ;;
+	trace:-e|record:-e) _glockctl_list "$events"; return ;;
 	top:-k) _glockctl_offer 'requests transitions bounces waiters direct state name'; return ;;
 	set:short_dio) _glockctl_offer 'drain async fail precheck blockdev'; return ;;
 	set:dio_mtime) _glockctl_offer 'deferred strict'; return ;;
@@ -50,7 +63,12 @@ _glockctl()
 	'') _glockctl_offer "$commands -m -s --json --help --version" ;;
 	help) _glockctl_offer "$commands info step continue finish delete wait timeout release" ;;
 	get) _glockctl_offer "$tunables stats" ;;
-	set) ((COMP_CWORD > first + 1)) || _glockctl_offer "$tunables" ;;
+	set)
+		if ((COMP_CWORD == first + 1)); then
+			_glockctl_offer "-s -u $tunables"
+		elif [ "$prev" = -s ]; then
+			_glockctl_offer "$tunables"
+		fi ;;
 	locks) _glockctl_offer '--waiting --json' ;;
 	breaks|stops|holds) _glockctl_offer 'all --json' ;;
 	demote|hold)

@@ -56,14 +56,16 @@ struct conn {
 /* 0 and a connection whose greeting was read, or -errno with the reason in c->why. */
 int conn_open(const char *path, struct conn *c);
 void conn_close(struct conn *c);
+/* From now on conn_line() gives up when nothing has come for so long. */
+void conn_patience(struct conn *c, int seconds);
 /* The next line without its end, valid until the next call; NULL when the daemon has closed, or interrupted(). */
 char *conn_line(struct conn *c);
 /* Is a whole line there already? */
 bool conn_has_line(const struct conn *c);
 /* The mount on @dir, or the one that @path is on, or the only one.  EXIT_*. */
 int find_mount(const char *dir, const char *path, struct conn *c);
-/* Call @fn for every mount that answers. */
-void each_mount(void (*fn)(struct conn *c, void *arg), void *arg);
+/* Call @fn for every mount that answers.  False: there is one that does not (the last was told), and none that does. */
+bool each_mount(void (*fn)(struct conn *c, void *arg), void *arg);
 /* The string value of @key in a flat JSON object, as bytes (see the daemon's writer); false: not there. */
 bool json_get(const char *json, const char *key, char *out, size_t size);
 /* The same for a number. */
@@ -75,6 +77,8 @@ bool json_double(const char *json, const char *key, double *out);
 bool is_glock(const char *s);
 /* Which operand of @cmd is a glock? @prev: the word before it. */
 bool names_glock(const char *cmd, int index, const char *prev);
+/* Is the operand @i of those of @cmd one, `break`'s too? */
+bool is_operand_glock(const char *cmd, int argc, char **argv, int i);
 /* What the daemon understands for the operand @s: itself, or the inode a path leads to; NULL: there is none, which was said. */
 char *resolve(const struct conn *c, const char *s);
 /* EXIT_*.  Names are resolved, --json and --text are put where the daemon takes them. */

@@ -86,6 +86,7 @@ static int take_flags(int argc, char **argv, bool *json, bool *help)
 /* The first operand that is a path tells which mount is meant. */
 static const char *first_path(const char *cmd, int argc, char **argv)
 {
+	struct stat st;
 	int i;
 
 	/* The directory behind the file, which itself is anywhere. */
@@ -94,9 +95,9 @@ static const char *first_path(const char *cmd, int argc, char **argv)
 			;
 		return i + 1 < argc ? argv[i + 1] : NULL;
 	}
+	/* Also a bare name, which may be a link to somewhere else; what is not there tells nothing. */
 	for (i = 0; i < argc; i++)
-		if ((names_glock(cmd, i, i ? argv[i - 1] : NULL) || !strcmp(cmd, "break")) && !is_glock(argv[i]) &&
-		    strchr(argv[i], '/'))
+		if (is_operand_glock(cmd, argc, argv, i) && !is_glock(argv[i]) && (strchr(argv[i], '/') || !lstat(argv[i], &st)))
 			return argv[i];
 	return NULL;
 }

@@ -89,18 +89,26 @@ bool names_glock(const char *cmd, int index, const char *prev)
 	return (!strcmp(cmd, "trace") || !strcmp(cmd, "record")) && prev && !strcmp(prev, "-g");
 }
 
-/* `break`: the word before FROM->TO, or the third of dio and dlm. */
+/* `break`: the word before FROM->TO, or the third of dio and dlm.  Of options that there are not the daemon tells. */
 static bool break_glock(int argc, char **argv, int i)
 {
 	int start = 0;
 
-	while (start < argc && argv[start][0] == '-')
-		start += strcmp(argv[start], "-1") ? 2 : 1;
+	while (start < argc && argv[start][0] == '-') {
+		if (!argv[start][1] || argv[start][2] || !strchr("1cpnt", argv[start][1]))
+			return false;
+		start += argv[start][1] == '1' ? 1 : 2;
+	}
 	if (start >= argc)
 		return false;
 	if (!strcmp(argv[start], "dio") || !strcmp(argv[start], "dlm"))
 		return i == start + 2;
 	return i == start;
+}
+
+bool is_operand_glock(const char *cmd, int argc, char **argv, int i)
+{
+	return !strcmp(cmd, "break") ? break_glock(argc, argv, i) : names_glock(cmd, i, i ? argv[i - 1] : NULL);
 }
 
 int send_request(const struct conn *c, const char *cmd, int argc, char **argv, bool json)
@@ -127,7 +135,7 @@ int send_request(const struct conn *c, const char *cmd, int argc, char **argv, b
 		int first = !strcmp(argv[0], "--json");
 		char *name = NULL;
 
-		if ((i >= first && names_glock(cmd, i - first, i > first ? argv[i - 1] : NULL)) || (!strcmp(cmd, "break") && break_glock(argc, argv, i))) {
+		if (i >= first && is_operand_glock(cmd, argc - first, argv + first, i - first)) {
 			name = resolve(c, argv[i]);
 			if (!name) {
 				fclose(r.f);

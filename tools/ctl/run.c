@@ -134,12 +134,30 @@ static int remove_one(const char *path, const struct stat *st, int kind, struct 
 	return 0;
 }
 
+/*
+ * What the run has set is as before when it has ended.  The daemon does that at the end of a connection by itself, but nobody would know when; after
+ * Ctrl-C there may be an answer under way, which comes first.
+ */
+static void set_back(struct node *n)
+{
+	char *undo[] = { (char *)"-u" }, *line;
+	int answers = 1 + n->asked;
+
+	conn_patience(&n->conn, LIMIT_SECONDS);
+	if (send_request(&n->conn, "set", 1, undo, false))
+		return;
+	while (answers && (line = conn_line(&n->conn)))
+		answers -= line[0] != ' ' && line[0] != '*';
+}
+
 /* Let everything go, then wait for the hands: what they do can end now. */
 static void end_nodes(struct run *r)
 {
 	for (unsigned i = 0; i < r->s->nodes; i++)
-		if (r->nodes[i].conn.buf)
+		if (r->nodes[i].conn.buf) {
+			set_back(&r->nodes[i]);
 			conn_close(&r->nodes[i].conn);
+		}
 	for (unsigned i = 0; i < r->s->nodes; i++) {
 		struct node *n = &r->nodes[i];
 		double end = run_now() + LIMIT_SECONDS;
@@ -157,27 +175,6 @@ static void end_nodes(struct run *r)
 		}
 	}
 }
-
-/* On connections of their own: the ones of the run may be in the middle of an answer. */
-static void set_back(struct run *r)
-{
-	struct conn c;
-
-	for (struct saved *s = r->saved, *next; s; s = next) {
-		next = s->next;
-		if (!conn_open(r->nodes[s->node].conn.path, &c)) {
-			free(ask(&c, false, "set", s->name, s->value, NULL));
-			conn_close(&c);
-		}
-		free(s);
-	}
-	for (unsigned i = 0; r->faulty && i < r->s->nodes; i++)
-		if (!conn_open(r->nodes[i].conn.path, &c)) {
-			free(ask(&c, false, "set", "fault", "none", NULL));
-			conn_close(&c);
-		}
-}
-
 static void free_run(struct run *r)
 {
 	for (unsigned i = 0; i < r->s->nodes; i++) {
@@ -259,7 +256,6 @@ static int run_scenario(struct run *r, const char *path, int nr_dirs, char **dir
 	/* What follows is to be done whatever has happened. */
 	interrupt_clear();
 	end_nodes(r);
-	set_back(r);
 	if (r->nodes[0].dir && !r->keep)
 		nftw(r->nodes[0].dir, remove_one, 16, FTW_DEPTH | FTW_PHYS | FTW_MOUNT);
 	if (status)

@@ -38,17 +38,11 @@ struct node {
 	/* stops that were told and not judged yet, the oldest first */
 	char *stops[64];
 	unsigned nr_stops;
+	bool asked;		/* the daemon, and it has not answered yet */
 	/* events */
 	struct event *events;
 	size_t nr_events, line_start;
 	long long next_seq;
-};
-
-/* A tunable as it was. */
-struct saved {
-	unsigned node;
-	char name[40], value[128];
-	struct saved *next;
 };
 
 struct run {
@@ -56,8 +50,6 @@ struct run {
 	bool json, keep;
 	struct node *nodes;
 	struct object *objects;
-	struct saved *saved;
-	bool faulty;		/* a rule for the disk was set */
 	char last_mtime[80];
 	char *said;		/* the answer to the last control step */
 	unsigned judged, failed;

@@ -144,6 +144,7 @@ char *run_tell(struct run *r, struct node *n, int argc, char **argv, bool json)
 	}
 	f = must(open_memstream(&text, &len));
 	status = -1;
+	n->asked = true;
 	while (status < 0 && (line = conn_line(&n->conn))) {
 		if (line[0] == ' ') {
 			fprintf(f, "%s\n", line + 1);
@@ -157,6 +158,7 @@ char *run_tell(struct run *r, struct node *n, int argc, char **argv, bool json)
 		}
 	}
 	fclose(f);
+	n->asked = status < 0;
 	if (!status)
 		return must(text);
 	free(text);
@@ -188,26 +190,9 @@ bool run_told(char *answer)
 	return answer;
 }
 
-/* For the session: the daemon sets back what this program cannot, because it was killed. */
+/* For the session: the daemon sets it back, also when this program is killed. */
 bool run_set_tunable(struct run *r, struct node *n, const char *name, const char *value)
 {
-	struct saved *s;
-	char *was;
-
-	if (!strcmp(name, "fault")) {
-		r->faulty = true;
-		return run_told(run_tell_words(r, n, "set", "-s", name, value, NULL));
-	}
-	was = run_tell_words(r, n, "get", name, NULL);
-	if (!was)
-		return false;
-	s = must(calloc(1, sizeof(*s)));
-	s->node = (unsigned)(n - r->nodes);
-	snprintf(s->name, sizeof(s->name), "%s", name);
-	snprintf(s->value, sizeof(s->value), "%.*s", (int)strcspn(was, "\n"), was);
-	s->next = r->saved;
-	r->saved = s;
-	free(was);
 	return run_told(run_tell_words(r, n, "set", "-s", name, value, NULL));
 }
 

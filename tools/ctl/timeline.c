@@ -17,6 +17,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <limits.h>
 #include <sys/stat.h>
 
 #include "glockctl.h"
@@ -434,6 +435,47 @@ static void timeline_free(struct timeline *tl)
 	free(tl->nodes);
 }
 
+/* Is @path, without links, a file of a mount that was recorded, as its recording names it? */
+static bool on_recorded_mount(const struct timeline *tl, const char *path)
+{
+	char mountpoint[PATH_MAX];
+
+	for (int i = 0; i < tl->nr_nodes; i++) {
+		size_t len;
+
+		if (!json_get(tl->nodes[i].key, "mountpoint", mountpoint, sizeof(mountpoint)))
+			continue;
+		len = strlen(mountpoint);
+		if (!strncmp(path, mountpoint, len) && (!path[len] || path[len] == '/'))
+			return true;
+	}
+	return false;
+}
+
+/* Paths become the locks of their inodes. */
+static int resolve_paths(const struct timeline *tl, char **glocks, int nr)
+{
+	for (int i = 0; i < nr; i++) {
+		char real[PATH_MAX];
+		struct stat st;
+
+		if (is_glock(glocks[i]))
+			continue;
+		if (!realpath(glocks[i], real) || stat(real, &st)) {
+			complain("%s: %s", glocks[i], strerror(errno));
+			return EXIT_REFUSED;
+		}
+		if (!on_recorded_mount(tl, real)) {
+			complain("%s is on no mount that was recorded: name its lock, like inode:%llu", glocks[i], (unsigned long long)st.st_ino);
+			return EXIT_REFUSED;
+		}
+		free(glocks[i]);
+		if (asprintf(&glocks[i], "inode:%llu", (unsigned long long)st.st_ino) < 0)
+			die(EXIT_REFUSED, "out of memory");
+	}
+	return EXIT_DONE;
+}
+
 static int draw(struct timeline *tl, char **glocks, int nr_glocks, const char *path, bool json, bool linear)
 {
 	if (!tl->nr_events) {
@@ -464,8 +506,8 @@ int cmd_timeline(struct conn *c, int argc, char **argv, bool json)
 	for (int i = 0; i < argc && good; i++) {
 		if (!strcmp(argv[i], "-o") && i + 1 < argc)
 			out = argv[++i];
-		else if (!strcmp(argv[i], "-g") && i + 1 < argc && is_glock(argv[i + 1]))
-			glock[glocks++] = argv[++i];
+		else if (!strcmp(argv[i], "-g") && i + 1 < argc)
+			glock[glocks++] = must(strdup(argv[++i]));
 		else if (!strcmp(argv[i], "--linear"))
 			linear = true;
 		else if (argv[i][0] == '-' && argv[i][1])
@@ -484,8 +526,12 @@ int cmd_timeline(struct conn *c, int argc, char **argv, bool json)
 	for (int i = 0; i < files && !status; i++)
 		status = read_recording(&tl, argv[i]);
 	if (!status)
+		status = resolve_paths(&tl, glock, glocks);
+	if (!status)
 		status = draw(&tl, glock, glocks, out, json, linear);
 	timeline_free(&tl);
+	while (glocks)
+		free(glock[--glocks]);
 	free(glock);
 	return status;
 }
