@@ -31,6 +31,7 @@
  *	up what is left.  Kernel nodes would notice nothing: a request that CR is in the way of is for EX.
  */
 #include "lock/dlm_i.h"
+#include "lock/internal.h"
 
 #include <fcntl.h>
 #include <libdlm.h>
@@ -227,6 +228,14 @@ static void dlm_lock_op(struct gfs2_glock *gl, enum lm_state req, unsigned flags
 	uint32_t dlm_flags = dlm_request_flags_op(gl, req, flags);
 
 	dl->noexp = flags & LM_FLAG_NOEXP;
+	/*
+	 * Another node wants it, and nobody here has said that he will: all the way down.  So it went before, too, when the other one came from the
+	 * same mode (a deadlock of conversions), and DF would let this node go on with times that the other one has not published.
+	 */
+	if (gl->gl_why == GLY_DEMOTE && middle_conversion(dl, req)) {
+		gfs2_glock_complete(gl, (int)dl->held);
+		return;
+	}
 	if (dlm_issue(dl, req, dlm_flags, dlm_flags & LKF_VALBLK ? gl->gl_lvb : NULL)) {
 		int reply;
 

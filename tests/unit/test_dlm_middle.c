@@ -403,6 +403,20 @@ static void test_demand(void **state)
 	}
 }
 
+/* For another node it goes all the way down at once. */
+static void test_demotion(void **state)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(ways); i++) {
+		struct gfs2_glock *gl = cached(ways[i].from);
+
+		gfs2_glock_cb(gl, ways[i].to, true);
+		asked(1, DLMM_NL, FLAGS_DOWN);
+		answered(0);
+		idle_in(gl, UN);
+		gfs2_glock_put(gl);
+	}
+}
+
 /* Grants are kept back while a journal has to be replayed; the first half grants nothing. */
 static void test_blocked(void **state)
 {
@@ -432,11 +446,13 @@ static void test_blocked(void **state)
 static void test_end_half_way(void **state)
 {
 	struct gfs2_glock *gl = cached(SH);
+	struct gfs2_holder gh;
 
-	gfs2_glock_cb(gl, DF, false);
+	queue(gl, DF, GL_SKIP, &gh);
 	asked(1, DLMM_CR, FLAGS_DOWN);
 	answered(0);
 	asked(2, DLMM_CW, FLAGS_UP);
+	gfs2_glock_dq_uninit(&gh);
 	gfs2_glock_put(gl);
 	answered(-EDEADLK);
 }
@@ -444,10 +460,13 @@ static void test_end_half_way(void **state)
 static void test_withdrawn_half_way(void **state)
 {
 	struct gfs2_glock *gl = cached(SH);
+	struct gfs2_holder gh;
 
-	gfs2_glock_cb(gl, DF, false);
+	queue(gl, DF, GL_SKIP, &gh);
 	asked(1, DLMM_CR, FLAGS_DOWN);
 	gfs2_glock_table_withdraw(table);
+	assert_int_equal(gfs2_glock_wait(&gh), -EIO);
+	gfs2_holder_uninit(&gh);
 	answered(0);
 	asked(2, DLMM_CW, FLAGS_UP);
 	answered(-EDEADLK);
@@ -462,7 +481,7 @@ int main(void)
 #define T(test) cmocka_unit_test_setup_teardown(test, setup, end)
 	const struct CMUnitTest tests[] = {
 		T(test_two_halves), T(test_others_are_direct), T(test_no_way_back), T(test_try), T(test_cannot_ask), T(test_cancel),
-		T(test_demand), T(test_blocked), T(test_end_half_way), T(test_withdrawn_half_way),
+		T(test_demand), T(test_demotion), T(test_blocked), T(test_end_half_way), T(test_withdrawn_half_way),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
