@@ -215,7 +215,8 @@ _FSCK_CLEAN = re.compile(r"""
 
 def fsck_findings(path):
     """What fsck.gfs2 -n has to say against a volume: an empty list if it is clean."""
-    done = run(["fsck.gfs2", "-n", path], ok=None)
+    # No limit but the test's own: the largest volumes take it minutes where others are at work.
+    done = run(["fsck.gfs2", "-n", path], timeout=None, ok=None)
     odd = [line for line in re.split(r"[\r\n]+", done.stdout)
            if line.strip() and not _FSCK_CLEAN.fullmatch(line.strip())]
     if done.returncode:
