@@ -45,6 +45,7 @@ static int set_names(struct gfs2_sbd *sdp)
 {
 	const struct gfs2_args *a = &sdp->sd_args;
 
+	memcpy(sdp->sd_label, sdp->sd_locktable, sizeof(sdp->sd_label));
 	if (a->ar_lockproto)
 		snprintf(sdp->sd_lockproto, sizeof(sdp->sd_lockproto), "%s", a->ar_lockproto);
 	if (a->ar_locktable) {

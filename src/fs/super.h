@@ -94,6 +94,7 @@ struct gfs2_sbd {
 	uint64_t sd_root_addr, sd_master_addr, sd_sb_block;
 	uint64_t sd_device_blocks;
 	char sd_lockproto[64], sd_locktable[64], sd_fsname[80];
+	char sd_label[64];		/* the superblock's lock table, whatever is used instead */
 	uint8_t sd_uuid[16];
 
 	const struct lm_lockops *sd_lm;

@@ -106,9 +106,17 @@ void op_ioctl(fuse_req_t req, fuse_ino_t ino, unsigned cmd, void *arg, struct fu
 	struct server *s = op_begin(req);
 	struct gfs2_inode *ip = server_inode(s, ino);
 	struct fsxattr fa = { 0 };
+	char label[FSLABEL_MAX] = "";
 	uint32_t fl = 0;
-	int error = ip ? fileattr_ioctl(s, ip, cmd, in_buf, in_bufsz, &fa, &fl) : -ESTALE;
+	int error = -ESTALE;
 
+	if (ip && cmd == FS_IOC_GETFSLABEL) {
+		/* fs/gfs2/file.c:gfs2_getlabel */
+		memcpy(label, s->sdp->sd_label, sizeof(s->sdp->sd_label));
+		error = 0;
+	} else if (ip) {
+		error = fileattr_ioctl(s, ip, cmd, in_buf, in_bufsz, &fa, &fl);
+	}
 	gfs2_inode_put(ip);
 	if (error)
 		reply_err(req, error);
@@ -116,6 +124,8 @@ void op_ioctl(fuse_req_t req, fuse_ino_t ino, unsigned cmd, void *arg, struct fu
 		fuse_reply_ioctl(req, 0, &fl, sizeof(fl));
 	else if (cmd == FS_IOC_FSGETXATTR && out_bufsz >= sizeof(fa))
 		fuse_reply_ioctl(req, 0, &fa, sizeof(fa));
+	else if (cmd == FS_IOC_GETFSLABEL && out_bufsz >= sizeof(label))
+		fuse_reply_ioctl(req, 0, label, sizeof(label));
 	else
 		fuse_reply_ioctl(req, 0, NULL, 0);
 }

@@ -331,6 +331,7 @@ def case_filled_twenty_times():
 def case_flags():
     """chattr's flags, and what they forbid."""
     volume = Volume(size="64M")
+    run(["tunegfs2", "-o", "locktable=some:label", volume.path])
     with volume.mount() as m:
         write_file(m / "f", b"0123456789")
         os.mkdir(m / "d")
@@ -360,6 +361,10 @@ def case_flags():
         equal(with_fd(m / "f", fsx), 0x10, "FSGETXATTR")
         with_fd(m / "f", fsx, 0)
         expect_errno(errno.EOPNOTSUPP, with_fd, m / "f", fsx, 1)
+        # FS_IOC_GETFSLABEL: the lock table
+        for name in ("f", "d"):
+            label = with_fd(m / name, fcntl.ioctl, 0x81009431, bytes(256))
+            equal(label.rstrip(b"\0"), b"some:label", "FS_IOC_GETFSLABEL")
 
         opened = os.open(m / "f", os.O_RDWR)
         setflags(m / "f", IMMUTABLE)
