@@ -756,7 +756,7 @@ static int64_t dio_write(struct gfs2_dio *dio)
 	if (walk == WALK_HOLE)
 		return dio_hole(dio);
 	if (dio->dsync)
-		ret = gfs2_file_sync(ip, true);
+		ret = gfs2_file_sync_blocks(ip);
 	if (!ret)
 		gfs2_dio_count(ip, DIO_DIRECT);
 	return ret ? ret : dio->len;

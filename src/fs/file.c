@@ -381,6 +381,14 @@ static int file_sync(struct gfs2_inode *ip, bool datasync)
 	return error;
 }
 
+int gfs2_file_sync_blocks(struct gfs2_inode *ip)
+{
+	if (gfs2_withdrawn(ip->i_sbd))
+		return -EIO;
+	return gfs2_log_flush_seq(ip->i_sbd->sd_log, atomic_load_explicit(&ip->i_datasync_seq, memory_order_acquire),
+				  GFS2_LOG_HEAD_FLUSH_NORMAL);
+}
+
 int gfs2_file_sync(struct gfs2_inode *ip, bool datasync)
 {
 	int error;

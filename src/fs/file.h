@@ -62,6 +62,11 @@ int gfs2_file_fill(struct gfs2_inode *ip, const struct gfs2_fill *fills, unsigne
  * durable. Any holder or none.
  */
 int gfs2_file_sync(struct gfs2_inode *ip, bool datasync);
+/*
+ * For data that are durable already (forced direct writes): the transactions that reach them are, too.  The device is not flushed for
+ * nothing.  Any holder or none.
+ */
+int gfs2_file_sync_blocks(struct gfs2_inode *ip);
 
 /* Write the dirty data back, before EX is given up.  Errors stay with the file, for its fsync. */
 void gfs2_file_write_back(struct gfs2_inode *ip);

@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-# test: block devices through losetup, both formats, and an installed daemon through mount(8): -t fuse.gfs2-fuse and an fstab line
+# test: block devices through losetup, the flushes they get for what is durable, both formats, and an installed daemon through mount(8): -t fuse.gfs2-fuse and an fstab line
 # timeout: 180
 import os
 import sys
+import threading
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 from testlib import *    # noqa: E402
@@ -38,6 +39,73 @@ def case_sectors_of_4096():
         if TARGET == "fuse":
             equal(int(run([prog("diow"), mount / "f", "sync", 512, 512, "B"]).stdout), -errno.EINVAL,
                   "direct write of 512 bytes")
+    volume.fsck()
+
+
+class Flushes:
+    """How many flushes a loop device gets, as the kernel counts them; several that meet may be one."""
+
+    def __init__(self, device):
+        self.path = f"/sys/block/{os.path.basename(device)}/stat"
+        self.before = self.count()
+
+    def count(self):
+        with open(self.path) as text:
+            return int(text.read().split()[15])
+
+    def since(self):
+        """Since the last time."""
+        before, self.before = self.before, self.count()
+        return self.before - before
+
+
+def case_flushes():
+    """
+    The device has a cache and no forced writes, so the kernel flushes after each of these.  One flush makes any number of direct writes durable; an
+    O_DSYNC write takes one, or a part of one that others share; a hole two, the log's.  Nobody is told "durable" without one.
+    """
+    need_fuse()
+    volume = Volume(size="128M")
+    volume.device = run(["losetup", "--show", "-f", "--direct-io=on", volume.path]).stdout.strip()
+    threads, each = 8, 8
+    with volume.mount("commit=3600", "dio_mtime_interval=3600") as mount, Aligned(b"d" * 4096) as data:
+        path = mount / "f"
+        write_file(path, bytes(threads * each * 4096), sync=True)
+        plain = os.open(path, os.O_WRONLY | os.O_DIRECT)
+        durable = os.open(path, os.O_WRONLY | os.O_DIRECT | os.O_DSYNC)
+        os.fsync(plain)
+        flushes = Flushes(volume.device)
+
+        for block in range(threads):
+            os.pwrite(plain, data, block * 4096)
+        equal(flushes.since(), 0, "flushes for direct writes")
+        os.fdatasync(plain)
+        equal(flushes.since(), 1, "flushes for fdatasync")
+        for block in range(threads):
+            os.pwrite(durable, data, block * 4096)
+        equal(flushes.since(), threads, "flushes for O_DSYNC writes, one after the other")
+
+        def write(number):
+            for block in range(number, threads * each, threads):
+                os.pwrite(durable, data, block * 4096)
+
+        together = [threading.Thread(target=write, args=(number,)) for number in range(threads)]
+        for thread in together:
+            thread.start()
+        for thread in together:
+            thread.join()
+        found = flushes.since()
+        log(found, "flushes for", threads * each, "O_DSYNC writes of", threads, "threads")
+        # Each thread's next write begins when the flush of its last one has ended.
+        check(each <= found <= threads * each, f"{found} flushes for {threads * each} O_DSYNC writes of {threads} threads")
+
+        os.ftruncate(plain, threads * each * 4096 * 2)
+        os.fsync(plain)
+        flushes.since()
+        os.pwrite(plain, data, threads * each * 4096)
+        equal(flushes.since(), 2, "flushes for a write into a hole")
+        os.close(plain)
+        os.close(durable)
     volume.fsck()
 
 
