@@ -471,9 +471,15 @@ def apply_step(state, step):
 
 
 def steps_open(acks):
-    """How many workers were in the middle of a step, and how many steps were acknowledged."""
-    logs = [Log(os.path.join(acks, name)) for name in os.listdir(acks)]
-    return sum(log.open is not None for log in logs), sum(len(log.done) for log in logs)
+    """How many workers were in the middle of a step, and how many steps were acknowledged.  Not by Log: it takes a minute for a million."""
+    under_way = done = 0
+    for name in os.listdir(acks):
+        with open(os.path.join(acks, name), "rb") as log:
+            text = log.read()
+        done += text.count(b'"ok"\n')
+        last = text.rpartition(b'"ok"\n')[2]
+        under_way += any(line.startswith(b'{"op"') and line.endswith(b"\n") for line in last.splitlines(keepends=True))
+    return under_way, done
 
 
 def main():

@@ -27,7 +27,7 @@ class Load:
     """The workers of one node in one round."""
 
     def __init__(self, m, name, kinds):
-        self.name, self.kinds = name, kinds
+        self.name, self.silent = name, list(kinds)
         self.acks, self.out = temp("acks"), temp("load")
         os.mkdir(self.acks)
         os.mkdir(m / name)
@@ -41,10 +41,11 @@ class Load:
     def works(self):
         """Every worker has been promised something (churn is promised nothing)."""
         check(self.process.poll() is None, "a load has ended by itself: " + read_file(self.out).decode())
-        for kind in self.kinds:
-            path = os.path.join(self.acks, kind + "1")
-            if not os.path.exists(path) or (kind != "churn" and b'"ok"' not in read_file(path)):
+        while self.silent:
+            path = os.path.join(self.acks, self.silent[-1] + "1")
+            if not os.path.exists(path) or (self.silent[-1] != "churn" and b'"ok"' not in read_file(path)):
                 return False
+            self.silent.pop()
         return True
 
     def end(self):
