@@ -17,6 +17,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -721,9 +722,23 @@ static void on_line(char *line)
 	free(line);
 }
 
+/* readline is not to be called in a signal handler: the loop hears of it. */
+static int resize_fd = -1;
+
 static void on_resize(int sig)
 {
-	rl_resize_terminal();
+	int saved = errno;
+
+	(void)!eventfd_write(resize_fd, 1);
+	errno = saved;
+}
+
+static void take_resize(void)
+{
+	eventfd_t n;
+
+	if (!eventfd_read(resize_fd, &n))
+		rl_resize_terminal();
 }
 
 /* The daemon says something while a line is edited: above the line, which stays as it is. */
@@ -784,8 +799,8 @@ static void save_history(void)
 
 static void interactive(void)
 {
-	struct sigaction resize = { .sa_handler = on_resize };
-	struct pollfd p[3] = { { .fd = STDIN_FILENO, .events = POLLIN }, { .fd = rp.c->fd, .events = POLLIN } };
+	struct sigaction resize = { .sa_handler = on_resize, .sa_flags = SA_RESTART };
+	struct pollfd p[4] = { { .fd = STDIN_FILENO, .events = POLLIN }, { .fd = rp.c->fd, .events = POLLIN } };
 
 	rl_readline_name = "glockctl";
 	rl_attempted_completion_function = complete;
@@ -800,13 +815,17 @@ static void interactive(void)
 	interrupt_catch();
 	terminal_keys();
 	p[2] = (struct pollfd){ .fd = interrupt_fd(), .events = POLLIN };
+	resize_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	if (resize_fd < 0)
+		die(EXIT_REFUSED, "eventfd: %s", strerror(errno));
+	p[3] = (struct pollfd){ .fd = resize_fd, .events = POLLIN };
 	sigaction(SIGWINCH, &resize, NULL);
 	open_history();
 	if (!rp.json)
 		printf("glockctl " GFS2_FUSE_VERSION " on %s; `help` lists the commands\n", rp.c->mountpoint);
 	rl_callback_handler_install(PROMPT, on_line);
 	while (!rp.end) {
-		int n = poll(p, 3, conn_has_line(rp.c) ? 0 : -1);
+		int n = poll(p, 4, conn_has_line(rp.c) ? 0 : -1);
 
 		if (interrupt_ended())
 			break;
@@ -822,6 +841,8 @@ static void interactive(void)
 			rp.status = EXIT_REFUSED;
 			break;
 		}
+		if (p[3].revents)
+			take_resize();
 		if (p[0].revents)
 			rl_callback_read_char();
 	}
