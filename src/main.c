@@ -104,7 +104,7 @@ static void hand_signals_on(pid_t pid)
 static _Noreturn void wait_in_foreground(int fd, pid_t pid)
 {
 	unsigned char code;
-	int status = 0;
+	siginfo_t died = { 0 };
 	ssize_t n;
 
 	hand_signals_on(pid);
@@ -112,14 +112,14 @@ static _Noreturn void wait_in_foreground(int fd, pid_t pid)
 		;
 	if (n == 1 && !interrupted)
 		_exit(code);
-	/* It died without a word, or is about to. */
-	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+	/* It died without a word, or is about to.  Not buried: as long as we hand signals on the number must be its own. */
+	while (waitid(P_PID, (id_t)pid, &died, WEXITED | WNOWAIT) < 0 && errno == EINTR)
 		;
 	if (interrupted) {
 		fprintf(stderr, "gfs2-fuse: interrupted: nothing is mounted\n");
 		_exit(EX_USER_);
 	}
-	_exit(WIFEXITED(status) && WEXITSTATUS(status) ? WEXITSTATUS(status) : EX_FAIL_);
+	_exit(died.si_code == CLD_EXITED && died.si_status ? died.si_status : EX_FAIL_);
 }
 
 /* Parent: wait for the child's word and exit with it.  Child: returns the descriptor to report on. */

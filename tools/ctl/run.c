@@ -161,20 +161,25 @@ static void end_nodes(struct run *r)
 	for (unsigned i = 0; i < r->s->nodes; i++) {
 		struct node *n = &r->nodes[i];
 		double end = run_now() + LIMIT_SECONDS;
+		pid_t ended;
 
 		if (n->pid) {
 			close(n->to);
-			while (!waitpid(n->pid, NULL, WNOHANG) && run_now() < end) {
+			while (!(ended = waitpid(n->pid, NULL, WNOHANG)) && run_now() < end) {
 				struct timespec ms = { .tv_nsec = 1000000 };
 
 				nanosleep(&ms, NULL);
 			}
-			kill(n->pid, SIGKILL);
-			waitpid(n->pid, NULL, 0);
+			/* Once it has been waited for, the number may be another process's. */
+			if (!ended) {
+				kill(n->pid, SIGKILL);
+				waitpid(n->pid, NULL, 0);
+			}
 			close(n->from);
 		}
 	}
 }
+
 static void free_run(struct run *r)
 {
 	for (unsigned i = 0; i < r->s->nodes; i++) {
