@@ -177,6 +177,12 @@ def case_json(mount):
         check(ask(*words), f"{words} says nothing")
     for words in (["locks", "--waiting"], ["explain"], ["breaks"], ["stops"], ["holds"], ["set", "commit", "30"]):
         equal(ask(*words), [], f"answer to {words}")
+    # It knows itself, too.
+    known = {one["command"]: one for one in ask("help")}
+    check({"dump", "break", "help"} <= set(known) and all(one["synopsis"].startswith(name) for name, one in known.items()), f"help: {known}")
+    equal(ask("help", "break"), [known["break"]], "help of one command")
+    equal(ask("break", "--help"), [known["break"]], "--help")
+    equal(ask("help", "nonsense", ok=2), [], "help of what there is not")
     equal(ask("hold", mount / "f", "EX"), [{"glock": name, "state": "EX"}], "hold")
     equal(ask("demote", mount / "f", "UN"), [{"glock": name, "from": "UN", "to": "UN"}], "demote of what is not locked")
     os.stat(mount / "f")

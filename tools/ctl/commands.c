@@ -88,7 +88,11 @@ static int cmd_help(struct conn *c, int argc, char **argv, bool json)
 	const struct command *cmd = argc == 1 ? find_command(argv[0]) : NULL;
 
 	if (cmd) {
-		print_help(cmd);
+		print_help(cmd, json);
+		return EXIT_DONE;
+	}
+	if (!argc && json) {
+		print_all_help_json();
 		return EXIT_DONE;
 	}
 	if (!argc) {
@@ -261,8 +265,31 @@ void print_wrapped(FILE *out, const char *text, int indent)
 	fputc('\n', out);
 }
 
-void print_help(const struct command *cmd)
+static void print_help_json(const struct command *cmd)
 {
+	printf("{\"command\":");
+	put_json_string(cmd->name);
+	printf(",\"synopsis\":");
+	put_json_string(cmd->synopsis);
+	printf(",\"help\":");
+	put_json_string(cmd->help);
+	printf(",\"examples\":");
+	put_json_string(cmd->examples ? cmd->examples : "");
+	printf("}\n");
+}
+
+void print_all_help_json(void)
+{
+	for (const struct command *cmd = commands; cmd->name; cmd++)
+		print_help_json(cmd);
+}
+
+void print_help(const struct command *cmd, bool json)
+{
+	if (json) {
+		print_help_json(cmd);
+		return;
+	}
 	printf("usage: ");
 	print_wrapped(stdout, cmd->synopsis, 7);
 	printf("%s\n", cmd->help);

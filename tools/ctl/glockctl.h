@@ -125,7 +125,9 @@ extern const struct command commands[];
 const struct command *find_command(const char *name);
 /* Run one command on @c.  EXIT_*. */
 int run_command(struct conn *c, const struct command *cmd, int argc, char **argv, bool json);
-void print_help(const struct command *cmd);
+/* How it is used; @json: as an object on a line. */
+void print_help(const struct command *cmd, bool json);
+void print_all_help_json(void);
 /* @text, at most 79 columns, broken at blanks; what was printed before it took @indent. */
 void print_wrapped(FILE *out, const char *text, int indent);
 /* One or more lines for each command. */

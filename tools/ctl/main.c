@@ -156,7 +156,7 @@ int main(int argc, char **argv)
 	argv += i < argc ? i + 1 : argc;
 	argc = take_flags(i < argc ? argc - i - 1 : 0, argv, &json, &help);
 	if (help) {
-		print_help(cmd);
+		print_help(cmd, json);
 		return EXIT_DONE;
 	}
 	if (cmd->session == SESSION_ONLY) {

@@ -358,6 +358,10 @@ static int help(int argc, char **argv)
 		complain("usage: help [COMMAND]");
 		return EXIT_USAGE;
 	}
+	if (!argc && rp.json) {
+		print_all_help_json();
+		return EXIT_DONE;
+	}
 	if (!argc) {
 		print_synopses(stdout);
 		printf("  quit\nhelp COMMAND tells more.  A GLOCK is TYPE/NUMBER (hexadecimal) or inode:NUMBER\n(decimal); paths work as well.\n");
@@ -368,7 +372,7 @@ static int help(int argc, char **argv)
 		complain("unknown command %s; `help` lists them", argv[0]);
 		return EXIT_USAGE;
 	}
-	print_help(cmd);
+	print_help(cmd, rp.json);
 	return EXIT_DONE;
 }
 
