@@ -44,6 +44,7 @@ VOLUME_MIB_PER_NODE = 256            # a journal, and as much for files
 TELLING = re.compile(r'gfs2-(fuse|supervisor)\[|crash: |[Oo]ut of memory|oom-kill|segfault|fatal signal|BUG|Oops|dlm_controld\[.*(error|fail)')
 CRASH_LINES = 150
 GDB_SECONDS = 60
+CLOSE_SECONDS = 60      # only a device that somebody has left open reaches it
 
 Result = collections.namedtuple('Result', 'rc out err')
 
@@ -501,7 +502,17 @@ class Cluster:
         return self.request(request)['device']
 
     def detach(self, device):
-        self.request({'op': 'detach', 'device': device})
+        """Takes the image away. Who had the device open may have ended already, and its locks be gone, while the node's kernel is
+        still closing it: that is waited for."""
+        end = time.monotonic() + CLOSE_SECONDS
+        while True:
+            try:
+                self.request({'op': 'detach', 'device': device})
+                return
+            except ClusterError as error:
+                if 'currently open' not in str(error) or time.monotonic() > end:
+                    raise
+            time.sleep(0.05)
 
     # ------------------------------------------------------------ up
 
