@@ -135,7 +135,7 @@ void print_synopses(FILE *out);
 /* main.c */
 void print_usage(FILE *out);
 
-/* --- explain.c, repl.c --- */
+/* --- explain.c, repl.c (its parts: repl.h) --- */
 
 /* Other nodes for explain: a socket, ssh:HOST, cluster:NODE. */
 extern const char *sources[];
