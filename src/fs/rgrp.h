@@ -113,6 +113,20 @@ uint64_t gfs2_rgrps_bitmap_bytes(const struct gfs2_sbd *sdp);
 /* Sums over all rgrps (reads every header): free, dinodes, data blocks. */
 int gfs2_rgrps_sum(struct gfs2_sbd *sdp, struct gfs2_statfs_host *out);
 
+/*
+ * fstrim (kernel: gfs2_fitrim): tell the store which blocks in [start, +len) are free, in runs of at least minlen bytes.  Only what is durably
+ * free: the log is flushed before.  A group in which nothing was freed since it was done as a whole is left out
+ * (GFS2_RGF_TRIMMED).  -EOPNOTSUPP: the store knows no discard; -EROFS, -EINVAL (beyond the end; minlen larger than any group), -EINTR, -EIO.
+ * No lock held; may take long, each group's glock is held EX for its own part of it.
+ */
+struct gfs2_trim {
+	uint64_t start, len, minlen;	/* bytes */
+	bool (*stop)(void *arg);	/* asked between groups: is that enough? */
+	void *arg;
+	uint64_t trimmed;		/* out, bytes; also with an error */
+};
+int gfs2_fitrim(struct gfs2_sbd *sdp, struct gfs2_trim *t);
+
 /* Memory is short: give up rgrps that have not been used for a while.  No lock held. */
 void gfs2_rgrps_shrink(struct gfs2_sbd *sdp);
 

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
- * Handlers for what is asked of files beside reading and writing: fallocate, lseek, inode flags.
+ * Handlers for what is asked of files beside reading and writing: fallocate, lseek, inode flags, and of the volume through them: label, fstrim.
  */
 #include <string.h>
 #include <sys/ioctl.h>
 #include "fs/falloc.h"
 #include "fs/file.h"
 #include "fs/fileattr.h"
+#include "fs/rgrp.h"
 #include "fuse/ops.h"
 #include "util/ctx.h"
 
@@ -100,6 +101,36 @@ static int fileattr_ioctl(struct server *s, struct gfs2_inode *ip, unsigned cmd,
 	return -ENOTTY;
 }
 
+static bool interrupted(void *req)
+{
+	return fuse_req_interrupted(req);
+}
+
+/* fs/gfs2/rgrp.c:gfs2_fitrim.  A request says nothing of capabilities; root has CAP_SYS_ADMIN. */
+static void fitrim(fuse_req_t req, struct server *s, const void *in, size_t in_size)
+{
+	struct gfs2_trim t = { .stop = interrupted, .arg = req };
+	struct fstrim_range r;
+	int error = -EINVAL;
+
+	if (current_ctx()->uid) {
+		reply_err(req, -EPERM);
+		return;
+	}
+	if (in_size >= sizeof(r)) {
+		memcpy(&r, in, sizeof(r));
+		t.start = r.start;
+		t.len = r.len;
+		t.minlen = r.minlen;
+		error = gfs2_fitrim(s->sdp, &t);
+	}
+	r.len = t.trimmed;
+	if (error)
+		reply_err(req, error);
+	else
+		fuse_reply_ioctl(req, 0, &r, sizeof(r));
+}
+
 void op_ioctl(fuse_req_t req, fuse_ino_t ino, unsigned cmd, void *arg, struct fuse_file_info *fi,
 	      unsigned flags, const void *in_buf, size_t in_bufsz, size_t out_bufsz)
 {
@@ -110,6 +141,11 @@ void op_ioctl(fuse_req_t req, fuse_ino_t ino, unsigned cmd, void *arg, struct fu
 	uint32_t fl = 0;
 	int error = -ESTALE;
 
+	if (ip && cmd == FITRIM) {
+		gfs2_inode_put(ip);
+		fitrim(req, s, in_buf, in_bufsz);
+		return;
+	}
 	if (ip && cmd == FS_IOC_GETFSLABEL) {
 		/* fs/gfs2/file.c:gfs2_getlabel */
 		memcpy(label, s->sdp->sd_label, sizeof(s->sdp->sd_label));

@@ -31,24 +31,33 @@ struct rmutex io_rings_lock = { PTHREAD_MUTEX_INITIALIZER, RANK_IO };
 
 /* --- opening --- */
 
-/* "[none] mq-deadline": certainly not.  A partition's is its disk's; one of a stack has none itself, but those below it may. */
-static bool has_scheduler(dev_t dev)
+/* A line of /sys/block/DEVICE/queue; empty: there is none.  A partition's is its disk's. */
+static void queue_attribute(dev_t dev, const char *name, char *line, size_t size)
 {
-	static const char *const paths[] = { "/sys/dev/block/%u:%u/queue/scheduler", "/sys/dev/block/%u:%u/../queue/scheduler" };
-	char path[80], line[256] = "";
+	static const char *const dirs[] = { "", "../" };
+	char path[100];
 
-	for (unsigned i = 0; i < ARRAY_SIZE(paths); i++) {
+	line[0] = 0;
+	for (unsigned i = 0; i < ARRAY_SIZE(dirs); i++) {
 		FILE *f;
 
-		snprintf(path, sizeof(path), paths[i], major(dev), minor(dev));
+		snprintf(path, sizeof(path), "/sys/dev/block/%u:%u/%squeue/%s", major(dev), minor(dev), dirs[i], name);
 		f = fopen(path, "re");
 		if (!f)
 			continue;
-		if (!fgets(line, sizeof(line), f))
+		if (!fgets(line, (int)size, f))
 			line[0] = 0;
 		fclose(f);
-		break;
+		return;
 	}
+}
+
+/* "[none] mq-deadline": certainly not.  One of a stack has none itself, but those below it may. */
+static bool has_scheduler(dev_t dev)
+{
+	char line[256];
+
+	queue_attribute(dev, "scheduler", line, sizeof(line));
 	return !strstr(line, "[none]");
 }
 
@@ -362,6 +371,43 @@ int io_flush(struct io_engine *e, enum io_class cls)
 
 	io_req_init(&req, IO_FLUSH, cls, NULL, 0, 0);
 	return io_run(e, &req, 1);
+}
+
+/* --- discarding --- */
+
+int io_discard(struct io_engine *e, uint64_t pos, uint64_t len)
+{
+	uint64_t range[2] = { pos, len };
+	int ret;
+
+	if (e->e_ro)
+		return -EROFS;
+	if (pos > e->e_size || len > e->e_size - pos)
+		return -EIO;
+	do {
+		if (e->e_blockdev)
+			ret = ioctl(e->e_fd, BLKDISCARD, range);
+		else
+			ret = fallocate(e->e_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)pos, (off_t)len);
+	} while (ret && errno == EINTR);
+	return ret ? -errno : 0;
+}
+
+uint32_t io_discard_granularity(const struct io_engine *e)
+{
+	char line[32] = "";
+	struct stat st;
+	unsigned long bytes;
+
+	if (fstat(e->e_fd, &st))
+		return MIN_ALIGN;
+	bytes = (unsigned long)st.st_blksize;
+	if (S_ISBLK(st.st_mode)) {
+		queue_attribute(st.st_rdev, "discard_granularity", line, sizeof(line));
+		bytes = strtoul(line, NULL, 10);
+	}
+	/* Nonsense is no reason to discard nothing. */
+	return bytes >= MIN_ALIGN && bytes <= UINT32_MAX / 2 && !(bytes & (bytes - 1)) ? (uint32_t)bytes : MIN_ALIGN;
 }
 
 void io_get_stats(struct io_engine *e, struct io_stats *st)

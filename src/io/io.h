@@ -115,6 +115,14 @@ int io_write(struct io_engine *e, enum io_class cls, const void *buf, uint32_t l
 /* Everything completed before is on stable media. */
 int io_flush(struct io_engine *e, enum io_class cls);
 
+/*
+ * [pos, +len), whole blocks of the volume, hold nothing that is needed: the store may give their room to others and return anything when they are
+ * read.  A system call, no request: no fault rules, no statistics.  -EOPNOTSUPP: the store cannot; -EIO, -EROFS.
+ */
+int io_discard(struct io_engine *e, uint64_t pos, uint64_t len);
+/* Less than so many bytes at once give the store no room back; a power of two, at least 512. */
+uint32_t io_discard_granularity(const struct io_engine *e);
+
 /* --- a ring of one's own: receive threads --- */
 /* Requests up to this length do not hold up who submits them: a store that is memory has no device that does the copying. */
 uint32_t io_quick_max(const struct io_engine *e);

@@ -530,6 +530,187 @@ static void test_many_pending(void **state)
 	vol_fsck();
 }
 
+/* --- fstrim --- */
+
+#define TRIM_BS 4096
+#define POISON 0xa5
+
+static void poison_free(const struct model *m)
+{
+	static char block[TRIM_BS];
+	int fd = open(vol_path, O_WRONLY | O_CLOEXEC);
+
+	memset(block, POISON, sizeof(block));
+	for (uint64_t b = 0; b < m->blocks; b++)
+		if (m->state[b] == M_FREE)
+			assert_int_equal(pwrite(fd, block, TRIM_BS, (off_t)(b * TRIM_BS)), TRIM_BS);
+	assert_int_equal(close(fd), 0);
+}
+
+static bool is_poisoned(uint64_t b)
+{
+	static char block[TRIM_BS];
+
+	vol_read(block, TRIM_BS, b * TRIM_BS);
+	return block[0] == (char)POISON && block[TRIM_BS - 1] == (char)POISON;
+}
+
+struct late_free {
+	struct model *m;
+	uint64_t bn;
+	uint32_t len;	/* 0: nothing is to be freed */
+};
+
+/* Between the flush and the groups: something more is freed, and not durable. */
+static bool free_late(void *arg)
+{
+	struct late_free *late = arg;
+
+	if (late->len)
+		do_change(late->m, late->bn, late->len, CH_FREE, false);
+	late->len = 0;
+	return false;
+}
+
+static bool enough(void *arg)
+{
+	return true;
+}
+
+static struct gfs2_rgrpd *rgrp_at(uint64_t bn)
+{
+	return gfs2_blk2rgrpd(sdp, bn);
+}
+
+/* The free blocks of groups that are not marked, and of @only if it is not NULL. */
+static uint64_t free_unmarked(const struct model *m, const struct gfs2_rgrpd *only)
+{
+	uint64_t nr = 0;
+
+	for (uint64_t b = 0; b < m->blocks; b++)
+		if (m->state[b] == M_FREE && !(rgrp_at(b)->rd_flags & GFS2_RGF_TRIMMED) && (!only || rgrp_at(b) == only))
+			nr++;
+	return nr;
+}
+
+static uint64_t first_of(const struct model *m, unsigned state, uint64_t from)
+{
+	while (from < m->blocks && m->state[from] != state)
+		from++;
+	assert_true(from < m->blocks);
+	return from;
+}
+
+int __real_io_discard(struct io_engine *e, uint64_t pos, uint64_t len);
+int __wrap_io_discard(struct io_engine *e, uint64_t pos, uint64_t len);
+
+/* Or somebody could allocate these blocks and write to them before it is over. */
+int __wrap_io_discard(struct io_engine *e, uint64_t pos, uint64_t len)
+{
+	struct gfs2_rgrpd *rgd = rgrp_at(pos / TRIM_BS);
+
+	assert_true(rgrp_is_mine(rgd));
+	assert_true(pos + len <= (rgd->rd_data0 + rgd->rd_data) * TRIM_BS);
+	return __real_io_discard(e, pos, len);
+}
+
+/* Exactly what is durably free is discarded, and a group is marked as done only when all that is free in it has been. */
+static void test_trim(void **state)
+{
+	struct gfs2_trim t = { .len = UINT64_MAX };
+	struct late_free late = { 0 };
+	struct gfs2_rgrpd *rgd;
+	struct model m;
+	uint64_t used, want;
+
+	vol_make(TRIM_BS, 96, 1, "-r 32");
+	vol_mount();
+	assert_true(sdp->sd_rgrps->nr > 1);
+	model_init(&m);
+	poison_free(&m);
+	for (int i = 0; i < 8; i++)
+		assert_int_equal(do_alloc(&m, sdp->sd_rindex, 777, false, true), 0);
+	used = first_of(&m, M_USED, 0);
+	rgd = rgrp_at(used);
+	/* Free for good, and free in memory only. */
+	do_change(&m, used, 40, CH_FREE, false);
+	late = (struct late_free){ .m = &m, .bn = first_of(&m, M_USED, used + 60), .len = 30 };
+	assert_ptr_equal(rgrp_at(late.bn), rgd);
+
+	t.stop = enough;
+	assert_int_equal(gfs2_fitrim(sdp, &t), -EINTR);
+	assert_int_equal(t.trimmed, 0);
+	assert_true(is_poisoned(used));
+
+	want = free_unmarked(&m, NULL);
+	t.stop = free_late;
+	t.arg = &late;
+	used = late.bn;
+	assert_int_equal(gfs2_fitrim(sdp, &t), 0);
+	assert_int_equal(t.trimmed, want * TRIM_BS);
+	for (uint64_t b = 0; b < m.blocks; b++) {
+		if (m.state[b] == M_FREE)
+			assert_int_equal(is_poisoned(b), b >= used && b < used + 30);
+		else if (m.state[b] == M_USED)
+			assert_true(is_poisoned(b));
+	}
+	for (unsigned r = 0; r < sdp->sd_rgrps->nr; r++)
+		assert_int_equal(!(sdp->sd_rgrps->rg[r].rd_flags & GFS2_RGF_TRIMMED), &sdp->sd_rgrps->rg[r] == rgd);
+
+	/* What was pending is durable now; the others are left out. */
+	want = free_unmarked(&m, rgd);
+	assert_int_equal(gfs2_fitrim(sdp, &t), 0);
+	assert_int_equal(t.trimmed, want * TRIM_BS);
+	assert_false(is_poisoned(used));
+	assert_int_equal(gfs2_fitrim(sdp, &t), 0);
+	assert_int_equal(t.trimmed, 0);
+
+	/* One block is freed: its group again; not if less is asked for than all of it. */
+	used = first_of(&m, M_USED, 0);
+	do_change(&m, used, 1, CH_FREE, false);
+	assert_false(rgrp_at(used)->rd_flags & GFS2_RGF_TRIMMED);
+	t.start = (used - 1) * TRIM_BS;
+	t.len = 3 * TRIM_BS;
+	t.minlen = 0;
+	assert_int_equal(gfs2_fitrim(sdp, &t), 0);
+	assert_true(t.trimmed >= TRIM_BS && t.trimmed <= 2 * TRIM_BS);
+	assert_false(is_poisoned(used));
+	assert_true(is_poisoned(used + 1));
+	assert_false(rgrp_at(used)->rd_flags & GFS2_RGF_TRIMMED);
+	do_change(&m, used + 1, 18, CH_FREE, false);
+	t.start = (used + 5) * TRIM_BS;
+	t.len = 10 * TRIM_BS;
+	assert_int_equal(gfs2_fitrim(sdp, &t), 0);
+	assert_int_equal(t.trimmed, 10 * TRIM_BS);
+	for (uint64_t b = used + 1; b < used + 19; b++)
+		assert_int_equal(is_poisoned(b), b < used + 5 || b >= used + 15);
+	t.len = UINT64_MAX;
+	assert_int_equal(gfs2_fitrim(sdp, &t), 0);
+	assert_true(is_poisoned(used + 4) && !is_poisoned(used + 15));
+	assert_false(rgrp_at(used)->rd_flags & GFS2_RGF_TRIMMED);
+	t.start = 0;
+	t.minlen = 1 << 20;
+	assert_int_equal(gfs2_fitrim(sdp, &t), 0);
+	assert_false(rgrp_at(used)->rd_flags & GFS2_RGF_TRIMMED);
+	assert_true(t.trimmed % TRIM_BS == 0 && t.trimmed < free_unmarked(&m, NULL) * TRIM_BS);
+
+	t.minlen = UINT64_MAX;
+	assert_int_equal(gfs2_fitrim(sdp, &t), -EINVAL);
+	t.minlen = 0;
+	t.start = m.blocks * TRIM_BS;
+	assert_int_equal(gfs2_fitrim(sdp, &t), -EINVAL);
+	t.start = 0;
+	t.len = TRIM_BS - 1;
+	assert_int_equal(gfs2_fitrim(sdp, &t), -EINVAL);
+
+	check_sums();
+	model_check(&m);
+	free_all(&m);
+	model_exit(&m);
+	vol_unmount();
+	vol_fsck();
+}
+
 struct writer {
 	struct gfs2_inode *ip;
 	uint64_t next;
@@ -888,6 +1069,7 @@ static int tests(void)
 		cmocka_unit_test(test_random),
 		cmocka_unit_test(test_enospc),
 		cmocka_unit_test(test_many_pending),
+		cmocka_unit_test(test_trim),
 		cmocka_unit_test(test_long_extents),
 		cmocka_unit_test(test_flags),
 		cmocka_unit_test(test_forbidden),
