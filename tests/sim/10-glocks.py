@@ -53,7 +53,7 @@ def case_all_small_programs():
     if ASAN and not FULL:
         log(sim("program", "0: SH EX / 1: DFk; nodes=2 deaths=1"))
         return
-        out = sim("all", 1 if FULL and not ASAN else 0)
+    out = sim("all", 1 if FULL and not ASAN else 0)
     log(out)
     words = out.split()
     check(int(words[0]) >= 700 and int(words[2]) >= 250000, "these were too few: " + out)
