@@ -113,8 +113,8 @@ static struct ring *ev_rings[EV_RINGS];
 static atomic_uint ev_nr;
 static atomic_uint ev_life;	/* odd between init and exit; a ring that a thread had in another life is none */
 
-static atomic_bool ev_on;	/* relaxed, as ev_data: whoever switches it waits for nothing */
-static atomic_bool ev_data;
+atomic_bool gfs2_event_recorded;
+static atomic_bool ev_data;	/* relaxed, as the former */
 static atomic_uint_least64_t ev_homeless; /* events of threads without a ring; relaxed */
 
 /* The log, under ev_lock. */
@@ -184,14 +184,14 @@ void gfs2_event_init(unsigned order)
 	ev_homeless_told = 0;
 	atomic_store(&ev_homeless, 0);
 	atomic_fetch_add(&ev_life, 1);
-	atomic_store_explicit(&ev_on, true, memory_order_relaxed);
+	atomic_store_explicit(&gfs2_event_recorded, true, memory_order_relaxed);
 }
 
 void gfs2_event_exit(void)
 {
 	pthread_once(&ev_once, init_once);
 	rmutex_lock(&ev_lock);
-	atomic_store_explicit(&ev_on, false, memory_order_relaxed);
+	atomic_store_explicit(&gfs2_event_recorded, false, memory_order_relaxed);
 	if (atomic_load(&ev_life) & 1)
 		atomic_fetch_add(&ev_life, 1);
 	for (unsigned i = 0; i < atomic_load(&ev_nr); i++) {
@@ -298,11 +298,6 @@ static inline void slot_write(struct ring *r, uint64_t n, const struct brief *b)
 			 b->off, b->len, (int64_t)b->rc, b->req, WHAT_PID(b->what), reason ? reason : "");
 }
 
-static inline bool recorded(void)
-{
-	return likely(atomic_load_explicit(&ev_on, memory_order_relaxed));
-}
-
 /* @b, at @t_ns; then, unless that is EV_NR, the same once more, as @then for @reason. */
 static inline __attribute__((always_inline)) void tell(struct brief b, struct gfs2_glock *gl, uint64_t t_ns, enum gfs2_event_type then,
 						       const char *reason)
@@ -330,12 +325,7 @@ static inline __attribute__((always_inline)) void tell(struct brief b, struct gf
 
 void gfs2_event_set_on(bool on)
 {
-	atomic_store_explicit(&ev_on, on && ev_log, memory_order_relaxed);
-}
-
-bool gfs2_event_on(void)
-{
-	return recorded();
+	atomic_store_explicit(&gfs2_event_recorded, on && ev_log, memory_order_relaxed);
 }
 
 uint64_t gfs2_event_time(void)
@@ -352,7 +342,7 @@ void gfs2_event_emit(const struct gfs2_event *e, const char *reason)
 		.what = WHAT(e->req ? e->pid : ctx->pid, e->type, e->fields & ~EVF_REASON, e->gl_type, e->from, e->to),
 	};
 
-	if (recorded())
+	if (gfs2_event_on())
 		tell(b, NULL, gfs2_event_time(), EV_NR, NULL);
 }
 
@@ -368,29 +358,27 @@ static inline struct brief glock_brief(enum gfs2_event_type t, struct gfs2_glock
 	};
 }
 
-void ev_glock_at(enum gfs2_event_type t, struct gfs2_glock *gl, int from, int to, const char *reason, uint64_t t_ns)
+void ev_glock_tell(enum gfs2_event_type t, struct gfs2_glock *gl, int from, int to, const char *reason, uint64_t t_ns)
 {
-	if (recorded())
-		tell(glock_brief(t, gl, from, to, reason), gl, t_ns, EV_NR, NULL);
+	tell(glock_brief(t, gl, from, to, reason), gl, t_ns, EV_NR, NULL);
 }
 
-void ev_glock_granted(struct gfs2_glock *gl, int to, const char *where, const char *how, uint64_t t_ns)
+void ev_glock_tell_granted(struct gfs2_glock *gl, int to, const char *where, const char *how, uint64_t t_ns)
 {
-	if (recorded())
-		tell(glock_brief(EV_GLOCK_QUEUE, gl, -1, to, where), gl, t_ns, EV_GLOCK_PROMOTE, how);
+	tell(glock_brief(EV_GLOCK_QUEUE, gl, -1, to, where), gl, t_ns, EV_GLOCK_PROMOTE, how);
 }
 
 void ev_glock(enum gfs2_event_type t, struct gfs2_glock *gl, int from, int to, const char *reason)
 {
-	if (recorded())
-		ev_glock_at(t, gl, from, to, reason, gfs2_event_time());
+	if (gfs2_event_on())
+		ev_glock_tell(t, gl, from, to, reason, gfs2_event_time());
 }
 
 void ev_dlm_lock(struct gfs2_glock *gl, enum lm_state to, uint32_t flags, const char *reason)
 {
 	struct brief b;
 
-	if (!recorded())
+	if (!gfs2_event_on())
 		return;
 	b = glock_brief(EV_DLM_LOCK, gl, (int)gl->gl_state, (int)to, reason);
 	b.off = flags;
@@ -421,14 +409,14 @@ static inline struct brief dio_brief(enum gfs2_event_type t, uint64_t ino, uint6
 
 void ev_dio_at(enum gfs2_event_type t, uint64_t ino, uint64_t off, uint64_t len, int64_t rc, const char *reason, uint64_t t_ns)
 {
-	if (((t == EV_MAP || t == EV_DATA_IO) && !gfs2_event_data()) || !recorded())
+	if (((t == EV_MAP || t == EV_DATA_IO) && !gfs2_event_data()) || !gfs2_event_on())
 		return;
 	tell(dio_brief(t, ino, off, len, rc, reason), NULL, t_ns ? t_ns : gfs2_event_time(), EV_NR, NULL);
 }
 
 void ev_dio_begun(uint64_t ino, uint64_t off, uint32_t len, const char *what, uint64_t t_ns)
 {
-	if (recorded())
+	if (gfs2_event_on())
 		tell(dio_brief(EV_DIO_BEGIN, ino, off, len, 0, what), NULL, t_ns ? t_ns : gfs2_event_time(), EV_DIO_SUBMIT, NULL);
 }
 

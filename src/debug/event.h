@@ -12,6 +12,7 @@
 #ifndef GFS2FUSE_EVENT_H
 #define GFS2FUSE_EVENT_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include "lock/glock.h"
@@ -59,13 +60,27 @@ void gfs2_event_emit(const struct gfs2_event *e, const char *reason);
 void ev_glock(enum gfs2_event_type t, struct gfs2_glock *gl, int from, int to, const char *reason);
 /* On hot paths: one look at the clock (now_ns()) for several events, or before a lock is taken.  0 before gfs2_event_init(). */
 uint64_t gfs2_event_time(void);
-void ev_glock_at(enum gfs2_event_type t, struct gfs2_glock *gl, int from, int to, const char *reason,
-		 uint64_t t_ns);
-/* A holder that is granted at once: glock_queue (reason: @where) and glock_promote (@how). */
-void ev_glock_granted(struct gfs2_glock *gl, int to, const char *where, const char *how, uint64_t t_ns);
+void ev_glock_tell(enum gfs2_event_type t, struct gfs2_glock *gl, int from, int to, const char *reason,
+		   uint64_t t_ns);
+void ev_glock_tell_granted(struct gfs2_glock *gl, int to, const char *where, const char *how, uint64_t t_ns);
 /* Any thread: shall events be recorded?  On at first; off is for measuring what they cost, and shows nobody anything. */
 void gfs2_event_set_on(bool on);
-bool gfs2_event_on(void);
+extern atomic_bool gfs2_event_recorded; /* event.c's own; relaxed: whoever switches it waits for nothing */
+static inline bool gfs2_event_on(void)
+{
+	return __builtin_expect(atomic_load_explicit(&gfs2_event_recorded, memory_order_relaxed), 1);
+}
+static inline void ev_glock_at(enum gfs2_event_type t, struct gfs2_glock *gl, int from, int to, const char *reason, uint64_t t_ns)
+{
+	if (gfs2_event_on())
+		ev_glock_tell(t, gl, from, to, reason, t_ns);
+}
+/* A holder that is granted at once: glock_queue (reason: @where) and glock_promote (@how). */
+static inline void ev_glock_granted(struct gfs2_glock *gl, int to, const char *where, const char *how, uint64_t t_ns)
+{
+	if (gfs2_event_on())
+		ev_glock_tell_granted(gl, to, where, how, t_ns);
+}
 /* A request to the lock manager: from gl_state to @to, with the DLM's @flags. */
 void ev_dlm_lock(struct gfs2_glock *gl, enum lm_state to, uint32_t flags, const char *reason);
 /* Any thread: shall `map` and `data_io` be told? Off at first. */

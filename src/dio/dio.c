@@ -413,7 +413,8 @@ static bool dio_fast_start(struct gfs2_dio *dio, enum lm_state state, unsigned f
 	/* A look before the leap. */
 	if (dio_cached(dio) || (dio->write && dio_hole_known(dio)))
 		return false;
-	gfs2_holder_init(ip->i_gl, state, flags, &dio->gh, dio->write ? "gfs2_dio_write" : "gfs2_dio_read");
+	/* The file is open, and with it the inode there, until the request is answered; that comes after the holder has gone. */
+	gfs2_holder_init(ip->i_gl, state, flags | GL_BORROWED, &dio->gh, dio->write ? "gfs2_dio_write" : "gfs2_dio_read");
 	if (!gfs2_glock_nq_fast(&dio->gh)) {
 		gfs2_holder_uninit(&dio->gh);
 		return false;

@@ -23,7 +23,7 @@ int gfs2_inode_nq_any(struct gfs2_inode *ip, struct gfs2_holder *gh)
 	static const enum lm_state fast[] = { LM_ST_SHARED, LM_ST_DEFERRED };
 
 	for (unsigned i = 0; i < ARRAY_SIZE(fast); i++) {
-		gfs2_holder_init(ip->i_gl, fast[i], LM_FLAG_ANY, gh, __func__);
+		gfs2_holder_init(ip->i_gl, fast[i], LM_FLAG_ANY | GL_BORROWED, gh, __func__);
 		if (gfs2_glock_nq_fast(gh))
 			return 0;
 		gfs2_holder_uninit(gh);

@@ -251,7 +251,7 @@ int gfs2_inodes_hunt(struct gfs2_sbd *sdp);
 /* --- attributes --- */
 /*
  * Hold @ip in any state that allows reading the dinode: joins direct I/O under way rather than wait
- * for its end.
+ * for its end.  The caller keeps his reference to @ip for as long (GL_BORROWED).
  */
 int gfs2_inode_nq_any(struct gfs2_inode *ip, struct gfs2_holder *gh);
 /* Any holder.  Includes pending direct-I/O times. */

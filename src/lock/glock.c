@@ -133,13 +133,17 @@ void glock_grant(struct gfs2_glock *gl, struct gfs2_holder *gh)
 	set_iflags(gh, iflags);
 }
 
-/* Somebody has left.  If nobody is there any more, the turn that another node waits for may end early. */
-static void note_idle(struct gfs2_glock *gl)
+static void idle_turn(struct gfs2_glock *gl)
 {
-	if (likely(!(gl->gl_flags & FLAG(GLF_PENDING_DEMOTE))) || !list_empty(&gl->gl_holders) || gl->gl_users)
-		return;
 	gl->gl_idle_ns = glock_now(gl);
 	glock_queue_work(gl, GLW_HOLD, glock_turn_ends(gl));
+}
+
+/* Somebody has left.  If nobody is there any more, the turn that another node waits for may end early. */
+static inline void note_idle(struct gfs2_glock *gl)
+{
+	if (unlikely(gl->gl_flags & FLAG(GLF_PENDING_DEMOTE)) && list_empty(&gl->gl_holders) && !gl->gl_users)
+		idle_turn(gl);
 }
 
 /* Off the queue with @error; wakes whoever waits for it. */
@@ -313,26 +317,32 @@ void glock_finish_async(struct gfs2_glock *gl)
 
 /* --- the interface --- */
 
-uint64_t glock_owner_token(void)
+static uint64_t owner_token(const struct gfs2_ctx *ctx)
 {
 	static _Thread_local uint64_t self;
-	uint64_t req = current_ctx()->req;
 
-	if (req)
-		return req;
+	if (ctx->req)
+		return ctx->req;
 	if (!self)
 		self = OWNER_THREAD | (uint64_t)syscall(SYS_gettid);
 	return self;
 }
 
+uint64_t glock_owner_token(void)
+{
+	return owner_token(current_ctx());
+}
+
 void gfs2_holder_init(struct gfs2_glock *gl, enum lm_state state, unsigned flags,
 		      struct gfs2_holder *gh, const char *where)
 {
+	const struct gfs2_ctx *ctx = current_ctx();
+
 	GFS2_BUG_ON(state == LM_ST_UNLOCKED);
-	gh->gh_gl = gfs2_glock_hold(gl);
+	gh->gh_gl = flags & GL_BORROWED ? gl : gfs2_glock_hold(gl);
 	list_init(&gh->gh_list);
-	gh->gh_owner = glock_owner_token();
-	gh->gh_pid = flags & GL_NOPID ? 0 : current_ctx()->pid;
+	gh->gh_owner = owner_token(ctx);
+	gh->gh_pid = flags & GL_NOPID ? 0 : ctx->pid;
 	gh->gh_state = state;
 	gh->gh_flags = flags;
 	gh->gh_error = 0;
@@ -358,7 +368,10 @@ void gfs2_holder_uninit(struct gfs2_holder *gh)
 
 	GFS2_BUG_ON(!list_empty(&gh->gh_list));
 	gh->gh_gl = NULL;
-	gfs2_glock_put(gl);
+	if (!(gh->gh_flags & GL_BORROWED))
+		gfs2_glock_put(gl);
+	else
+		gfs2_assert_debug(atomic_load_explicit(&gl->gl_ref, memory_order_relaxed));
 }
 
 int gfs2_glock_nq(struct gfs2_holder *gh)
@@ -445,8 +458,9 @@ bool gfs2_glock_nq_fast(struct gfs2_holder *gh)
 	if (ok) {
 		gfs2_assert_debug(list_empty(&gh->gh_list) && !find_same_owner(gl, gh));
 		note_granted(gl, gh);
+		/* Has not waited. */
+		gl->gl_times.n[GLT_WAIT][0]++;
 		gh->gh_time_ns = t_ns;
-		note_time(gl, gh, GLT_WAIT, t_ns);
 		gh->gh_error = 0;
 		list_add_tail(&gh->gh_list, &gl->gl_holders);
 		set_iflags(gh, HIF_HOLDER);
@@ -474,10 +488,10 @@ static bool dq_granted(struct gfs2_glock *gl, struct gfs2_holder *gh)
 	return false;
 }
 
-/* A waiter leaves; true: the request that was made for it has to be taken back. */
-static bool dq_waiting(struct gfs2_glock *gl, struct gfs2_holder *gh)
+/* A waiter leaves; the request that was made for it may have to be taken back. */
+static void dq_waiting_and_unlock(struct gfs2_glock *gl, struct gfs2_holder *gh)
 {
-	bool first = gl->gl_holders.next == &gh->gh_list, sent = gl->gl_cancel_sent;
+	bool first = gl->gl_holders.next == &gh->gh_list, sent = gl->gl_cancel_sent, cancel;
 
 	list_del_init(&gh->gh_list);
 	note_idle(gl);
@@ -485,38 +499,37 @@ static bool dq_waiting(struct gfs2_glock *gl, struct gfs2_holder *gh)
 	if (gh->gh_cond && !SEEDED_BUG("glock-cancel-wakes-nobody"))
 		rcond_signal(gh->gh_cond);
 	glock_fire(gl, first ? GLE_CANCEL : GLE_DEQUEUE, NULL);
-	return gl->gl_phase == GLP_WAIT && gl->gl_cancel_sent && !sent;
+	cancel = gl->gl_phase == GLP_WAIT && gl->gl_cancel_sent && !sent;
+	/* After the call somebody who sleeps for it must find a consistent holder, so this comes last. */
+	set_iflags(gh, 0);
+	glock_run(gl, GLR_NO_STEP);
+	if (cancel)
+		gfs2_glock_hold(gl);
+	glock_unlock(gl);
+	if (cancel) {
+		gl->gl_table->t_lm->lm_cancel(gl);
+		gfs2_glock_put(gl);
+	}
 }
 
 /* @how: what of the steps that become possible is done here, and not by a worker. */
 static void dequeue_and_unlock(struct gfs2_holder *gh, uint64_t t_ns, enum glock_run how)
 {
 	struct gfs2_glock *gl = gh->gh_gl;
-	const struct lm_lockops *lm = gl->gl_table->t_lm;
 	unsigned iflags = atomic_load_explicit(&gh->gh_iflags, memory_order_relaxed);
-	bool cancel = false;
 
 	ev_glock_at(EV_GLOCK_DEQUEUE, gl, -1, gh->gh_state, NULL, t_ns);
 	if (iflags & HIF_WAIT) {
-		/* After the call somebody who sleeps for it must find a consistent holder, so this comes last. */
-		cancel = dq_waiting(gl, gh);
-		set_iflags(gh, 0);
-		glock_run(gl, GLR_NO_STEP);
-	} else {
-		if (iflags & HIF_FINISH)
-			gl->gl_nr_finish--;
-		note_time(gl, gh, GLT_HOLD, t_ns);
-		set_iflags(gh, 0);
-		if (!dq_granted(gl, gh))
-			glock_run(gl, how);
+		dq_waiting_and_unlock(gl, gh);
+		return;
 	}
-	if (cancel)
-		gfs2_glock_hold(gl);
+	if (iflags & HIF_FINISH)
+		gl->gl_nr_finish--;
+	note_time(gl, gh, GLT_HOLD, t_ns);
+	set_iflags(gh, 0);
+	if (!dq_granted(gl, gh))
+		glock_run(gl, how);
 	glock_unlock(gl);
-	if (cancel) {
-		lm->lm_cancel(gl);
-		gfs2_glock_put(gl);
-	}
 }
 
 static void dq_at(struct gfs2_holder *gh, uint64_t t_ns)

@@ -52,6 +52,11 @@ enum {
 	 * once, GLR_TRYFAILED.
 	 */
 	GL_TRY_OTHERS = 0x20000,
+	/*
+	 * Ours: from init to uninit the caller has a reference to the glock (by an inode that he has a reference to, say), so the holder takes none
+	 * of its own.  Counting it would be a third of what it costs to take and release a lock that is cached.
+	 */
+	GL_BORROWED = 0x40000,
 };
 #define GLR_TRYFAILED 13	/* positive: a try lock (LM_FLAG_TRY, LM_FLAG_TRY_1CB, GL_TRY_OTHERS) was not granted */
 

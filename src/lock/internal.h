@@ -153,7 +153,14 @@ void glock_run(struct gfs2_glock *gl, enum glock_run how);
 /* What a breakpoint has held and let go; releases and retakes gl_lock. */
 void glock_resume(struct gfs2_glock *gl);
 /* Release gl_lock, then make callbacks and drop references that became due while it was held. */
-void glock_unlock(struct gfs2_glock *gl);
+void glock_unlock_and_settle(struct gfs2_glock *gl);
+static inline void glock_unlock(struct gfs2_glock *gl)
+{
+	if (__builtin_expect(!gl->gl_puts && list_empty(&gl->gl_done), 1))
+		rmutex_unlock(&gl->gl_lock);
+	else
+		glock_unlock_and_settle(gl);
+}
 /* Is a demotion wanted that the state does not satisfy yet? */
 bool glock_demote_due(const struct gfs2_glock *gl);
 /* Nanoseconds that a remote demote request arriving at @now has to wait, at most; 0: none. */

@@ -858,15 +858,11 @@ void gfs2_glock_cb(struct gfs2_glock *gl, enum lm_state wished, bool remote)
 	glock_unlock(gl);
 }
 
-void glock_unlock(struct gfs2_glock *gl)
+void glock_unlock_and_settle(struct gfs2_glock *gl)
 {
 	LIST_HEAD(done);
 	unsigned puts = gl->gl_puts;
 
-	if (likely(!puts && list_empty(&gl->gl_done))) {
-		rmutex_unlock(&gl->gl_lock);
-		return;
-	}
 	gl->gl_puts = 0;
 	list_splice_tail_init(&gl->gl_done, &done);
 	rmutex_unlock(&gl->gl_lock);

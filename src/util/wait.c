@@ -2,18 +2,11 @@
 /* See wait.h; thread-local, so it needs no lock. */
 #include "util/wait.h"
 
-#include <stddef.h>
-
-static _Thread_local struct before_wait *before_wait;
+_Thread_local struct before_wait *before_wait;
 
 void before_wait_set(struct before_wait *bw)
 {
 	before_wait = bw;
-}
-
-bool before_wait_is_set(void)
-{
-	return before_wait;
 }
 
 void about_to_wait(void)

@@ -14,6 +14,7 @@
 #define GFS2FUSE_WAIT_H
 
 #include <stdbool.h>
+#include <stddef.h>
 
 #define WAIT_GRACE_NS 1000000u
 
@@ -24,7 +25,11 @@ struct before_wait {
 /* For this thread, once: it is forgotten before it is called.  NULL: nothing is to be done. */
 void before_wait_set(struct before_wait *bw);
 void about_to_wait(void);
-/* Would about_to_wait() do anything? */
-bool before_wait_is_set(void);
+/* Would about_to_wait() do anything?  Asked for each mutex that is taken. */
+extern _Thread_local struct before_wait *before_wait; /* wait.c's own */
+static inline bool before_wait_is_set(void)
+{
+	return before_wait;
+}
 
 #endif

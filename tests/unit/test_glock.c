@@ -1303,6 +1303,37 @@ static void test_fast(void **state)
 	gfs2_glock_put(gl);
 }
 
+/* A holder on the caller's reference leaves the count alone, whatever becomes of it. */
+static void test_borrowed(void **state)
+{
+	struct gfs2_glock *gl = gfs2_glock_get(table, 1, &inode_ops);
+	struct gfs2_holder a, b;
+	unsigned refs;
+
+	cache_state(gl, EX);
+	refs = atomic_load(&gl->gl_ref);
+	init_holder(gl, DF, GL_BORROWED, &a);
+	assert_int_equal(atomic_load(&gl->gl_ref), refs);
+	assert_true(gfs2_glock_nq_fast(&a));
+	assert_int_equal(atomic_load(&gl->gl_ref), refs);
+
+	/* Waits, and is taken back. */
+	queue(gl, EX, GL_BORROWED, &b);
+	assert_false(gfs2_glock_poll(&b));
+	gfs2_glock_dq_uninit(&b);
+	/* Does not even wait. */
+	init_holder(gl, EX, GL_BORROWED | LM_FLAG_TRY, &b);
+	assert_int_equal(gfs2_glock_nq(&b), GLR_TRYFAILED);
+	gfs2_holder_uninit(&b);
+	assert_int_equal(atomic_load(&gl->gl_ref), refs);
+	/* Keeps its glock where it is, by what the cluster has granted. */
+	gfs2_glock_dq_uninit(&a);
+	assert_int_equal(atomic_load(&gl->gl_ref), refs);
+	assert_int_equal(state_of(gl), EX);
+	notes("");
+	gfs2_glock_put(gl);
+}
+
 /* --- instantiate, go_held, gh_granted --- */
 
 static void test_instantiate(void **state)
@@ -2106,6 +2137,7 @@ int main(void)
 		MANUAL(test_abandon),
 		MANUAL(test_errors),
 		MANUAL(test_fast),
+		MANUAL(test_borrowed),
 		MANUAL(test_instantiate),
 		MANUAL(test_granted_callback),
 		MANUAL(test_go_callback),
