@@ -200,8 +200,7 @@ static void bast(struct dlm_lock *dl, int mode)
 	gfs2_glock_cb(dl->gl, wished, true);
 }
 
-/* True: there was something. */
-static bool read_answer(struct lm_dlm *dc)
+static void read_answer(struct lm_dlm *dc)
 {
 	struct answer a;
 	struct dlm_lock *dl;
@@ -209,17 +208,15 @@ static bool read_answer(struct lm_dlm *dc)
 
 	memset(&a, 0, sizeof(a));
 	n = read(dc->dc_fd, &a, sizeof(a));
-	if (n < 0 && errno == EINTR)
-		return true;
 	if (n < (ssize_t)sizeof(a.res)) {
-		if (n < 0 && errno != EAGAIN)
+		if (n < 0 && errno != EAGAIN && errno != EINTR)
 			gfs2_glock_table_lost(dc->dc_table, strerror(errno));
-		return false;
+		return;
 	}
 	dl = a.res.user_astparam;
 	if (a.res.user_astaddr == (void *)dlm_bast_address) {
 		bast(dl, a.res.bast_mode);
-		return true;
+		return;
 	}
 	/* The gate: first the answer, then the log, then whoever waits for the answer. */
 	read_log(dc);
@@ -229,7 +226,6 @@ static bool read_answer(struct lm_dlm *dc)
 		answer_lock(dl, &a);
 	else
 		answer_plain(dl, &a);
-	return true;
 }
 
 int dlm_await_answer(int fd, void *astparam, uint64_t patience_ns)
@@ -303,8 +299,9 @@ static void *reader(void *arg)
 		/* Not only with answers: the control thread is to begin at once. */
 		if (fds[1].revents)
 			read_log(dc);
-		while (read_answer(dc))
-			;
+		/* One: more are rare, and asking in vain costs as much as being told. */
+		if (fds[0].revents)
+			read_answer(dc);
 		free_dead(dc);
 	}
 	return NULL;

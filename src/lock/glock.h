@@ -169,7 +169,7 @@ struct gfs2_glock {
 	uint64_t gl_gone_ns;		/* it was idle and went at once; 0: not, or somebody has asked for it since */
 	unsigned gl_users;		/* gfs2_glock_use() */
 	bool gl_gap;			/* if idle now, it will not be for long */
-	uint64_t gl_start_ns;		/* of the transition that runs */
+	uint64_t gl_start_ns;		/* of the demotion that runs */
 	atomic_uint gl_ref;
 	/* The in-core object (struct gfs2_inode, struct gfs2_rgrpd); set and cleared under gl_lock. */
 	void *gl_object;

@@ -353,13 +353,14 @@ static void act_start(struct gfs2_glock *gl, const struct glock_arg *arg)
 		glock_bug(gl, "transition without need or under a holder");
 	gfs2_glock_hold(gl);
 	gl->gl_why = step->why;
-	gl->gl_start_ns = glock_now(gl);
 	gl->gl_target = gl->gl_req = step->target;
 	gl->gl_req_flags = step->flags;
 	gl->gl_raise_tried = step->why == GLY_RAISE;
 	gl->gl_cancel_sent = false;
-	if (step->why == GLY_DEMOTE)
+	if (step->why == GLY_DEMOTE) {
 		gl->gl_flags |= FLAG(GLF_DEMOTE_IN_PROGRESS);
+		gl->gl_start_ns = glock_now(gl);
+	}
 	if (step->target == UN || gl->gl_state == EX || try)
 		gl->gl_flags &= ~FLAG(GLF_BLOCKING);
 	else
