@@ -268,6 +268,42 @@ def case_fcntl_turns(a, b):
 
 
 @with_nodes
+def case_fcntl_owner(a, b):
+    """Of all those of a node who have a file's lock, or wait for it, the dump names who has had it, or waits, the longest."""
+    def named(m, agent, state):
+        def is_named():
+            lines = glock(m, 7)
+            words = lines[1].split() if len(lines) == 2 else []
+            return f"p:{agent.pid()}" in words and state in next(word for word in words if word.startswith("f:"))
+        wait_for(is_named, f"the dump to name {agent.pid()} ({state})", pause=0.02)
+
+    one, two, three, four = on(a), on(b), on(a), on(b)
+    equal(one("setlk", "a", WR, 0, 10), "ok", "nobody has any")
+    named(a, one, "H")
+    equal(three("setlk", "a", WR, 20, 10), "ok", "another range")
+    named(a, one, "H")
+    equal(one("setlk", "a", UN, 0, 10), "ok", "unlock")
+    named(a, three, "H")
+    equal(one("setlk", "a", WR, 0, 10), "ok", "once more, behind the other one")
+    named(a, three, "H")
+    three.kill()
+    named(a, one, "H")
+    # On the other node, two wait.
+    two.begin("setlkw", "a", WR, 0, 1)
+    queued(b, 7)
+    named(b, two, "W")
+    four.begin("setlkw", "a", WR, 100, 1)
+    four.waits()
+    named(b, two, "W")
+    os.kill(two.pid(), signal.SIGUSR2)
+    equal(two.end(), "interrupted", "a signal ends the wait")
+    named(b, four, "W")
+    equal(one("setlk", "a", UN, 0, 0), "ok", "unlock")
+    equal(four.end(), "ok", "who still waited")
+    named(b, four, "H")
+
+
+@with_nodes
 def case_exclusion(a, b):
     """A counter in a file, read and written under a lock by processes of both nodes."""
     script = r'''
