@@ -200,7 +200,10 @@ def node_killed(c):
 
 
 def master_killed(c):
-    """Node 2 dies while node 1 converts locks whose master it is, and node 1 becomes their master."""
+    """Node 2 dies while node 1 converts locks whose master it is, and node 1 becomes their master.
+
+    After both have been unmounted, as node_killed() leaves it: of a block that was an inode before, whoever deleted that one may still be
+    the lock's master."""
     def again():
         c.node(2).start(mount=False)
         fuse_mount(c.node(2))
