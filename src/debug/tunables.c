@@ -9,6 +9,7 @@
 #include "debug/control_i.h"
 #include "debug/event.h"
 #include "dio/dio.h"
+#include "fs/ahead.h"
 #include "fs/inode.h"
 #include "util/util.h"
 
@@ -367,6 +368,18 @@ static void receive_print(struct gfs2_sbd *sdp, struct stat_out *s)
 	stat_line(s, "receive_readers_started", atomic_load_explicit(&c->started, memory_order_relaxed));
 }
 
+static void ahead_print(struct gfs2_sbd *sdp, struct stat_out *s)
+{
+	struct gfs2_ahead_stats st;
+
+	gfs2_ahead_stats(sdp, &st);
+	stat_line(s, "ahead_windows", st.windows);
+	stat_line(s, "ahead_hits", st.hits);
+	stat_line(s, "ahead_stale", st.stale);
+	stat_line(s, "ahead_failed", st.failed);
+	stat_line(s, "ahead_bytes", gfs2_ahead_bytes(sdp));
+}
+
 static void stats_print(struct gfs2_sbd *sdp, struct stat_out *s)
 {
 	struct gfs2_statfs_host fs;
@@ -399,6 +412,7 @@ static void stats_print(struct gfs2_sbd *sdp, struct stat_out *s)
 	stat_line(s, "withdrawn", gfs2_withdrawn(sdp));
 	dio_print(sdp, s);
 	receive_print(sdp, s);
+	ahead_print(sdp, s);
 	if (!sdp->sd_log)
 		return;
 	gfs2_log_get_stats(sdp->sd_log, &log);

@@ -8,6 +8,7 @@
  *  - inodes in core (with their two locks) may have three sixteenths.  The kernel decides how many inodes it wants to know, and
  *    may know millions: those that nobody uses are reduced to a few bytes each (icache_trim.c);
  *  - locks without an inode in core, kept for the metadata that they cover, may have a sixteenth;
+ *  - what is read ahead of sequential readers (ahead.h): a 32nd at most, while there are any;
  *  - block buffers get the rest, at least an eighth: the fewer inodes there are, the more.  What the log keeps in memory is among
  *    them; it gets so much (gfs2_log_set_memory()) that it and dirty data fit, however slow the device is.
  * What malloc keeps between the objects that are left when many have gone can be as much as these.  So what the process has apart from buffers is
@@ -19,6 +20,7 @@
  * Runs on the maintenance thread and on that of `set cache`; every value is a relaxed atomic of its own, and a
  * division that is based on an old count is corrected by the next.
  */
+#include "fs/ahead.h"
 #include "fs/inode.h"
 #include "util/util.h"
 
@@ -116,13 +118,14 @@ void gfs2_budget_balance(struct gfs2_sbd *sdp)
 	unsigned inodes, remnants, glocks;
 	uint64_t used, rest;
 
+	gfs2_ahead_trim(sdp, false);
 	/* Well below the limit, and the limit above what could not go, so that the next call is not at once. */
 	gfs2_icache_trim(sdp, max_inodes - max_inodes / 4);
 	gfs2_icache_count(sdp, &inodes, &remnants);
 	gfs2_icache_set_many(sdp, max_t(unsigned, max_inodes, inodes + inodes / 4));
 	glocks = shrink_glocks(sdp, max_glocks);
 	used = (uint64_t)max_t(unsigned, inodes, max_inodes / 8) * INODE_BYTES +
-	       (uint64_t)glocks * GLOCK_BYTES + (uint64_t)remnants * REMNANT_BYTES;
+	       (uint64_t)glocks * GLOCK_BYTES + (uint64_t)remnants * REMNANT_BYTES + gfs2_ahead_bytes(sdp);
 	used = give_back(sdp, base + used);
 	rest = cache > used ? cache - used : 0;
 	rest = max_t(uint64_t, rest, cache / 8);
@@ -135,6 +138,7 @@ void gfs2_budget_balance(struct gfs2_sbd *sdp)
 void gfs2_budget_relieve(struct gfs2_sbd *sdp)
 {
 	/* All that nobody uses goes; what is dirty is for the cache's own thread, and comes with the next attempt. */
+	gfs2_ahead_trim(sdp, true);
 	gfs2_icache_trim(sdp, 0);
 	shrink_glocks(sdp, 0);
 	buf_cache_set_limit(sdp->sd_bufs, 0);

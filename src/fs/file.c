@@ -135,8 +135,8 @@ static int read_blocks(struct read_op *op, uint64_t end)
 	return error ? error : read_flush(op);
 }
 
-/* Any buffers of data, which may be newer than the device?  relaxed: only writers under EX put some there, and we have a holder */
-static bool has_buffers(struct gfs2_inode *ip)
+/* relaxed: only writers under EX put some there, and we have a holder */
+bool gfs2_file_has_buffers(struct gfs2_inode *ip)
 {
 	return gfs2_is_jdata(ip) || atomic_load_explicit(&ip->i_data.m_nr, memory_order_relaxed);
 }
@@ -148,7 +148,7 @@ static void read_op_init(struct read_op *op, struct gfs2_inode *ip, void *buf, u
 	op->first = pos >> ip->i_sbd->sd_bsize_shift;
 	op->pos = pos;
 	op->size = size;
-	op->cached = has_buffers(ip);
+	op->cached = gfs2_file_has_buffers(ip);
 	op->pieces = NULL;
 	op->nr = 0;
 }
@@ -198,7 +198,7 @@ int64_t gfs2_file_read_pieces(struct gfs2_inode *ip, void *buf, uint64_t pos, ui
 
 	gfs2_assert_held(ip->i_gl, false);
 	to->nr = 0;
-	to->in_store = io_can_in_place(sdp->sd_io) && !gfs2_is_stuffed(ip) && !has_buffers(ip) && pos < ip->i_size && size;
+	to->in_store = io_can_in_place(sdp->sd_io) && !gfs2_is_stuffed(ip) && !gfs2_file_has_buffers(ip) && pos < ip->i_size && size;
 	if (to->in_store) {
 		size = (uint32_t)min_t(uint64_t, size, ip->i_size - pos);
 		read_op_init(&op, ip, buf, pos, size);

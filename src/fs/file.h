@@ -14,6 +14,8 @@
  * EX.  Dirty data buffers are newer than the device and win. Returns bytes, or -errno.
  */
 int64_t gfs2_file_read(struct gfs2_inode *ip, void *buf, uint64_t pos, uint32_t size, uint32_t *skip);
+/* Any holder: may there be buffers of its data, which are newer than the device? */
+bool gfs2_file_has_buffers(struct gfs2_inode *ip);
 /*
  * The same for who only hands the bytes on to a system call: @to says where they are.  If to->in_store that is, without a copy, the store itself
  * (io_in_place()) or, where the file has a hole, @buf, and the lock must be held until they have been used; else it is @buf.

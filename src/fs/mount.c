@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <unistd.h>
 #include "debug/event.h"
+#include "fs/ahead.h"
 #include "fs/evict_later.h"
 #include "fs/inode.h"
 #include "fs/kdrop.h"
@@ -96,6 +97,8 @@ static int create_caches(struct gfs2_sbd *sdp)
 		err = gfs2_icache_create(sdp);
 	if (!err)
 		err = gfs2_kdrops_create(sdp);
+	if (!err && gfs2_ahead_wanted(sdp))
+		gfs2_ahead_create(sdp);
 	if (err)
 		fs_err("cannot create the caches: %s", strerror(-err));
 	return err;
@@ -391,6 +394,7 @@ static void put_inode(struct gfs2_inode **ip)
 
 static void destroy_caches(struct gfs2_sbd *sdp)
 {
+	gfs2_ahead_destroy(sdp);
 	gfs2_rgrps_destroy(sdp);
 	if (sdp->sd_icache)
 		gfs2_icache_destroy(sdp);

@@ -24,6 +24,7 @@ struct gfs2_statfs;
 struct gfs2_maint;
 struct gfs2_evict_queue;
 struct gfs2_kdrops;
+struct gfs2_ahead;
 
 enum short_dio { SHORT_DIO_DRAIN, SHORT_DIO_ASYNC, SHORT_DIO_FAIL, SHORT_DIO_PRECHECK, SHORT_DIO_BLOCKDEV };
 enum rgrplvb { RGRPLVB_AUTO, RGRPLVB_ON, RGRPLVB_OFF };
@@ -104,6 +105,7 @@ struct gfs2_sbd {
 	struct gfs2_log *sd_log;	/* NULL on a read-only mount */
 	struct gfs2_icache *sd_icache;
 	struct gfs2_kdrops *sd_kdrops;
+	struct gfs2_ahead *sd_ahead;	/* NULL: nothing is read ahead */
 	struct gfs2_rgrps *sd_rgrps;
 	struct gfs2_statfs *sd_statfs;
 

@@ -87,13 +87,18 @@ static bool fast_read(struct rx_buf *b, struct io_ring *ring)
 	const struct fuse_in_header *in = (const void *)rx_request(b);
 	const struct fuse_read_in *r = (const void *)(in + 1);
 	struct gfs2_inode *ip;
-	bool uncached, fill;
+	bool uncached, fill, runs = false;
 	struct gfs2_file *f = (struct gfs2_file *)(uintptr_t)r->fh;
 
 	handle_in(f);
 	ip = f->f_inode;
 	uncached = f->f_direct;
+	if (!uncached && !(r->flags & O_DIRECT))
+		runs = gfs2_stream_note(ip->i_sbd, &f->f_stream, r->offset, r->size);
 	handle_out(f);
+	/* That may block. */
+	if (runs)
+		return false;
 	/* See fills_page(). */
 	fill = ip->i_sbd->sd_lm->lm_has_peers && !(r->read_flags & FUSE_READ_LOCKOWNER);
 	/* What the kernel does not cache is cached here, and that may block. */

@@ -109,6 +109,7 @@ static int file_open(struct server *s, struct gfs2_inode *ip, int flags, struct 
 		return error;
 	f = xzalloc(sizeof(*f));
 	f->f_inode = ip;
+	gfs2_stream_init(&f->f_stream);
 	f->f_direct = uncached;
 	f->f_parallel = direct;
 	f->f_sync = flags & O_DSYNC;	/* O_SYNC contains it */
@@ -131,6 +132,7 @@ static void file_close(struct server *s, struct gfs2_file *f)
 	pthread_mutex_lock(&s->files_lock);
 	list_del_init(&f->f_list);
 	pthread_mutex_unlock(&s->files_lock);
+	gfs2_stream_close(s->sdp, &f->f_stream);
 	gfs2_inode_open_dec(f->f_inode, !f->f_direct);
 	free(f);
 }
@@ -140,6 +142,7 @@ uint64_t dir_opened(struct server *s, struct gfs2_inode *ip)
 	struct gfs2_file *f = xzalloc(sizeof(*f));
 
 	f->f_inode = ip;
+	gfs2_stream_init(&f->f_stream);
 	f->f_direct = true;
 	file_used(s, f);
 	handle_out(f);
@@ -370,6 +373,50 @@ static int64_t read_pages(fuse_req_t req, struct server *s, struct gfs2_inode *i
 	return ret;
 }
 
+/* A file on a device that is read in sequence, for the kernel's pages?  (The rescuer of the workers never waits for others' I/O.) */
+static bool reads_stream(struct server *s, const struct fuse_file_info *fi)
+{
+	struct gfs2_file *f = fi_file(fi);
+	bool yes = s->sdp->sd_ahead && !(fi->flags & O_DIRECT) && !f->f_direct && !pool_rescues() && gfs2_stream_runs(&f->f_stream);
+
+	handle_out(f);
+	return yes;
+}
+
+/* What comes next is read ahead. */
+static int64_t read_stream(fuse_req_t req, struct server *s, struct gfs2_file *f, char *buf, uint64_t pos, size_t size, bool *answered)
+{
+	struct gfs2_inode *ip = f->f_inode;
+	struct gfs2_ahead_plan plan;
+	struct gfs2_ahead_hit hit;
+	struct gfs2_holder gh;
+	uint32_t skip;
+	int64_t ret = gfs2_glock_nq_init(ip->i_gl, LM_ST_SHARED, 0, &gh);
+
+	if (ret) {
+		handle_out(f);
+		return ret;
+	}
+	gfs2_inode_hold(ip);
+	if (!gfs2_ahead_get(ip, &f->f_stream, pos, (uint32_t)size, &hit))
+		ret = gfs2_file_read(ip, buf, pos, (uint32_t)size, &skip);
+	gfs2_ahead_plan(ip, &f->f_stream, (uint32_t)size, &plan);
+	/* The file may be closed as soon as the answer is out. */
+	handle_out(f);
+	if (hit.nr)
+		fuse_reply_iov(req, hit.iov, (int)hit.nr);
+	else if (ret >= 0)
+		fuse_reply_buf(req, buf + skip, (size_t)ret);
+	else
+		reply_err(req, ret);
+	gfs2_ahead_start(ip, &plan);
+	gfs2_glock_dq_uninit(&gh);
+	gfs2_ahead_put(s->sdp, &hit);
+	gfs2_inode_put(ip);
+	*answered = true;
+	return ret;
+}
+
 void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
 {
 	struct server *s = op_begin(req);
@@ -389,6 +436,8 @@ void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse
 	else if (!(fi->flags & O_DIRECT) && !s->sdp->sd_lm->lm_has_peers && !fi_view(fi).direct &&
 		 size > io_quick_max(s->sdp->sd_io) && !pool_rescues())
 		ret = read_pages(req, s, ip, buf, (uint64_t)off, size, &answered);
+	else if (reads_stream(s, fi))
+		ret = read_stream(req, s, fi_file(fi), buf, (uint64_t)off, size, &answered);
 	else if (fi->flags & O_DIRECT && !fills_page(s))
 		ret = read_direct(req, s, ip, buf, (uint64_t)off, size, fi->flags, &done_ns, &answered);
 	else

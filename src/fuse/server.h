@@ -16,6 +16,7 @@
 #include <fuse_lowlevel.h>
 #include <linux/fuse.h>
 #include "dio/dio.h"
+#include "fs/ahead.h"
 #include "fs/super.h"
 
 struct server_config {
@@ -47,6 +48,7 @@ struct gfs2_file {
 		uint64_t pos;		/* as the kernel had it */
 		uint64_t eof[2];	/* how long it found the file, and left it */
 	} f_failed;
+	struct gfs2_stream f_stream;
 };
 
 /*

@@ -80,6 +80,8 @@ static void note_granted(struct gfs2_glock *gl, const struct gfs2_holder *gh)
 {
 	if (gh->gh_flags & GL_FILL)
 		atomic_fetch_add_explicit(&gl->gl_fills, 1, memory_order_relaxed);
+	if (gh->gh_state != LM_ST_SHARED && !SEEDED_BUG("tenure-grant"))
+		glock_tenure_ends(gl);
 	gl->gl_used = true;
 	gl->gl_flags &= ~FLAG(GLF_LRU);
 }

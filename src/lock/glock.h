@@ -219,6 +219,11 @@ struct gfs2_glock {
 	 * (relaxed) by who has had a holder after those that he wants to know of.
 	 */
 	atomic_uint_least64_t gl_fills, gl_drained;
+	/*
+	 * Changes of what the lock protects may have begun: holders in EX or DF granted, caches dropped.  Changed under gl_lock; read without it (relaxed) by
+	 * who has a holder.
+	 */
+	atomic_uint_least64_t gl_tenure;
 	unsigned gl_puts;		/* references to drop once gl_lock is released */
 	struct list_head gl_done;	/* holders whose gh_granted is to be called then */
 };
@@ -391,6 +396,14 @@ static inline bool gfs2_glock_filled(struct gfs2_glock *gl)
 {
 	return atomic_load_explicit(&gl->gl_fills, memory_order_relaxed) !=
 	       atomic_load_explicit(&gl->gl_drained, memory_order_relaxed);
+}
+/*
+ * By who has a holder in SH (without LM_FLAG_ANY).  If it was the same under an earlier one, nobody on this node has had a holder in EX or DF since
+ * then, and no other node can have had the lock in these.
+ */
+static inline uint64_t gfs2_glock_tenure(struct gfs2_glock *gl)
+{
+	return atomic_load_explicit(&gl->gl_tenure, memory_order_relaxed);
 }
 /*
  * From go_drain: grant those GL_FILL holders that wait at this moment and for which @want says so (it must not sleep; gh_priv is the

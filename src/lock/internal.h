@@ -81,6 +81,11 @@ struct glock_rights {
 };
 extern const struct glock_rights glock_rights[4][4]; /* [from][to] */
 extern const bool glock_demote_needed[4][4];	     /* [held][wished by another node] */
+/* gl_lock held: what has been read under SH may not be what is there from now on. */
+static inline void glock_tenure_ends(struct gfs2_glock *gl)
+{
+	atomic_store_explicit(&gl->gl_tenure, atomic_load_explicit(&gl->gl_tenure, memory_order_relaxed) + 1, memory_order_relaxed);
+}
 bool glock_may_grant(const struct gfs2_glock *gl, const struct gfs2_holder *current,
 		     const struct gfs2_holder *gh);
 

@@ -759,6 +759,8 @@ void glock_run_transition(struct gfs2_glock *gl)
 	rmutex_lock(&gl->gl_lock);
 	gl->gl_runner = 0;
 	gl->gl_flags &= ~FLAG(GLF_INVALIDATE_IN_PROGRESS);
+	if (inval && !SEEDED_BUG("tenure-inval"))
+		glock_tenure_ends(gl);
 	if (inval && !error && r->drop_meta && ops->go_instantiate &&
 	    !SEEDED_BUG("glock-not-instantiated-again"))
 		gl->gl_flags |= FLAG(GLF_INSTANTIATE_NEEDED);

@@ -36,6 +36,7 @@ enum lock_rank {
 	RANK_LM,	  /* lock modules */
 	RANK_DIO,	  /* dio/: deferred-time list */
 	RANK_KDROP,	  /* fs/kdrop.c: what the kernel is to be told to drop */
+	RANK_AHEAD,	  /* fs/ahead.c: windows read ahead */
 	RANK_IO,	  /* io/io.c: fault rules, list of rings */
 	RANK_CONTROL,	  /* debug/control.c: clients */
 	RANK_STOP,	  /* debug/stop.c: breakpoints and what they hold */
