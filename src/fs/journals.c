@@ -341,8 +341,11 @@ static int replay_of_dead(struct gfs2_sbd *sdp, const struct gfs2_jdesc *known)
 		return err;
 	err = lock_and_map(sdp, known, &jd, &gh);
 	if (!err) {
+		/* Also when mounted read-only, as the kernel does: otherwise nobody might, and all would wait. */
+		io_engine_writes_begin(sdp->sd_io);
 		err = gfs2_recover_journal(sdp->sd_io, sdp->sd_bsize, &jd, sdp->sd_jid,
-					   sdp->sd_statfs_addr, sdp->sd_ro, &res);
+					   sdp->sd_statfs_addr, device_readonly(sdp->sd_io), &res);
+		io_engine_writes_end(sdp->sd_io);
 		unlock_mapped(&jd, &gh);
 	}
 	/* Who has left has a clean one. */

@@ -41,7 +41,10 @@ int gfs2_withdraw(struct gfs2_sbd *sdp, const char *fmt, ...)
 	va_end(ap);
 	fs_err("%s", text);
 	if (sdp->sd_log) {
-		fs_err("withdrawn: nothing is written any more; unmount, run fsck.gfs2, mount again");
+		/* Where others have the volume mounted and go on, fsck.gfs2 would damage it. */
+		fs_err("withdrawn: nothing is written any more; unmount, %s, mount again",
+		       sdp->sd_lm->lm_has_peers ? "find out why (no fsck.gfs2 while a node has the volume mounted)" :
+						  "run fsck.gfs2");
 		gfs2_log_stop(sdp->sd_log);
 	}
 	if (sdp->sd_glocks)

@@ -21,7 +21,10 @@ enum { ST_OPS, ST_BYTES = 3, ST_ERRORS = 6, ST_INJECTED, ST_NR };
 
 struct io_engine {
 	int e_fd;
-	bool e_ro, e_direct;
+	bool e_ro, e_direct;		/* opened read-only */
+	/* Relaxed: who writes has itself begun to; the others of a read-only mount have nothing to write. */
+	atomic_bool e_refuses;		/* writes */
+	atomic_uint e_may_write;	/* all the same: replays that are under way */
 	bool e_scheduled;		/* a device with an I/O scheduler, perhaps: see not_alone() in ring.c */
 	bool e_memory;			/* the store is memory: see memory_transfer() in ring.c */
 	char *e_map;			/* and mapped: inmem.c; NULL: it is not */

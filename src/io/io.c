@@ -240,7 +240,17 @@ void io_engine_close(struct io_engine *e)
 
 void io_engine_set_readonly(struct io_engine *e)
 {
-	e->e_ro = true;
+	atomic_store_explicit(&e->e_refuses, true, memory_order_relaxed);
+}
+
+void io_engine_writes_begin(struct io_engine *e)
+{
+	atomic_fetch_add_explicit(&e->e_may_write, 1, memory_order_relaxed);
+}
+
+void io_engine_writes_end(struct io_engine *e)
+{
+	atomic_fetch_sub_explicit(&e->e_may_write, 1, memory_order_relaxed);
 }
 
 int io_engine_fd(const struct io_engine *e)

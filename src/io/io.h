@@ -81,8 +81,13 @@ void io_req_init(struct io_req *req, enum io_op op, enum io_class cls, void *buf
  */
 int io_engine_open(const char *path, bool ro, struct io_engine **out);
 void io_engine_close(struct io_engine *e);
-/* From now on writes get -EROFS. Before other threads use the engine. */
+/*
+ * From now on writes get -EROFS, but for those between begin and end: a read-only member of a cluster replays a dead node's journal. Where the
+ * store itself was opened read-only nothing can be written.
+ */
 void io_engine_set_readonly(struct io_engine *e);
+void io_engine_writes_begin(struct io_engine *e);
+void io_engine_writes_end(struct io_engine *e);
 int io_engine_fd(const struct io_engine *e);
 uint64_t io_engine_size(const struct io_engine *e);	/* bytes */
 uint32_t io_align(const struct io_engine *e);		/* logical block size: 512..4096, 1 if buffered */

@@ -351,7 +351,8 @@ static int req_check(struct io_req *req)
 	req->total = 0;
 	if (req->op == IO_FLUSH)
 		return 0;
-	if (req->op == IO_WRITE && e->e_ro)
+	if (req->op == IO_WRITE && (e->e_ro || (atomic_load_explicit(&e->e_refuses, memory_order_relaxed) &&
+						!atomic_load_explicit(&e->e_may_write, memory_order_relaxed))))
 		return -EROFS;
 	for (unsigned i = 0; i < req->nr_iov; i++) {
 		bits |= (uintptr_t)req->iov[i].iov_base | req->iov[i].iov_len;

@@ -475,6 +475,24 @@ def case_deaths(volume, *mounts):
         m.umount()
 
 
+def case_read_only_survivor():
+    """The only one left is mounted read-only: it replays the dead one's journal all the same, or it would wait for ever."""
+    volume = shared_volume(2, size="128M")
+    writer = mount(volume)
+    reader = mount(volume, "ro")
+    os.mkdir(writer / "d")
+    for number in range(20):
+        write_file(writer / f"d/{number}", pattern(5000, number), sync=True)
+    writer.kill()
+    for number in range(20):
+        same_data(read_file(reader / f"d/{number}"), pattern(5000, number), f"file {number} of the dead node")
+    check("replayed the journal of a dead node" in reader.messages(), "there was nothing to replay, the case shows nothing")
+    expect_errno(errno.EROFS, os.unlink, reader / "d/1")
+    reader.umount()
+    mount(volume).umount()
+    volume.fsck()
+
+
 def case_death_of_all():
     """Both die at once: the next mount replays both journals."""
     volume = shared_volume(2, size="256M")
