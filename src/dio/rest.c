@@ -79,7 +79,8 @@ static int write_buffered(struct gfs2_inode *ip, const struct gfs2_fill *f)
 	return ret == f->len ? 0 : -ENOSPC;
 }
 
-static int rest_buffered(struct gfs2_inode *ip, struct gfs2_rest *r)
+/* @through: the data are written under EX, so that they can be taken back. */
+static int rest_buffered(struct gfs2_inode *ip, struct gfs2_rest *r, bool through)
 {
 	struct gfs2_holder gh;
 	int error = rest_nq(ip, &gh);
@@ -88,11 +89,12 @@ static int rest_buffered(struct gfs2_inode *ip, struct gfs2_rest *r)
 		return error;
 	rest_stop(ip, r);
 	r->eof[0] = ip->i_size;
-	r->error = write_buffered(ip, &r->fill);
+	r->error = through ? gfs2_file_write_through(ip, &r->fill, 1) : write_buffered(ip, &r->fill);
 	r->eof[1] = ip->i_size;
 	gfs2_glock_dq_uninit(&gh);
 	rest_written(ip, r);
-	return r->error ? r->error : gfs2_file_sync(ip, true);
+	error = gfs2_file_sync(ip, true);
+	return r->error ? r->error : error;
 }
 
 /* --- together --- */
@@ -164,19 +166,35 @@ static void filled(const struct gfs2_inode *ip, const struct gfs2_rest *r)
 	rest_event(ip, r, EV_DATA_IO, r->error, "write");
 }
 
-/* EX held. */
-static void batch_write_one(struct gfs2_inode *ip, struct group *g, struct gfs2_rest *r)
+/* EX held.  False: not without buffers. */
+static bool batch_write_one(struct gfs2_inode *ip, struct group *g, struct gfs2_rest *r)
 {
 	uint64_t seq;
 
 	r->error = gfs2_file_fill(ip, &r->fill, 1, &seq);
-	if (r->error != -ENOTBLK) {
-		g->seq = max_t(uint64_t, g->seq, seq);
-		filled(ip, r);
+	if (r->error == -ENOTBLK)
+		return false;
+	g->seq = max_t(uint64_t, g->seq, seq);
+	filled(ip, r);
+	return true;
+}
+
+/* EX held: those that need buffers; if not all can be written each is tried by itself. */
+static void batch_write_through(struct gfs2_inode *ip, struct group *g, struct gfs2_rest **of, unsigned nr)
+{
+	struct gfs2_fill fills[TOGETHER_MAX];
+	int error;
+
+	if (!nr)
 		return;
-	}
-	r->error = write_buffered(ip, &r->fill);
 	g->buffered = true;
+	for (unsigned i = 0; i < nr; i++)
+		fills[i] = of[i]->fill;
+	error = gfs2_file_write_through(ip, fills, nr);
+	for (unsigned i = 0; i < nr; i++)
+		of[i]->error = error;
+	for (unsigned i = 0; error && nr > 1 && i < nr; i++)
+		of[i]->error = gfs2_file_write_through(ip, &fills[i], 1);
 }
 
 /* EX held: what a write under DF looks at first (dio.c). */
@@ -197,8 +215,8 @@ static int admit(struct gfs2_inode *ip, struct gfs2_rest *r)
 static void batch_write(struct gfs2_inode *ip, struct group *g, struct batch *b)
 {
 	struct gfs2_fill fills[TOGETHER_MAX];
-	struct gfs2_rest *of[TOGETHER_MAX];
-	unsigned nr = 0;
+	struct gfs2_rest *of[TOGETHER_MAX], *buffered[TOGETHER_MAX];
+	unsigned nr = 0, nr_buffered = 0;
 	uint64_t seq;
 
 	for (unsigned i = 0; i < b->nr; i++) {
@@ -217,7 +235,9 @@ static void batch_write(struct gfs2_inode *ip, struct group *g, struct batch *b)
 		return;
 	}
 	for (unsigned i = 0; i < nr; i++)
-		batch_write_one(ip, g, of[i]);
+		if (!batch_write_one(ip, g, of[i]))
+			buffered[nr_buffered++] = of[i];
+	batch_write_through(ip, g, buffered, nr_buffered);
 }
 
 /* EX, and what waits is written, not durable yet.  An error if there is no EX; then nothing was taken. */
@@ -381,9 +401,10 @@ int gfs2_rest_write(struct gfs2_inode *ip, struct gfs2_rest *r)
 	r->ctx = *current_ctx();
 	r->lead = r->gathers = r->killed = false;
 	r->eof[0] = r->eof[1] = UINT64_MAX;
-	if (!r->unseen && (rest_mode(ip) == DIO_REST_BUFFERED ||
-			   !gfs2_file_may_fill(ip->i_sbd, r->fill.pos, r->fill.len)))
-		return rest_buffered(ip, r);
+	if (!r->unseen && rest_mode(ip) == DIO_REST_BUFFERED)
+		return rest_buffered(ip, r, false);
+	if (!r->unseen && !gfs2_file_may_fill(ip->i_sbd, r->fill.pos, r->fill.len))
+		return rest_buffered(ip, r, true);
 	rsem_init(&r->called);
 	rcond_init(&r->company);
 	/* For the device, whoever it is that waits: the next request is to be read at once, it may be company. */

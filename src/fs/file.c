@@ -321,8 +321,7 @@ int64_t gfs2_file_read_cached(struct gfs2_inode *ip, void *buf, uint64_t pos, ui
 	return size;
 }
 
-/* Write the dirty data back. */
-static int data_sync(struct gfs2_inode *ip)
+int gfs2_file_data_sync(struct gfs2_inode *ip)
 {
 	bool told = gfs2_event_data() && mapping_dirty(&ip->i_data);
 	int error = mapping_sync(&ip->i_data);
@@ -347,7 +346,7 @@ int gfs2_file_flush_inval(struct gfs2_inode *ip)
 
 	if (!atomic_load_explicit(&ip->i_data.m_nr, memory_order_relaxed) || SEEDED_BUG("dio-no-flush"))
 		return 0;
-	error = data_sync(ip);
+	error = gfs2_file_data_sync(ip);
 	mapping_invalidate(&ip->i_data);
 	return error;
 }
@@ -360,7 +359,7 @@ static int file_sync(struct gfs2_inode *ip, bool datasync)
 	bool flushed;
 	int error, error2;
 
-	error = data_sync(ip);
+	error = gfs2_file_data_sync(ip);
 	seq = atomic_load_explicit(datasync ? &ip->i_datasync_seq : &ip->i_log_seq,
 				   memory_order_acquire);
 	/*

@@ -60,6 +60,12 @@ bool gfs2_file_may_fill(const struct gfs2_sbd *sdp, uint64_t pos, uint32_t len);
 int gfs2_file_fill(struct gfs2_inode *ip, const struct gfs2_fill *fills, unsigned nr, uint64_t *seq);
 
 /*
+ * gfs2_file_write() of all of @fills (ascending), for who has no buffer cache to leave the data in: they are on the device at return, not
+ * durable yet.  Caller holds EX, no transaction.  After an error of the device, the file has no block that it did not have before (file_through.c).
+ */
+int gfs2_file_write_through(struct gfs2_inode *ip, const struct gfs2_fill *fills, unsigned nr);
+
+/*
  * Whole daemon-side of O_SYNC/O_DSYNC: data of the inode and the transactions that reach them are
  * durable. Any holder or none.
  */
@@ -70,6 +76,8 @@ int gfs2_file_sync(struct gfs2_inode *ip, bool datasync);
  */
 int gfs2_file_sync_blocks(struct gfs2_inode *ip);
 
+/* Write the dirty data back; errors of earlier write-backs, too, that nobody has been told. */
+int gfs2_file_data_sync(struct gfs2_inode *ip);
 /* Write the dirty data back, before EX is given up.  Errors stay with the file, for its fsync. */
 void gfs2_file_write_back(struct gfs2_inode *ip);
 /*

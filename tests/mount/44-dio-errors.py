@@ -170,6 +170,61 @@ def case_errors_and_a_hole():
     volume.fsck()
 
 
+# name: what is there before; offset, length of the write.  None of these is for the device alone: part of a block, a gap, data in the inode.
+RESTS = {
+    "a part of a hole": (b"", 512 << 10, 1024, 1536),
+    "parts of two blocks of a hole": (b"", 512 << 10, 3 * BS - 512, 1024),
+    "from data into a part of a hole": (b"a" * BS, 512 << 10, 0, BS + 512),
+    "behind a gap": (b"a" * BS, BS, 10 * BS, 2 * BS),
+    "behind a gap and no whole block": (b"a" * 700, 2 * BS, 10 * BS + 512, 512),
+    "the end of a block": (b"a" * (BS + 512), BS + 512, BS + 512, 512),
+    "over the end": (b"a" * (BS + 512), BS + 512, BS, 3 * BS + 512),
+    "an empty file": (b"", 0, 512, 2 * BS),
+    "a file in its inode": (b"a" * 300, 300, 0, 2 * BS),
+    "behind a file in its inode": (b"a" * 300, 300, 5 * BS, 1024),
+}
+
+
+def case_errors_of_the_rest():
+    """
+    The device fails for what is written buffered: holes are holes again, the size is what it was, a file in its inode is there again.
+    """
+    need_fuse()
+    volume = Volume(size="64M", junk=True)
+    after = {}
+    with volume.mount() as mount:
+        for number, (name, (data, size, offset, length)) in enumerate(RESTS.items()):
+            path = mount / f"f{number}"
+            with open(path, "wb") as file:
+                file.write(data)
+                file.truncate(size)
+                os.fsync(file.fileno())
+            before, blocks = read_file(path), os.stat(path).st_blocks
+            for skip, count in ((0, 1), (0, 0)):
+                fault(mount, f"op=write,cls=data,error=5,skip={skip},count={count}")
+                equal(diow(path, "sync", offset, length, "B"), EIO, f"result, {name}")
+                fault(mount, "none")
+                balanced(mount, path, name)
+                got = read_file(path)
+                equal(len(got), size, f"size, {name}")
+                # What was there may have been written over.
+                wanted = bytearray(before)
+                for at in range(offset, min(offset + length, len(data))):
+                    if got[at:at + 1] == b"B":
+                        wanted[at] = got[at]
+                same_data(got, bytes(wanted), f"content, {name}")
+                equal(os.stat(path).st_blocks, blocks, f"blocks, {name}")
+            equal(diow(path, "sync", offset, length, "C"), length, f"without a fault, {name}")
+            got = read_file(path)
+            equal(got[offset:offset + length], b"C" * length, f"content, {name}")
+            check(not set(got) - set(b"aBC\0"), f"stale bytes, {name}")
+            after[path] = got
+        for path, wanted in after.items():
+            mount.glockctl("demote", path, "UN")
+            same_data(read_file(path), wanted, str(path))
+    volume.fsck()
+
+
 def case_no_space_for_the_rest():
     need_fuse()
     volume = Volume(size="40M", junk=True)

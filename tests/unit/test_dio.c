@@ -628,7 +628,8 @@ static unsigned waiting(void)
 
 #define BESIDE 8
 
-static void together(const struct io_fault *fault, const int64_t *wanted, unsigned exclusive)
+/* From block @first on. */
+static void together(unsigned first, const struct io_fault *fault, const int64_t *wanted, unsigned exclusive)
 {
 	struct beside b[BESIDE];
 	struct gfs2_holder gh;
@@ -638,9 +639,9 @@ static void together(const struct io_fault *fault, const int64_t *wanted, unsign
 	mark = gfs2_event_next_seq();
 	for (unsigned i = 0; i < BESIDE; i++) {
 		/* Not in the order of the file. */
-		b[i] = (struct beside){ .pos = (i * 5 % BESIDE) * BS, .len = BS, .result = 1 };
+		b[i] = (struct beside){ .pos = (first + i * 5 % BESIDE) * BS, .len = BS, .result = 1 };
 		b[i].memory = aligned_alloc(BS, BS);
-		memset(b[i].memory, 'A' + (int)(b[i].pos / BS), BS);
+		memset(b[i].memory, 'A' + (int)(b[i].pos / BS - first), BS);
 		assert_int_equal(pthread_create(&b[i].thread, NULL, write_hole, &b[i]), 0);
 		while (waiting() <= i)
 			sched_yield();
@@ -650,7 +651,7 @@ static void together(const struct io_fault *fault, const int64_t *wanted, unsign
 	gfs2_glock_dq_uninit(&gh);
 	for (unsigned i = 0; i < BESIDE; i++) {
 		pthread_join(b[i].thread, NULL);
-		assert_int_equal(b[i].result, wanted[b[i].pos / BS]);
+		assert_int_equal(b[i].result, wanted[b[i].pos / BS - first]);
 		free(b[i].memory);
 	}
 	io_fault_clear(engine);
@@ -667,7 +668,7 @@ static void test_rest_together(void **state)
 
 	layout("........");
 	flushes = log_flushes();
-	together(NULL, all, 1);
+	together(0, NULL, all, 1);
 	assert_int_equal(log_flushes(), flushes + 1);
 	assert_int_equal(events_of(EV_DIO_BUFFERED, 103, 0), 1);
 	assert_int_equal(events_of(EV_DIO_BUFFERED, 107, 0), 1);
@@ -684,8 +685,29 @@ static void test_rest_one_error_of_many(void **state)
 
 	layout("........");
 	assert_int_equal(io_fault_add(engine, &once), 0);
-	together(&later, third, 1);
+	together(0, &later, third, 1);
 	contents("AB.DEFGH");
+}
+
+/* The same through buffers, since there is a gap before them: what is written together is taken back together. */
+static void test_rest_undone(void **state)
+{
+	static const int64_t third[BESIDE] = { BS, BS, -EIO, BS, BS, BS, BS, BS };
+	struct io_fault once = { .op = IO_WRITE, .cls = IO_DATA, .error = EIO, .count = 1 };
+	struct io_fault later = { .op = IO_WRITE, .cls = IO_DATA, .error = EIO, .skip = 3, .count = 1 };
+	struct gfs2_holder gh;
+	struct extent e;
+
+	layout("x");
+	/* Who joins in knows from the map that it is a hole. */
+	assert_int_equal(gfs2_glock_nq_init(ip->i_gl, LM_ST_SHARED, 0, &gh), 0);
+	assert_int_equal(gfs2_map_extent(ip, 1, 64, &e), 0);
+	gfs2_glock_dq_uninit(&gh);
+	assert_int_equal(io_fault_add(engine, &once), 0);
+	together(2, &later, third, 1);
+	contents("d.AB.DEFGH");
+	/* The dinode, and no block for what failed. */
+	assert_int_equal(ip->i_blocks, 1 + 1 + 7);
 }
 
 static unsigned written(void)
@@ -852,7 +874,7 @@ int main(void)
 		T(test_dirty_data_first), T(test_fast_path),
 		T(test_end_names_its_request), T(test_outcomes_are_counted), T(test_demote_pending_is_counted),
 		T(test_many_runs), T(test_rest_both_ways), T(test_rest_direct_uses_no_buffers), T(test_rest_error_leaves_the_hole),
-		T(test_rest_grows_the_file), T(test_rest_together), T(test_rest_one_error_of_many), T(test_rest_waits_for_company),
+		T(test_rest_grows_the_file), T(test_rest_together), T(test_rest_one_error_of_many), T(test_rest_undone), T(test_rest_waits_for_company),
 		T(test_rest_company_does_not_come),
 		T(test_answer_in_place), T(test_answer_needs_all),
 	};
