@@ -83,17 +83,22 @@ static int write_buffered(struct gfs2_inode *ip, const struct gfs2_fill *f)
 static int rest_buffered(struct gfs2_inode *ip, struct gfs2_rest *r, bool through)
 {
 	struct gfs2_holder gh;
+	uint64_t errors;
 	int error = rest_nq(ip, &gh);
 
 	if (error)
 		return error;
 	rest_stop(ip, r);
 	r->eof[0] = ip->i_size;
+	errors = mapping_errors(&ip->i_data);
 	r->error = through ? gfs2_file_write_through(ip, &r->fill, 1) : write_buffered(ip, &r->fill);
 	r->eof[1] = ip->i_size;
 	gfs2_glock_dq_uninit(&gh);
 	rest_written(ip, r);
 	error = gfs2_file_sync(ip, true);
+	/* Somebody else who syncs the file may have written these data, and been told the error. */
+	if (!error && !through && mapping_errors(&ip->i_data) != errors)
+		error = -EIO;
 	return r->error ? r->error : error;
 }
 

@@ -520,11 +520,13 @@ static int64_t write_buffered(struct server *s, struct gfs2_inode *ip, const cha
 	bool sync = flags & O_DSYNC, full_sync = flags & (O_SYNC & ~O_DSYNC);
 	struct gfs2_holder gh;
 	int64_t ret = gfs2_glock_nq_init(ip->i_gl, LM_ST_EXCLUSIVE, 0, &gh);
+	uint64_t errors;
 	bool killed;
 
 	if (ret)
 		return ret;
 	eof[0] = ip->i_size;
+	errors = mapping_errors(&ip->i_data);
 	if (append && !SEEDED_BUG("append-where-believed"))
 		*where = ip->i_size;
 	pos = *where;
@@ -545,6 +547,9 @@ static int64_t write_buffered(struct server *s, struct gfs2_inode *ip, const cha
 	if (ret > 0 && sync) {
 		int error = gfs2_file_sync(ip, !full_sync);
 
+		/* Somebody else who syncs the file may have written these data, and been told the error. */
+		if (!error && mapping_errors(&ip->i_data) != errors)
+			error = -EIO;
 		if (error)
 			ret = error;
 	}

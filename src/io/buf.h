@@ -150,6 +150,8 @@ void buf_forget(struct buf_cache *c, uint64_t blkno, uint64_t nr);
 /* Is there anything for mapping_write() to do?  As of now: writers may add more. */
 bool mapping_dirty(struct gfs2_mapping *m);
 int mapping_write(struct gfs2_mapping *m);
+/* How many writes have failed: for who may not miss an error of his own that somebody else was told. */
+uint64_t mapping_errors(struct gfs2_mapping *m);
 int mapping_sync(struct gfs2_mapping *m);	/* mapping_write + collect and clear m_error */
 /*
  * Drop every clean, unpinned, non-AIL buffer; one that is still referenced leaves the cache too and is freed with its

@@ -346,6 +346,16 @@ bool mapping_dirty(struct gfs2_mapping *m)
 	return dirty;
 }
 
+uint64_t mapping_errors(struct gfs2_mapping *m)
+{
+	uint64_t nr;
+
+	rmutex_lock(&m->m_lock);
+	nr = m->m_nr_errors;
+	rmutex_unlock(&m->m_lock);
+	return nr;
+}
+
 int mapping_write(struct gfs2_mapping *m)
 {
 	struct wb_batch b = { .max = 0 };

@@ -710,6 +710,50 @@ static void test_rest_undone(void **state)
 	assert_int_equal(ip->i_blocks, 1 + 1 + 7);
 }
 
+#define ERRORS 300
+static atomic_bool syncing;
+
+static void *sync_always(void *arg)
+{
+	while (atomic_load(&syncing))
+		gfs2_file_sync(ip, true);
+	return NULL;
+}
+
+/* Somebody else syncs the file all the time, and so writes what we have left in buffers, and hears of our errors: we do, too. */
+static void rest_error_told(int rest)
+{
+	struct io_fault fault = { .op = IO_WRITE, .cls = IO_DATA, .error = EIO };
+	pthread_t thread;
+
+	atomic_store(&sdp->sd_dio_rest, rest);
+	assert_int_equal(gfs2_setattr_size(ip, ERRORS * BS), 0);
+	assert_int_equal(gfs2_fsync(ip, false), 0);
+	assert_int_equal(io_fault_add(engine, &fault), 0);
+	atomic_store(&syncing, true);
+	assert_int_equal(pthread_create(&thread, NULL, sync_always, NULL), 0);
+	for (unsigned i = 0; i < ERRORS; i++) {
+		assert_int_equal(dio(true, i * BS + 512, 1024, 'P'), -EIO);
+		if (rest == DIO_REST_DIRECT)
+			assert_int_equal(ip->i_blocks, 1);
+	}
+	atomic_store(&syncing, false);
+	pthread_join(thread, NULL);
+	io_fault_clear(engine);
+	if (rest == DIO_REST_DIRECT)
+		contents("....");
+}
+
+static void test_rest_error_told(void **state)
+{
+	rest_error_told(DIO_REST_DIRECT);
+}
+
+static void test_rest_error_told_buffered(void **state)
+{
+	rest_error_told(DIO_REST_BUFFERED);
+}
+
 static unsigned written(void)
 {
 	return events(EV_DIO_BUFFERED, -1);
@@ -874,7 +918,7 @@ int main(void)
 		T(test_dirty_data_first), T(test_fast_path),
 		T(test_end_names_its_request), T(test_outcomes_are_counted), T(test_demote_pending_is_counted),
 		T(test_many_runs), T(test_rest_both_ways), T(test_rest_direct_uses_no_buffers), T(test_rest_error_leaves_the_hole),
-		T(test_rest_grows_the_file), T(test_rest_together), T(test_rest_one_error_of_many), T(test_rest_undone), T(test_rest_waits_for_company),
+		T(test_rest_grows_the_file), T(test_rest_together), T(test_rest_one_error_of_many), T(test_rest_undone), T(test_rest_error_told), T(test_rest_error_told_buffered), T(test_rest_waits_for_company),
 		T(test_rest_company_does_not_come),
 		T(test_answer_in_place), T(test_answer_needs_all),
 	};
