@@ -113,6 +113,7 @@ static int file_open(struct server *s, struct gfs2_inode *ip, int flags, struct 
 	f->f_direct = uncached;
 	f->f_parallel = direct;
 	f->f_sync = flags & O_DSYNC;	/* O_SYNC contains it */
+	atomic_init(&f->f_errors, mapping_errors(&ip->i_data));
 	file_used(s, f);
 	if (s->sdp->sd_lm->lm_has_peers) {
 		/* The lock knows (GL_FILL), and private mappings come with any file. */
@@ -263,12 +264,22 @@ void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 }
 
 /* Files and directories. */
+/* As the kernel's errseq_t: everyone who had the file open is told once that data could not be written, whoever was told first. */
+static bool file_error_untold(struct gfs2_file *f)
+{
+	uint64_t now = mapping_errors(&f->f_inode->i_data);
+
+	return atomic_exchange_explicit(&f->f_errors, now, memory_order_relaxed) != now;
+}
+
 void op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
 {
 	struct server *s = op_begin(req);
 	struct gfs2_inode *ip = server_inode(s, ino);
 	int error = ip ? gfs2_fsync(ip, datasync) : -ESTALE;
 
+	if (ip && !gfs2_is_dir(ip) && file_error_untold(fi_file(fi)) && !error)
+		error = -EIO;
 	gfs2_inode_put(ip);
 	reply_err(req, error);
 }

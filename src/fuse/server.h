@@ -41,6 +41,7 @@ struct gfs2_file {
 	bool f_direct;		/* the reply said FOPEN_DIRECT_IO: opened with O_DIRECT, or must not be mapped */
 	bool f_parallel;	/* and FOPEN_PARALLEL_DIRECT_WRITES */
 	bool f_sync;		/* opened with O_DSYNC or O_SYNC */
+	atomic_uint_least64_t f_errors; /* mapping_errors() that its fsync has told, or that came before it was opened; relaxed */
 	/* The last direct write beyond the end that failed, for file_undone(); server.files_lock */
 	struct failed_write {
 		pid_t pid;

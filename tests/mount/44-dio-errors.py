@@ -225,6 +225,27 @@ def case_errors_of_the_rest():
     volume.fsck()
 
 
+def case_who_is_told():
+    """Buffered data cannot be written: everyone who has the file open hears of it from fsync, once, as with the kernel's own file systems."""
+    volume = Volume(size="64M")
+    with volume.mount("commit=600") as mount:
+        path = mount / "f"
+        write_file(path, bytes(65536), sync=True)
+        early = [os.open(path, os.O_RDWR) for _ in range(3)]
+        fault(mount, "op=write,cls=data,error=5,count=1")
+        os.pwrite(early[0], b"x" * 4096, 0)
+        for fd in early:
+            expect_errno(errno.EIO, os.fsync, fd)
+        fault(mount, "none")
+        late = os.open(path, os.O_RDWR)
+        os.pwrite(late, b"y" * 4096, 0)
+        for fd in (late, *early):
+            os.fsync(fd)
+            os.close(fd)
+        equal(read_file(path), b"y" * 4096 + bytes(61440), "contents")
+    volume.fsck()
+
+
 def case_no_space_for_the_rest():
     need_fuse()
     volume = Volume(size="40M", junk=True)
