@@ -598,7 +598,9 @@ def main():
         return 0
     # So that nothing is left mounted or running.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    where = tempfile.mkdtemp(prefix="gfs2-fuse-conform.", dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
+    # A test's directory goes with the test, also when this is killed.
+    above = os.environ.get("GFS2_TEST_DIR") or ("/dev/shm" if os.path.isdir("/dev/shm") else None)
+    where = tempfile.mkdtemp(prefix="gfs2-fuse-conform.", dir=above)
     try:
         return conform(chosen, bool(names), "--mutate" in flags, where)
     except (mount.Broken, scenario.Mistake, uml.ClusterError) as error:
