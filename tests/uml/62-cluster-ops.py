@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # test: random operations on shared files by three gfs2-fuse nodes on the real DLM at once, and nodes that die of it; an order must explain all
 # timeout: 900
-# full: only
 """As mount/88-cluster-ops.py, with real nodes: their kernels' FUSE clients are apart, and a death is that of a machine.  All read the same
 time stamp counter.  At the end the kernel's own gfs2 looks at the volume, too."""
 import os
@@ -17,8 +16,8 @@ from journal import journals    # noqa: E402
 NODES = 3
 MNT = "/mnt/gfs2"
 SHARED = MNT + "/shared"
-SECONDS = 60 if FULL else 8
-KILLS = 2 if FULL else 1
+SECONDS = 60 if FULL else 20
+KILLS = 2 if FULL else 3
 # Each time a new cluster and volume: what is judged at once has to be kept in memory.
 TIMES = 25 if FULL else 1
 STEP = 200    # seconds; a bound for one step on a loaded machine, not what it takes
