@@ -123,7 +123,7 @@ int dlm_issue(struct dlm_lock *dl, enum lm_state req, unsigned dlm_flags, const 
 	struct lm_dlm *dc = dl->ctx;
 	char block[DLM_LVB_LEN] = { 0 };
 	struct dlm_lksb lksb = { .sb_lvbptr = block };
-	bool cancel = false, step;
+	bool step;
 	uint32_t lkid;
 	unsigned seq;
 	int error;
@@ -134,7 +134,6 @@ int dlm_issue(struct dlm_lock *dl, enum lm_state req, unsigned dlm_flags, const 
 	seq = ++dl->seq;
 	dl->req = req;
 	dl->busy = true;
-	dl->cancel = false;
 	dl->stepping = step = middle_conversion(dl, req);
 	lkid = dl->exists ? dl->lkid : 0;
 	rmutex_unlock(&dc->dc_lock);
@@ -154,13 +153,9 @@ int dlm_issue(struct dlm_lock *dl, enum lm_state req, unsigned dlm_flags, const 
 		return error;
 	rmutex_lock(&dc->dc_lock);
 	/* The answer may have been faster. */
-	if (dl->seq == seq && dl->busy) {
+	if (dl->seq == seq && dl->busy)
 		dl->lkid = lksb.sb_lkid;
-		cancel = dl->cancel;
-	}
 	rmutex_unlock(&dc->dc_lock);
-	if (cancel)
-		send_cancel(dl, lksb.sb_lkid);
 	return 0;
 }
 
@@ -304,15 +299,12 @@ static void dlm_cancel_op(struct gfs2_glock *gl)
 		return;
 	dc = dl->ctx;
 	rmutex_lock(&dc->dc_lock);
-	if (dl->busy && !dl->cancel) {
-		dl->cancel = true;
-		/* Without an id the one who asks will do it when he has it. */
-		if (dl->lkid && list_empty(&dl->list)) {
-			gfs2_glock_hold(gl);
-			dl->unlock = false;
-			list_add_tail(&dl->list, &dc->dc_issue);
-			rcond_broadcast(&dc->dc_cond);
-		}
+	/* Otherwise the answer was faster. */
+	if (dl->busy && list_empty(&dl->list)) {
+		gfs2_glock_hold(gl);
+		dl->unlock = false;
+		list_add_tail(&dl->list, &dc->dc_issue);
+		rcond_broadcast(&dc->dc_cond);
 	}
 	rmutex_unlock(&dc->dc_lock);
 }

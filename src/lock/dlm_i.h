@@ -87,7 +87,6 @@ struct dlm_lock {
 	uint32_t lkid;		/* 0: the DLM has no such lock */
 	unsigned seq;		/* of the request under way */
 	bool busy;		/* it has not been answered */
-	bool cancel;		/* and is to be cancelled */
 	bool unlock;		/* on dc_issue: to be unlocked, else cancelled */
 	bool noexp;
 	bool exists;		/* was granted once, at least NL: lkid stays */

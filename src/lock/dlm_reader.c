@@ -160,7 +160,6 @@ static void answer_lock(struct dlm_lock *dl, const struct answer *a)
 	rmutex_lock(&dc->dc_lock);
 	reply = reply_of(dl, status);
 	dl->busy = false;
-	dl->cancel = false;
 	if (!status) {
 		dl->lkid = a->res.lksb.sb_lkid;
 		dl->held = dl->req;

@@ -210,7 +210,9 @@ struct gfs2_glock {
 	bool gl_unlock_first;		/* conversion deadlock: go to UN before asking again */
 	bool gl_lost;			/* LM_OUT_LOST: gl_state is good for nothing but to be given up */
 	bool gl_raise_tried;		/* EX was tried for the transition that comes next (GLY_RAISE) */
-	bool gl_cancel_sent;		/* lm_cancel was called for the running request */
+	uint32_t gl_request;		/* number of the running transition's request */
+	bool gl_asked;			/* its lm_lock has returned: lm_cancel may be called */
+	bool gl_canceled;		/* it is to be taken back: lm_cancel was called, or will be once it may */
 	bool gl_cb_wanted, gl_cb_running, gl_cb_remote; /* go_callback to be run, running, its argument */
 	bool gl_used;			/* since the shrinker last looked */
 	unsigned gl_nr_finish;		/* holders with HIF_FINISH */
@@ -284,9 +286,11 @@ struct lm_lockops {
 	void (*lm_stop_recovery)(struct gfs2_glock_table *t);
 	/* Leave; all glocks have been put.  Also after a failed lm_mount(), or without one. */
 	void (*lm_unmount)(struct gfs2_glock_table *t);
+	/* One request at a time; answered by gfs2_glock_complete(), maybe before this returns.  May sleep. */
 	void (*lm_lock)(struct gfs2_glock *gl, enum lm_state req, unsigned flags);
 	/* The DLM's flags (LKF_*) that lm_lock with these arguments would ask with, for the event.  NULL: there is no DLM. */
 	uint32_t (*lm_request_flags)(const struct gfs2_glock *gl, enum lm_state req, unsigned flags);
+	/* Take the request back if it waits; it is answered all the same.  Its lm_lock has returned; its answer may be there, too: then nothing. */
 	void (*lm_cancel)(struct gfs2_glock *gl);
 	/* The glock goes away; calls gfs2_glock_free(gl) when the module has forgotten it (maybe later). */
 	void (*lm_put_lock)(struct gfs2_glock *gl);

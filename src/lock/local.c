@@ -45,7 +45,6 @@ struct local_lock {
 	bool exists;		/* the broker has a lock for it */
 	enum busy busy;
 	enum lm_state held, asked;
-	bool cancel;		/* asked for before the request was sent */
 	bool in_callback;	/* the reader is in gfs2_glock_cb() for it */
 	bool forgotten;		/* free it after that */
 };
@@ -200,9 +199,6 @@ static void local_lock(struct gfs2_glock *gl, enum lm_state req, unsigned flags)
 	if (m.flags & DLM_LKF_VALBLK)
 		memcpy(m.lvb, gl->gl_lvb, sizeof(m.lvb));
 	send_msg(ll, &m);
-	if (l->cancel)
-		send_msg(ll, &(struct lb_msg){ .op = LB_CANCEL, .handle = l->handle });
-	l->cancel = false;
 	rmutex_unlock(&ll->lock);
 }
 
@@ -213,12 +209,9 @@ static void local_cancel(struct gfs2_glock *gl)
 
 	rmutex_lock(&ll->lock);
 	l = gl->gl_lm_priv;
-	if (!l)
-		l = new_lock(ll, gl); /* the request is on its way here */
-	if (l->busy == BUSY_LOCK)
+	/* Otherwise the answer was faster. */
+	if (l && l->busy == BUSY_LOCK)
 		send_msg(ll, &(struct lb_msg){ .op = LB_CANCEL, .handle = l->handle });
-	else
-		l->cancel = true;
 	rmutex_unlock(&ll->lock);
 }
 

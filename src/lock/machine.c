@@ -329,11 +329,11 @@ static void act_cancel(struct gfs2_glock *gl, const struct glock_arg *arg)
 	const struct gfs2_holder *gh = glock_first_waiter(gl);
 	bool patient = gh && (!(gh->gh_flags & GL_TRY_OTHERS) || (gl->gl_req_flags & TRY_FLAGS));
 
-	if (gl->gl_why != GLY_PROMOTE || gl->gl_cancel_sent ||
+	if (gl->gl_why != GLY_PROMOTE || gl->gl_canceled ||
 	    (patient && glock_satisfies(gl->gl_req, gh->gh_state, gh->gh_flags)))
 		return;
-	/* gfs2_glock_dq() calls lm_cancel once it has released gl_lock. */
-	gl->gl_cancel_sent = true;
+	/* Whoever did this calls lm_cancel once it has released gl_lock, or glock_ask_module() does. */
+	gl->gl_canceled = true;
 }
 
 static void act_withdraw(struct gfs2_glock *gl, const struct glock_arg *arg)
@@ -356,7 +356,8 @@ static void act_start(struct gfs2_glock *gl, const struct glock_arg *arg)
 	gl->gl_target = gl->gl_req = step->target;
 	gl->gl_req_flags = step->flags;
 	gl->gl_raise_tried = step->why == GLY_RAISE;
-	gl->gl_cancel_sent = false;
+	gl->gl_request++;
+	gl->gl_asked = gl->gl_canceled = false;
 	if (step->why == GLY_DEMOTE) {
 		gl->gl_flags |= FLAG(GLF_DEMOTE_IN_PROGRESS);
 		gl->gl_start_ns = glock_now(gl);
@@ -661,6 +662,7 @@ void glock_ask_module(struct gfs2_glock *gl, bool forget)
 	struct gfs2_glock *outer = asking;
 	enum lm_state req = gl->gl_req;
 	unsigned flags = gl->gl_req_flags;
+	uint32_t nr = gl->gl_request;
 
 	if (lm->lm_has_peers && !forget) {
 		if (glock_stop_request(gl))
@@ -676,6 +678,15 @@ void glock_ask_module(struct gfs2_glock *gl, bool forget)
 		lm->lm_lock(gl, req, flags);
 	asking = outer;
 	rmutex_lock(&gl->gl_lock);
+	if (gl->gl_phase != GLP_WAIT || gl->gl_request != nr)
+		return;
+	gl->gl_asked = true;
+	/* Meanwhile, when there was nothing yet that could have been taken back. */
+	if (gl->gl_canceled) {
+		glock_unlock(gl);
+		lm->lm_cancel(gl);
+		rmutex_lock(&gl->gl_lock);
+	}
 }
 
 /* May a transition begin?  Then it is counted, and glock_synced() ends that (gfs2_glock_table_hold). */

@@ -1179,10 +1179,10 @@ static void check_glock(unsigned n, unsigned r, const struct simlock *l)
 	list_for_each_entry(gh, &gl->gl_holders, gh_list)
 		if (first && holder_waits(gh) && is_try(gh) && gl->gl_phase == GLP_IDLE)
 			sim_fail("node %u: a try request waits for a holder on %u", n, r);
-		else if (holder_waits(gh) && is_try(gh) && in_dlm_queue && !gl->gl_cancel_sent)
+		else if (holder_waits(gh) && is_try(gh) && in_dlm_queue && !gl->gl_canceled)
 			sim_fail("node %u: a try request waits for the DLM on %u", n, r);
 	gh = glock_first_waiter(gl);
-	if (gh && (gh->gh_flags & GL_TRY_OTHERS) && in_dlm_queue && gl->gl_why == GLY_PROMOTE && !gl->gl_cancel_sent)
+	if (gh && (gh->gh_flags & GL_TRY_OTHERS) && in_dlm_queue && gl->gl_why == GLY_PROMOTE && !gl->gl_canceled)
 		sim_fail("node %u: who does not want to wait for others does so on %u", n, r);
 }
 
@@ -1411,9 +1411,9 @@ static uint64_t hash_glock(uint64_t h, const struct simlock *l)
 	over = gl->gl_tchange_ns + gl->gl_hold_ns;
 	h = mix(h, gl->gl_phase | gl->gl_state << 2 | gl->gl_target << 4 | gl->gl_demote_state << 6 |
 			   gl->gl_req << 8 | gl->gl_why << 10 | gl->gl_unlock_first << 12 |
-			   gl->gl_cancel_sent << 13 | gl->gl_cb_wanted << 14 | gl->gl_cb_running << 15 |
+			   gl->gl_canceled << 13 | gl->gl_cb_wanted << 14 | gl->gl_cb_running << 15 |
 			   gl->gl_cb_remote << 16 | gl->gl_used << 17 | gl->gl_raise_tried << 18 |
-			   atomic_load(&gl->gl_wants_ex) << 19 | gl->gl_lost << 20);
+			   atomic_load(&gl->gl_wants_ex) << 19 | gl->gl_lost << 20 | gl->gl_asked << 21);
 	h = mix(h, gl->gl_flags);
 	h = mix(h, (uint64_t)gl->gl_req_flags << 32 | atomic_load(&gl->gl_ref));
 	h = mix(h, over > w.clock ? over - w.clock : 0);

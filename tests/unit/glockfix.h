@@ -65,13 +65,16 @@ static void clear_notes(void)
 
 static void check_notes(const char *file, int line, const char *expected)
 {
+	bool same;
+
 	pthread_mutex_lock(&log_lock);
-	if (strcmp(log_text, expected)) {
+	same = !strcmp(log_text, expected);
+	if (!same)
 		print_error("%s:%d: \"%s\" should be \"%s\"\n", file, line, log_text, expected);
-		fail();
-	}
 	log_text[0] = 0;
 	pthread_mutex_unlock(&log_lock);
+	if (!same)
+		fail();
 }
 /* Compare with what was called since the last time. */
 #define notes(expected) check_notes(__FILE__, __LINE__, expected)
@@ -83,6 +86,7 @@ static struct {
 	atomic_uint flags;
 	atomic_bool automatic;		     /* answer "granted" from inside, as lock_nolock */
 	atomic_bool keep;		     /* put: do not free yet */
+	atomic_bool slow;		     /* lm_lock takes its time, from being asked until this is reset */
 } lm;
 
 /* Was a request taken by manual_lock() that nobody has answered? In gl_lm_priv, which is the module's. */
@@ -102,6 +106,8 @@ static void manual_lock(struct gfs2_glock *gl, enum lm_state req, unsigned flags
 	atomic_store(&lm.req, req);
 	atomic_store(&lm.flags, flags);
 	atomic_fetch_add(&lm.requests, 1);
+	while (atomic_load(&lm.slow))
+		usleep(100);
 }
 
 /* The tests' answers. */

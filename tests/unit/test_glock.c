@@ -1011,7 +1011,7 @@ static void test_cancel(void **state)
 	await(phase_of(gl) == GLP_WAIT);
 	gfs2_glock_dq(&a);
 	assert_int_equal(a.gh_error, -ECANCELED);
-	assert_int_equal(atomic_load(&lm.cancels), 1);
+	await(atomic_load(&lm.cancels) == 1);
 	answer(gl, 1, EX, UN | LM_OUT_CANCELED);
 	assert_int_equal(phase_of(gl), GLP_IDLE);
 	assert_int_equal(state_of(gl), UN);
@@ -1019,7 +1019,7 @@ static void test_cancel(void **state)
 	assert_int_equal(gfs2_glock_nq(&a), 0);
 	await(phase_of(gl) == GLP_WAIT);
 	gfs2_glock_dq_uninit(&a);
-	assert_int_equal(atomic_load(&lm.cancels), 2);
+	await(atomic_load(&lm.cancels) == 2);
 	answer(gl, 2, EX, EX);
 	assert_int_equal(state_of(gl), EX);
 	notes("sync lock:EX cancel sync lock:EX cancel");
@@ -1047,6 +1047,7 @@ static void test_cancel(void **state)
 	queue(gl, EX, 0, &b);
 	clear_notes();
 	gfs2_glock_dq_uninit(&a);
+	await(atomic_load(&lm.cancels) == 3);
 	answer(gl, 6, SH, UN | LM_OUT_CANCELED);
 	answer(gl, 7, EX, EX);
 	assert_true(granted(&b));
@@ -1070,6 +1071,35 @@ static void test_cancel(void **state)
 	answer(gl, 11, EX, SH | LM_OUT_CANCELED);
 	assert_int_equal(state_of(gl), SH);
 	gfs2_glock_put(gl);
+}
+
+/* Cancelled before the module has been asked, or has done so: it is told when it has something to take back, and only then. */
+static void test_cancel_early(void **state)
+{
+	for (unsigned answered = 0; answered < 2; answered++) {
+		struct gfs2_glock *gl = gfs2_glock_get(table, answered + 1, &plain_ops);
+		unsigned requests = atomic_load(&lm.requests);
+		struct gfs2_holder a;
+
+		atomic_store(&lm.slow, true);
+		queue(gl, EX, 0, &a);
+		await(atomic_load(&lm.requests) == requests + 1);
+		gfs2_glock_dq_uninit(&a);
+		assert_int_equal(atomic_load(&lm.cancels), 0);
+		/* The answer is faster than the request's return: nothing is left to be taken back. */
+		if (answered)
+			gfs2_glock_complete(gl, EX);
+		atomic_store(&lm.slow, false);
+		if (!answered) {
+			await(atomic_load(&lm.cancels) == 1);
+			gfs2_glock_complete(gl, UN | LM_OUT_CANCELED);
+		}
+		await(phase_of(gl) == GLP_IDLE);
+		assert_int_equal(state_of(gl), answered ? EX : UN);
+		notes(answered ? "sync lock:EX" : "sync lock:EX cancel");
+		atomic_store(&lm.cancels, 0);
+		gfs2_glock_put(gl);
+	}
 }
 
 /* Cancelled while go_sync runs: nothing is asked at all. */
@@ -2134,6 +2164,7 @@ int main(void)
 		MANUAL(test_gap),
 		MANUAL(test_deadlock),
 		MANUAL(test_cancel),
+		MANUAL(test_cancel_early),
 		MANUAL(test_abandon),
 		MANUAL(test_errors),
 		MANUAL(test_fast),
