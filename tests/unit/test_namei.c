@@ -551,7 +551,7 @@ static void test_counted_when_freed(void **state)
 		const unsigned nr = 1 + turn % 5;
 		uint64_t nodes[5];
 		uint64_t before = free_now();
-		char name[8];
+		char name[16];
 
 		for (unsigned i = 0; i < nr; i++) {
 			snprintf(name, sizeof(name), "f%u", i);
