@@ -41,6 +41,9 @@ import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(os.path.dirname(HERE))
+sys.path.insert(0, os.path.join(ROOT, "tools", "lib"))
+from onegroup import one_group    # noqa: E402
+
 TESTS = os.path.join(ROOT, "tests")
 GROUPS = ["build", "unit", "sim", "fuzz", "mount", "crash", "uml"]
 BUILD_SECONDS = 600
@@ -428,11 +431,12 @@ def main():
 
     signal.signal(signal.SIGINT, interrupted)
     signal.signal(signal.SIGTERM, interrupted)
-    try:
-        session.run_all(chosen)
-    finally:
-        session.stop()
-        session.clean()
+    with one_group():
+        try:
+            session.run_all(chosen)
+        finally:
+            session.stop()
+            session.clean()
     counts = session.counts
     print(f"{counts['PASS']} passed, {counts['FAIL']} failed, {counts['SKIP']} skipped", flush=True)
     bad = counts["FAIL"] or session.interrupted

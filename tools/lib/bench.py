@@ -58,6 +58,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import bench_cluster    # noqa: E402
 import uml    # noqa: E402
+from onegroup import one_group    # noqa: E402
 
 EXAMPLE = "/usr/share/doc/libfuse3-dev/examples/passthrough_ll.c"
 MIB = 1 << 20
@@ -987,6 +988,11 @@ def main():
         return 0
     options, names = arguments(sys.argv[1:])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    with one_group():
+        return measure(options, names)
+
+
+def measure(options, names):
     scratch = tempfile.mkdtemp(prefix="gfs2-fuse-bench-build.", dir="/var/tmp")
     try:
         for store in options["stores"]:

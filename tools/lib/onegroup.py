@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What this process starts shares the processors process by process, not session by session.
+
+With kernel.sched_autogroup_enabled Linux shares them out among sessions first.  Daemons, lock brokers and nodes under User-Mode Linux
+have sessions of their own, and on some kernels (seen with 6.18, two processors) one that needs little waits for seconds, runnable, while
+processes that wake each other keep the processors busy in another session.  A test then fails, and a measurement shows, what is the
+scheduler's doing.  In a cgroup of the cpu controller there are no autogroups.
+"""
+import contextlib
+import os
+
+PREFIX = "gfs2-fuse."
+
+
+def read(path):
+    try:
+        with open(path) as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def _parent():
+    """The cgroup of the cpu controller below which there can be another one, and None if there are no autogroups here, or it cannot be."""
+    if read("/proc/sys/kernel/sched_autogroup_enabled").strip() != "1":
+        return None
+    paths = [line.split(":", 2)[1:] for line in read("/proc/self/cgroup").splitlines()]
+    mounts = [line.split() for line in read("/proc/mounts").splitlines()]
+    for controllers, path in paths:
+        for _, where, kind, options, *_ in mounts:
+            if kind == "cgroup" and "cpu" in controllers.split(",") and "cpu" in options.split(","):
+                return where if path == "/" else None
+    for controllers, path in paths:
+        for _, where, kind, *_ in mounts:
+            if kind == "cgroup2" and not controllers:
+                apart = os.path.exists(where + path + "/cpu.weight")
+                return where if not apart and "cpu" in read(where + "/cgroup.subtree_control").split() else None
+    return None
+
+
+def _remove(parent, group):
+    for pid in read(group + "/cgroup.procs").split():
+        with contextlib.suppress(OSError), open(parent + "/cgroup.procs", "w") as procs:
+            procs.write(pid)
+    with contextlib.suppress(OSError):
+        os.rmdir(group)
+
+
+@contextlib.contextmanager
+def one_group():
+    """For the time of the block; what it leaves running goes on outside.  Does nothing where that is not possible, or not needed."""
+    parent = _parent()
+    group = f"{parent}/{PREFIX}{os.getpid()}"
+    try:
+        if parent:
+            # Of those that were killed.
+            for name in os.listdir(parent):
+                if name.startswith(PREFIX) and not os.path.exists("/proc/" + name[len(PREFIX):]):
+                    _remove(parent, f"{parent}/{name}")
+            os.mkdir(group)
+            with open(group + "/cgroup.procs", "w") as procs:
+                procs.write(str(os.getpid()))
+    except OSError:
+        pass
+    try:
+        yield
+    finally:
+        if parent:
+            _remove(parent, group)
