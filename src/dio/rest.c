@@ -96,9 +96,8 @@ static int rest_buffered(struct gfs2_inode *ip, struct gfs2_rest *r, bool throug
 	gfs2_glock_dq_uninit(&gh);
 	rest_written(ip, r);
 	error = gfs2_file_sync(ip, true);
-	/* Somebody else who syncs the file may have written these data, and been told the error. */
-	if (!error && !through && mapping_errors(&ip->i_data) != errors)
-		error = -EIO;
+	if (!error && !through)
+		error = mapping_failed_since(&ip->i_data, errors);
 	return r->error ? r->error : error;
 }
 

@@ -124,14 +124,13 @@ int gfs2_file_write_through(struct gfs2_inode *ip, const struct gfs2_fill *fills
 	int error, error2;
 
 	gfs2_assert_held(ip->i_gl, true);
-	/* Others, who sync the file, may write our data before we do, and be told our error. */
 	errors = mapping_errors(&ip->i_data);
 	error = remember(ip, fills, nr, &b);
 	for (unsigned i = 0; i < nr && !error; i++)
 		error = write_one(ip, &fills[i]);
 	error2 = gfs2_file_data_sync(ip);
-	if (!error2 && mapping_errors(&ip->i_data) != errors)
-		error2 = -EIO;
+	if (!error2)
+		error2 = mapping_failed_since(&ip->i_data, errors);
 	if (error2 && !gfs2_withdrawn(ip->i_sbd) && undo(ip, &b))
 		fs_err("inode %llu: what a failed write has allocated cannot be taken back",
 		       (unsigned long long)ip->i_no_addr);

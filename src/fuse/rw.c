@@ -558,9 +558,8 @@ static int64_t write_buffered(struct server *s, struct gfs2_inode *ip, const cha
 	if (ret > 0 && sync) {
 		int error = gfs2_file_sync(ip, !full_sync);
 
-		/* Somebody else who syncs the file may have written these data, and been told the error. */
-		if (!error && mapping_errors(&ip->i_data) != errors)
-			error = -EIO;
+		if (!error)
+			error = mapping_failed_since(&ip->i_data, errors);
 		if (error)
 			ret = error;
 	}

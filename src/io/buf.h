@@ -150,9 +150,15 @@ void buf_forget(struct buf_cache *c, uint64_t blkno, uint64_t nr);
 /* Is there anything for mapping_write() to do?  As of now: writers may add more. */
 bool mapping_dirty(struct gfs2_mapping *m);
 int mapping_write(struct gfs2_mapping *m);
-/* How many writes have failed: for who may not miss an error of his own that somebody else was told. */
-uint64_t mapping_errors(struct gfs2_mapping *m);
 int mapping_sync(struct gfs2_mapping *m);	/* mapping_write + collect and clear m_error */
+/* How many writes have failed. */
+uint64_t mapping_errors(struct gfs2_mapping *m);
+/*
+ * For who may not miss an error of his own data: somebody else who syncs the file may write them, and collect the error, so that mapping_sync()
+ * finds neither.  @errors: mapping_errors() from before the data were put into buffers (EX).  To be asked after mapping_sync().
+ * -EIO: a write has failed since then, of whosever data; or 0.
+ */
+int mapping_failed_since(struct gfs2_mapping *m, uint64_t errors);
 /*
  * Drop every clean, unpinned, non-AIL buffer; one that is still referenced leaves the cache too and is freed with its
  * last reference.  Dirty data must have been written before (asserted).

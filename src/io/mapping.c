@@ -356,6 +356,11 @@ uint64_t mapping_errors(struct gfs2_mapping *m)
 	return nr;
 }
 
+int mapping_failed_since(struct gfs2_mapping *m, uint64_t errors)
+{
+	return mapping_errors(m) == errors ? 0 : -EIO;
+}
+
 int mapping_write(struct gfs2_mapping *m)
 {
 	struct wb_batch b = { .max = 0 };

@@ -225,6 +225,42 @@ def case_errors_of_the_rest():
     volume.fsck()
 
 
+def case_error_of_ones_own():
+    """
+    A durable write through buffers: somebody else syncs the file before it does, writes its data, and is told that they could not be
+    written.  So is the write.  (In a cluster, where the kernel lets an asynchronous write and fsync at a file together.)
+    """
+    need_fuse()
+    if tuple(int(n) for n in re.findall(r"\d+", os.uname().release)[:2]) < (6, 18):
+        skip("older kernels keep their lock of the inode until the write is through, and fsync takes it")
+    volume = Volume(size="64M", proto="lock_dlm", table="test:vol")
+    with volume.mount("lockproto=lock_local", f"control={temp('control')}") as mount:
+        control = Control(mount)
+        path = mount / "f"
+        write_file(path, b"a" * 2 * BS, sync=True)
+        other = os.open(path, os.O_RDWR)
+        delay_ms = 100
+        while True:
+            check(delay_ms < 10000, "the write was always over before fsync was")
+            control("demote", f"inode:{os.fstat(other).st_ino}", "UN")
+            injected = control.json("get", "--json", "stats")[0]["stats"]["io_injected"]
+            # The second block is read first, slowly, since only a part of it is written; the first one is in its buffer by then.
+            control("set", "fault", f"op=read,cls=data,delay_us={delay_ms}000,count=1")
+            control("set", "fault", "op=write,cls=data,error=5,count=1")
+            write = subprocess.Popen([prog("diow"), path, "libaio", "0", str(BS + 512), "B", "buffered"], stdout=subprocess.PIPE, text=True)
+            wait_for(lambda: control.json("get", "--json", "stats")[0]["stats"]["io_injected"] > injected, "the block to be read")
+            expect_errno(errno.EIO, os.fsync, other)
+            in_time = write.poll() is None
+            equal(int(write.communicate(timeout=STEP_SECONDS)[0]), EIO, "result of the write")
+            control("set", "fault", "none")
+            if in_time:
+                break
+            delay_ms *= 2
+        os.close(other)
+        control.close()
+    volume.fsck()
+
+
 def case_who_is_told():
     """Buffered data cannot be written: everyone who has the file open hears of it from fsync, once, as with the kernel's own file systems."""
     volume = Volume(size="64M")
