@@ -238,8 +238,8 @@ static void plock_granted(struct gfs2_holder *gh)
 			answer_waiter(list_first_entry(&pi->waiters, struct waiter, list), EIO);
 	} else {
 		pi->state = PLOCK_HELD;
+		/* The first one, whom the holder is named after, gets his in any case: there are no ranges yet. */
 		serve_waiters(pi, false);
-		name_owner(pi);
 		/* All of them were interrupted meanwhile. */
 		if (list_empty(&pi->ranges)) {
 			gfs2_glock_dq_uninit(gh);
