@@ -6,94 +6,44 @@
  */
 #include <pthread.h>
 #include <sched.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdio.h>
-#include <sys/stat.h>
-#include <unistd.h>
-#include <cmocka.h>
-#include "debug/event.h"
-#include "dio/dio.h"
-#include "fs/namei.h"
+#include "diofix.h"
 #include "util/ctx.h"
-#include "util/util.h"
 
-#define BS 4096u
 #define IMAGE_MIB 96
 
-static const char *directory;	/* of the image */
-static char image[200];
-static struct io_engine *engine;
-static struct gfs2_sbd *sdp;
 static struct gfs2_inode *ip;
 static struct io_ring *ring;
 static char *buf, *back;
 static unsigned file_number;
 
-static void check_clean(void)
-{
-	char cmd[512];
-
-	snprintf(cmd, sizeof(cmd), "fsck.gfs2 -n %s > %s.log 2>&1", image, image);
-	assert_int_equal(system(cmd), 0);
-	snprintf(cmd, sizeof(cmd), "%s.log", image);
-	unlink(cmd);
-}
-
 static int mount_volume(void **state)
 {
-	struct gfs2_args args = { .ar_dio_mtime_interval = 1, .ar_cache = 32u << 20, .ar_commit = 30 };
-	char cmd[512];
-	int fd;
-
-	snprintf(image, sizeof(image), "%s/gfs2-test-dio-XXXXXX", directory);
-	fd = mkstemp(image);
-	if (fd < 0 || ftruncate(fd, IMAGE_MIB << 20))
-		return -1;
-	close(fd);
-	snprintf(cmd, sizeof(cmd), "mkfs.gfs2 -O -q -p lock_nolock -j 1 -J 8 %s > /dev/null 2>&1", image);
-	if (system(cmd)) {
-		print_message("SKIPPED: mkfs.gfs2 is missing or failed\n");
-		unlink(image);
-		exit(77);
-	}
-	gfs2_event_init(12);
 	buf = aligned_alloc(BS, 2u << 20);
 	back = aligned_alloc(BS, 2u << 20);
-	if (io_engine_open(image, false, &engine) || gfs2_mount(engine, &args, &sdp))
+	if (dio_mount(IMAGE_MIB, SHORT_DIO_DRAIN))
 		return -1;
 	return io_ring_create(engine, 64, false, &ring);
 }
 
 static int unmount_volume(void **state)
 {
-	int error;
-
 	io_ring_destroy(ring);
-	error = gfs2_unmount(sdp);
-	io_engine_close(engine);
-	check_clean();
-	unlink(image);
-	gfs2_event_exit();
 	free(buf);
 	free(back);
-	return error;
+	return dio_unmount();
 }
 
-/* A fresh file, @size bytes, data in the blocks for which @data says so ('x'), holes elsewhere. */
+/* An empty one, for each test. */
 static int new_file(void **state)
 {
-	struct gfs2_create_args a = { .mode = S_IFREG | 0644, .excl = true };
 	char name[32];
-	struct stat st;
-	bool created;
 
 	snprintf(name, sizeof(name), "file%u", file_number++);
 	io_fault_clear(engine);
 	atomic_store(&sdp->sd_short_dio, SHORT_DIO_DRAIN);
 	atomic_store(&sdp->sd_dio_rest, DIO_REST_DIRECT);
-	return gfs2_create(sdp->sd_root, name, &a, &ip, &st, &created);
+	ip = make_file(sdp, name);
+	return 0;
 }
 
 static int drop_file(void **state)
@@ -103,20 +53,16 @@ static int drop_file(void **state)
 	return 0;
 }
 
+/* Data in the blocks for which @blocks says so ('x'), holes elsewhere. */
 static void layout(const char *blocks)
 {
 	size_t n = strlen(blocks);
-	struct gfs2_holder gh;
 
 	memset(buf, 'd', BS);
 	assert_int_equal(gfs2_setattr_size(ip, n * BS), 0);
-	for (size_t i = 0; i < n; i++) {
-		if (blocks[i] != 'x')
-			continue;
-		assert_int_equal(gfs2_glock_nq_init(ip->i_gl, LM_ST_EXCLUSIVE, 0, &gh), 0);
-		assert_int_equal(gfs2_file_write(ip, buf, i * BS, BS, false), BS);
-		gfs2_glock_dq_uninit(&gh);
-	}
+	for (size_t i = 0; i < n; i++)
+		if (blocks[i] == 'x')
+			write_block(ip, i, buf);
 	assert_int_equal(gfs2_fsync(ip, false), 0);
 }
 
@@ -909,7 +855,7 @@ static void test_answer_needs_all(void **state)
 
 #define T(f) cmocka_unit_test_setup_teardown(f, new_file, drop_file)
 
-int main(void)
+static int all_tests(void)
 {
 	const struct CMUnitTest tests[] = {
 		T(test_mapped_stays_deferred), T(test_hole_drains_then_exclusive), T(test_hole_first),
@@ -922,11 +868,15 @@ int main(void)
 		T(test_rest_company_does_not_come),
 		T(test_answer_in_place), T(test_answer_needs_all),
 	};
-	int failed;
 
-	/* On a disk, and in memory, where the engine does its transfers another way. */
-	directory = getenv("TMPDIR") ? getenv("TMPDIR") : "/var/tmp";
-	failed = cmocka_run_group_tests_name("disk", tests, mount_volume, unmount_volume);
-	directory = "/dev/shm";
-	return failed + cmocka_run_group_tests_name("memory", tests, mount_volume, unmount_volume);
+	return cmocka_run_group_tests_name(vol_dir, tests, mount_volume, unmount_volume);
+}
+
+/* On a disk, and in memory, where the engine does its transfers another way. */
+int main(void)
+{
+	const char *disk = getenv("TMPDIR");
+	int status = vol_main_in(disk ? disk : "/var/tmp", all_tests);
+
+	return status ? status : vol_main_in("/dev/shm", all_tests);
 }

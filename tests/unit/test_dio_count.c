@@ -9,26 +9,11 @@
  */
 #include <pthread.h>
 #include <sched.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdio.h>
-#include <sys/stat.h>
-#include <unistd.h>
-#include <cmocka.h>
-#include "debug/event.h"
-#include "dio/dio.h"
-#include "fs/namei.h"
-#include "util/util.h"
+#include "diofix.h"
 
-#define BS 4096u
 #define BLOCKS 24		/* of a file; every one an extent */
 #define AWAY 3
 #define SUBMITTERS 3
-
-static char image[200];
-static struct io_engine *engine;
-static struct gfs2_sbd *sdp;
 
 /* --- completions elsewhere --- */
 
@@ -216,16 +201,7 @@ static void one(struct submitter *s, struct io_ring *ring, char *mem)
 	free(r);
 }
 
-#ifdef __SANITIZE_THREAD__
-#define REQUESTS 400
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define REQUESTS 400
-#endif
-#endif
-#ifndef REQUESTS
-#define REQUESTS 1200
-#endif
+#define REQUESTS (SCALE(8) == 8 ? 1200 : 400)
 
 static void *submit(void *arg)
 {
@@ -247,59 +223,29 @@ static void *submit(void *arg)
 
 static struct gfs2_inode *new_file(unsigned number)
 {
-	struct gfs2_create_args a = { .mode = S_IFREG | 0644, .excl = true };
-	char name[32], *data = aligned_alloc(BS, BS);
-	struct gfs2_holder gh;
 	struct gfs2_inode *ip;
-	struct stat st;
-	bool created;
+	char name[32], data[BS];
 
 	snprintf(name, sizeof(name), "file%u", number);
-	assert_int_equal(gfs2_create(sdp->sd_root, name, &a, &ip, &st, &created), 0);
+	ip = make_file(sdp, name);
 	assert_int_equal(gfs2_setattr_size(ip, BLOCKS * BS), 0);
 	memset(data, 'd', BS);
 	/* First the even ones: none follows its neighbour on the device. */
 	for (unsigned odd = 0; odd < 2; odd++)
-		for (unsigned i = odd; i < BLOCKS - 1; i += 2) {
-			assert_int_equal(gfs2_glock_nq_init(ip->i_gl, LM_ST_EXCLUSIVE, 0, &gh), 0);
-			assert_int_equal(gfs2_file_write(ip, data, i * BS, BS, false), BS);
-			gfs2_glock_dq_uninit(&gh);
-		}
+		for (unsigned i = odd; i < BLOCKS - 1; i += 2)
+			write_block(ip, i, data);
 	assert_int_equal(gfs2_fsync(ip, false), 0);
-	free(data);
 	return ip;
 }
 
 static int mount_volume(void **state)
 {
-	struct gfs2_args args = { .ar_dio_mtime_interval = 1, .ar_cache = 32u << 20, .ar_commit = 30,
-				  .ar_short_dio = SHORT_DIO_FAIL };
-	char cmd[512];
-	int fd;
-
-	strcpy(image, "/dev/shm/gfs2-test-dio-count-XXXXXX");
-	fd = mkstemp(image);
-	if (fd < 0 || ftruncate(fd, 64 << 20))
-		return -1;
-	close(fd);
-	snprintf(cmd, sizeof(cmd), "mkfs.gfs2 -O -q -p lock_nolock -j 1 -J 8 %s > /dev/null 2>&1", image);
-	if (system(cmd)) {
-		print_message("SKIPPED: mkfs.gfs2 is missing or failed\n");
-		unlink(image);
-		exit(77);
-	}
-	gfs2_event_init(12);
-	return io_engine_open(image, false, &engine) || gfs2_mount(engine, &args, &sdp) ? -1 : 0;
+	return dio_mount(64, SHORT_DIO_FAIL);
 }
 
 static int unmount_volume(void **state)
 {
-	int error = gfs2_unmount(sdp);
-
-	io_engine_close(engine);
-	unlink(image);
-	gfs2_event_exit();
-	return error;
+	return dio_unmount();
 }
 
 /* No two of them hit the same run. */
@@ -360,9 +306,14 @@ static void test_completions_elsewhere(void **state)
 	assert_true(fast && fast < requests && failed && holes);
 }
 
-int main(void)
+static int all_tests(void)
 {
 	const struct CMUnitTest tests[] = { cmocka_unit_test(test_completions_elsewhere) };
 
 	return cmocka_run_group_tests(tests, mount_volume, unmount_volume);
+}
+
+int main(void)
+{
+	return vol_main_in("/dev/shm", all_tests);
 }

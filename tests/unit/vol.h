@@ -2,8 +2,8 @@
 /*
  * Volumes for unit tests: made by mkfs.gfs2 in a directory of the test's own, checked by fsck.gfs2.
  *
- * vol_main() runs the tests in a child and removes the directory when the child has ended, however it
- * did.  Without the tools the test says so and is skipped (exit status 77).
+ * vol_main() runs the tests in a child and removes the directory (in /var/tmp, or where vol_main_in() is told) when the child has
+ * ended, however it did.  Without the tools the test says so and is skipped (exit status 77).
  */
 #ifndef GFS2FUSE_TESTS_VOL_H
 #define GFS2FUSE_TESTS_VOL_H
@@ -39,7 +39,7 @@
 #define SCALE(n) (n)
 #endif
 
-static char vol_dir[64];
+static char vol_dir[88];
 static char vol_path[128];
 
 /* Exit status of a shell command, output thrown away unless it fails. */
@@ -126,13 +126,13 @@ static void vol_stop(int sig)
 	kill(vol_child, SIGKILL);
 }
 
-static int vol_main(int (*tests)(void))
+static int vol_main_in(const char *directory, int (*tests)(void))
 {
 	const struct sigaction stop = { .sa_handler = vol_stop, .sa_flags = SA_RESTART };
 	char cmd[128];
 	int status;
 
-	snprintf(vol_dir, sizeof(vol_dir), "/var/tmp/gfs2-unit-XXXXXX");
+	snprintf(vol_dir, sizeof(vol_dir), "%s/gfs2-unit-XXXXXX", directory);
 	if (!mkdtemp(vol_dir)) {
 		perror(vol_dir);
 		return 1;
@@ -160,6 +160,11 @@ static int vol_main(int (*tests)(void))
 	if (system(cmd))
 		fprintf(stderr, "%s could not be removed\n", vol_dir);
 	return status;
+}
+
+__attribute__((unused)) static int vol_main(int (*tests)(void))
+{
+	return vol_main_in("/var/tmp", tests);
 }
 
 #endif
