@@ -11,7 +11,7 @@ With names, the two sides of each are shown beside each other, otherwise only wh
 
   --list     print the scenarios and end
   --nodes N  only those of one node (lock_nolock), or of two (lock_dlm, in User-Mode Linux nodes: docs/uml.md)
-  --mutate   afterwards change every recording in every place and see that it is noticed
+  --mutate   afterwards change every recording in every place (of long ones a part, chosen by GFS2_TEST_SEED) and see that it is noticed
 
 Differences that are meant are in tests/conform/differences, each with its reason.  The exit status
 is 1 when there is another, or when one of these is not there any more; then those are told once more, last.
@@ -22,6 +22,7 @@ import collections
 import fnmatch
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -415,39 +416,69 @@ def tell_last(results, differences):
 
 # ---------------------------------------------------------------- mutated recordings
 
-def mutations(words):
-    """The same line with one thing changed, in every place."""
+KINDS = (("EX", "SH"), ("DF", "EX"), ("SH", "DF"), ("UN", "SH"), ("MAPPED", "HOLE"), ("HOLE", "MAPPED"), ("INLINE", "MAPPED"),
+         ("io:W", "io:R"), ("io:R", "io:W"))
+EVERY_PLACE = 200   # words: longer lines, whose canonical form takes its time, are changed in
+OF_EACH_KIND = 20   # places
+
+
+def places(words):
+    """What can be changed where: (kind, place)."""
     for at, word in enumerate(words):
-        yield words[:at] + words[at + 1:]
+        yield "left out", at
         if at + 1 < len(words) and words[at + 1] != word:
-            yield words[:at] + [words[at + 1], word] + words[at + 2:]
-        for one, other in (("EX", "SH"), ("DF", "EX"), ("SH", "DF"), ("UN", "SH"), ("MAPPED", "HOLE"), ("HOLE", "MAPPED"),
-                           ("INLINE", "MAPPED"), ("io:W", "io:R"), ("io:R", "io:W")):
-            if one in word:
-                yield words[:at] + [word.replace(one, other, 1)] + words[at + 1:]
-                break
-        else:
-            if word[-1:].isdigit():
-                yield words[:at] + [word[:-1] + str((int(word[-1]) + 1) % 10)] + words[at + 1:]
+            yield "changed places", at
+        kind = next((kind for kind in KINDS if kind[0] in word), "digit" if word[-1:].isdigit() else None)
+        if kind:
+            yield kind, at
+
+
+def some_places(words, rng):
+    """Of a long line's a part, of every kind."""
+    if len(words) <= EVERY_PLACE:
+        return list(places(words))
+    kinds = collections.defaultdict(list)
+    for place in places(words):
+        kinds[place[0]].append(place)
+    return [place for of_kind in kinds.values() for place in rng.sample(of_kind, min(len(of_kind), OF_EACH_KIND))]
+
+
+def mutated(words, kind, at):
+    """The same line with one thing changed."""
+    word = words[at]
+    if kind == "left out":
+        new = []
+    elif kind == "changed places":
+        return words[:at] + [words[at + 1], word] + words[at + 2:]
+    elif kind == "digit":
+        new = [word[:-1] + str((int(word[-1]) + 1) % 10)]
+    else:
+        new = [word.replace(*kind, 1)]
+    return words[:at] + new + words[at + 1:]
 
 
 def mutate(results, differences):
-    """Every recording changed in every place: is it noticed?  What the canonical form leaves out cannot be."""
-    tried = noticed = left_out = 0
+    """Every recording changed: is it noticed?  What the canonical form leaves out cannot be."""
+    seed = int(os.environ.get("GFS2_TEST_SEED") or random.SystemRandom().randrange(1 << 31))
+    rng = random.Random(seed)
+    tried, parts, noticed, left_out = collections.Counter(), 0, 0, 0
     for text, rows in results:
         for row in rows:
-            for words in mutations(row.recorded):
+            parts += len(row.recorded) > EVERY_PLACE
+            for kind, at in some_places(row.recorded, rng):
+                words = mutated(row.recorded, kind, at)
                 changed = Row(row.where, row.part, row.canonical(words), row.ours)
                 if changed.kernel == row.kernel:
                     left_out += 1
                     continue
-                tried += 1
+                tried[kind] += 1
                 if not differences.judge(text.name, changed):
                     noticed += 1
                 else:
                     print(f"not noticed: {text.name} {row.where} {row.part}: {' '.join(words)}")
-    print(f"{tried} changed recordings, {noticed} noticed; {left_out} changes of what does not count")
-    return tried and tried == noticed
+    print(f"{tried.total()} changed recordings, {len(tried)} kinds of change, {noticed} noticed; {left_out} changes of what does not count" +
+          (f"; lines of more than {EVERY_PLACE} words, {parts}, changed in {OF_EACH_KIND} places for each kind (seed {seed})" if parts else ""))
+    return tried and tried.total() == noticed
 
 
 # ---------------------------------------------------------------- the program
