@@ -876,7 +876,7 @@ static int all_tests(void)
 int main(void)
 {
 	const char *disk = getenv("TMPDIR");
-	int status = vol_main_in(disk ? disk : "/var/tmp", all_tests);
+	int on_disk = vol_main_in(disk ? disk : "/var/tmp", all_tests), in_memory = vol_main_in("/dev/shm", all_tests);
 
-	return status ? status : vol_main_in("/dev/shm", all_tests);
+	return on_disk ? on_disk : in_memory;
 }
