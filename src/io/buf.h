@@ -140,6 +140,8 @@ void buf_mark_dirty(struct gfs2_bh *bh);
  * direct I/O.  Waits for a write-back of it that is under way. Consumes no reference. */
 void buf_forget(struct buf_cache *c, uint64_t blkno, uint64_t nr);
 
+/* Is there anything for mapping_write() to do?  As of now: writers may add more. */
+bool mapping_dirty(struct gfs2_mapping *m);
 /*
  * Write all data buffers that are dirty at the call (sorted, neighbours in one request), wait for them and for those
  * that others have under way.  What becomes dirty meanwhile, also again, is left to the next call.  Pinned
@@ -147,9 +149,12 @@ void buf_forget(struct buf_cache *c, uint64_t blkno, uint64_t nr);
  * Returns the first error of these writes; errors stick to the mapping (m_error) and are returned once by
  * mapping_sync().  A buffer whose write failed is clean afterwards, like a page of the kernel's.
  */
-/* Is there anything for mapping_write() to do?  As of now: writers may add more. */
-bool mapping_dirty(struct gfs2_mapping *m);
 int mapping_write(struct gfs2_mapping *m);
+/*
+ * mapping_write() of each of several mappings of data, at the same time: what lies side by side on the device is one request, and the device
+ * has many.  All of one cache.  Errors stay with the mappings.
+ */
+void mapping_write_many(struct gfs2_mapping **maps, unsigned nr);
 int mapping_sync(struct gfs2_mapping *m);	/* mapping_write + collect and clear m_error */
 /* How many writes have failed. */
 uint64_t mapping_errors(struct gfs2_mapping *m);

@@ -401,6 +401,58 @@ int mapping_write(struct gfs2_mapping *m)
 	return error;
 }
 
+/* m_lock not held.  What failed is remembered with its mapping. */
+static void write_together(struct wb_batch *b, struct gfs2_mapping **maps, unsigned nr, struct buf_vec *all, unsigned nr_all)
+{
+	int error;
+
+	buf_vec_sort(all, nr_all);
+	error = buf_transfer(maps[0]->m_cache, IO_WRITE, IO_DATA, all, nr_all);
+	for (unsigned i = 0; i < nr; i++) {
+		struct gfs2_mapping *m = maps[i];
+		int own = 0;
+
+		if (!b[i].nr)
+			continue;
+		/* b_map: what is being written is not forgotten. */
+		for (unsigned k = 0; error && !own && k < nr_all; k++)
+			if (all[k].bh->b_map == m)
+				own = all[k].error;
+		rmutex_lock(&m->m_lock);
+		batch_end(m, &b[i], own);
+		rmutex_unlock(&m->m_lock);
+	}
+}
+
+void mapping_write_many(struct gfs2_mapping **maps, unsigned nr)
+{
+	struct wb_batch *b = xmalloc(nr * sizeof(*b));
+	struct buf_vec *v = xmalloc(2 * BATCH_BLOCKS * sizeof(*v)), *all = v + BATCH_BLOCKS;
+
+	for (unsigned first = 0, end; first < nr; first = end) {
+		unsigned n = 0;
+
+		for (end = first; end < nr && n < BATCH_BLOCKS; end++) {
+			struct gfs2_mapping *m = maps[end];
+
+			b[end] = (struct wb_batch){ .v = v + n, .max = BATCH_BLOCKS - n };
+			rmutex_lock(&m->m_lock);
+			batch_collect(m, &b[end], m->m_dirty_seq);
+			rmutex_unlock(&m->m_lock);
+			n += b[end].nr;
+		}
+		if (!n)
+			continue;
+		memcpy(all, v, n * sizeof(*v));
+		write_together(b + first, maps + first, end - first, all, n);
+	}
+	free(v);
+	free(b);
+	/* What did not fit, and what others are writing. */
+	for (unsigned i = 0; i < nr; i++)
+		mapping_write(maps[i]);
+}
+
 int mapping_sync(struct gfs2_mapping *m)
 {
 	int error = mapping_write(m);

@@ -259,13 +259,16 @@ static void write_ordered(struct gfs2_log *log)
 {
 	rmutex_lock(&log->l_ordered_lock);
 	while (!list_empty(&log->l_ordering)) {
-		struct gfs2_mapping *m =
-			list_first_entry(&log->l_ordering, struct gfs2_mapping, m_ordered);
+		struct gfs2_mapping *maps[ORDERED_AT_ONCE];
+		unsigned nr = 0;
 
-		/* The mapping stays: gfs2_ordered_del() waits for us. */
-		list_del_init(&m->m_ordered);
+		/* The mappings stay: gfs2_ordered_del() waits for us. */
+		while (nr < ORDERED_AT_ONCE && !list_empty(&log->l_ordering)) {
+			maps[nr] = list_first_entry(&log->l_ordering, struct gfs2_mapping, m_ordered);
+			list_del_init(&maps[nr++]->m_ordered);
+		}
 		rmutex_unlock(&log->l_ordered_lock);
-		mapping_write(m);
+		mapping_write_many(maps, nr);
 		rmutex_lock(&log->l_ordered_lock);
 	}
 	log->l_ordering_busy = false;

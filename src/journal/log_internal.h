@@ -34,6 +34,7 @@
 #define LOG_CHUNK_BYTES (1u << 20)	/* one log write is at most this long */
 #define LOG_CHUNKS_KEPT 16		/* image memory that is not given back after a flush */
 #define LOG_WRITES_AT_ONCE 32
+#define ORDERED_AT_ONCE 256	/* files whose data are written together before a header */
 #define AIL_PASS_BLOCKS 512		/* images copied and written in place in one go */
 #define AIL_COPIES_AT_ONCE 64	/* of these under one hold of l_lock */
 #define LOG_MAX_BATCH_BYTES (32u << 20)	/* pinned: the background thread flushes */

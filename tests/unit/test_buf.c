@@ -593,6 +593,77 @@ static void waits_for_others(void **state)
 	assert_int_equal(mapping_sync(&data), -EIO);
 }
 
+/* Files side by side are one request; who loses data is told, nobody else; and nothing is left that was dirty at the call. */
+static void many_at_once(void **state)
+{
+	enum { NR = 40, BIG = 30, BIG_BLOCKS = 1500 };
+	struct gfs2_mapping map[NR], *maps[NR];
+	uint64_t before = ops(IO_WRITE);
+	struct gfs2_bh *bh;
+	pthread_t t;
+	void *ret;
+
+	for (unsigned i = 0; i < NR; i++) {
+		mapping_init(&map[i], c, &map[i], true);
+		maps[i] = &map[i];
+	}
+	mapping_write_many(maps, NR);
+	assert_int_equal(ops(IO_WRITE), before);
+	/* In an order that is not that of the device; every fifth has nothing to write. */
+	for (unsigned i = 0; i < NR; i++)
+		if (i % 5)
+			for (unsigned k = 0; k < 2; k++)
+				buf_put(dirty(&map[i], 100 + 2 * (NR - i) + k, (char)('A' + i)));
+	mapping_write_many(maps, NR);
+	/* What lies between the gaps. */
+	assert_int_equal(ops(IO_WRITE), before + NR / 5);
+	for (unsigned i = 0; i < NR; i++) {
+		assert_int_equal(map[i].m_nr_dirty, 0);
+		if (i % 5)
+			assert_int_equal(on_device(101 + 2 * (NR - i)), 'A' + i);
+	}
+
+	/* Apart on the device, one of them fails. */
+	fault("op=write,cls=data,error=28,pos=495616,len=4096,count=1"); /* block 121 */
+	for (unsigned i = 0; i < NR; i++)
+		buf_put(dirty(&map[i], 100 + 3 * i, 'f'));
+	mapping_write_many(maps, NR);
+	for (unsigned i = 0; i < NR; i++)
+		assert_int_equal(mapping_sync(&map[i]), i == 7 ? -ENOSPC : 0);
+
+	/* One that does not fit, in the middle. */
+	for (unsigned i = 0; i < NR; i++)
+		buf_put(dirty(&map[i], 100 + 3 * i, (char)('a' + i % 26)));
+	for (unsigned i = 0; i < BIG_BLOCKS; i++)
+		buf_put(dirty(&map[BIG], 300 + i, 'B'));
+	mapping_write_many(maps, NR);
+	for (unsigned i = 0; i < NR; i++) {
+		assert_int_equal(map[i].m_nr_dirty, 0);
+		assert_int_equal(on_device(100 + 3 * i), 'a' + i % 26);
+	}
+	assert_int_equal(on_device(300 + BIG_BLOCKS - 1), 'B');
+
+	/* Somebody else is writing one of them: that is waited for, and what has changed since is written. */
+	fault("op=write,cls=data,delay_us=200000,count=1");
+	bh = dirty(&map[3], 109, 'x');
+	pthread_create(&t, NULL, write_mapping, &map[3]);
+	while (!in_writeback(&map[3]))
+		sched_yield();
+	memset(bh->b_data, 'y', BSIZE);
+	buf_mark_dirty(bh);
+	buf_put(bh);
+	buf_put(dirty(&map[4], 112, 'z'));
+	mapping_write_many(maps, NR);
+	assert_int_equal(on_device(109), 'y');
+	assert_int_equal(on_device(112), 'z');
+	pthread_join(t, &ret);
+	assert_null(ret);
+	for (unsigned i = 0; i < NR; i++) {
+		mapping_invalidate(&map[i]);
+		mapping_destroy(&map[i]);
+	}
+}
+
 static atomic_bool stop;
 
 static void *keep_dirty(void *arg)
@@ -1033,6 +1104,7 @@ int main(void)
 		T(errors_stick_until_told),
 		T(changed_in_flight),
 		T(waits_for_others),
+		T(many_at_once),
 		T(write_back_ends),
 		T(images),
 		T(invalidation),
