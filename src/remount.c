@@ -69,7 +69,7 @@ int remount(const struct options *o)
 		mount(NULL, o->dir, NULL, MS_REMOUNT | MS_RDONLY | flags, NULL);
 		return complain(o, "mounted read-only: unmount, and mount again", EROFS);
 	}
-	/* Nobody can write any more; fsync of a directory commits everything. */
+	/* Nobody can write any more; fsync of the root commits everything (gfs2_fsync()). */
 	fd = open(o->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	if (fd < 0 || fsync(fd))
 		error = complain(o, "fsync", errno);

@@ -402,10 +402,24 @@ int gfs2_file_sync(struct gfs2_inode *ip, bool datasync)
 	return error;
 }
 
+/* Of the whole mount. */
+static int sync_fs(struct gfs2_sbd *sdp)
+{
+	if (!sdp->sd_log)
+		return 0;
+	if (gfs2_withdrawn(sdp))
+		return -EIO;
+	gfs2_pending_mtime_publish_all(sdp);
+	return gfs2_log_sync(sdp->sd_log);
+}
+
 int gfs2_fsync(struct gfs2_inode *ip, bool datasync)
 {
-	int error = datasync ? 0 : gfs2_pending_mtime_publish(ip);
-	int error2 = gfs2_file_sync(ip, datasync);
+	int error, error2;
 
+	if (ip->i_no_addr == ip->i_sbd->sd_root_addr)
+		return sync_fs(ip->i_sbd);
+	error = datasync ? 0 : gfs2_pending_mtime_publish(ip);
+	error2 = gfs2_file_sync(ip, datasync);
 	return error ? error : error2;
 }

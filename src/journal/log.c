@@ -295,6 +295,14 @@ static int write_unmount(struct gfs2_log *log)
 	return log_flush(log, 0, GFS2_LOG_HEAD_UNMOUNT | GFS2_LFC_SHUTDOWN, LOG_FLUSH_UNMOUNT);
 }
 
+int gfs2_log_sync(struct gfs2_log *log)
+{
+	int rc = gfs2_log_flush(log, GFS2_LOG_HEAD_FLUSH_NORMAL | GFS2_LFC_SYNC_FS);
+
+	/* The log's flush covers neither data that have no transaction nor direct writes that ended after it. */
+	return rc ? rc : log_write_data(log);
+}
+
 int gfs2_log_shutdown(struct gfs2_log *log)
 {
 	int rc = gfs2_log_flush(log, GFS2_LOG_HEAD_FLUSH_SHUTDOWN | GFS2_LFC_MAKE_FS_RO);

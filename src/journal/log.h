@@ -148,6 +148,11 @@ uint64_t gfs2_log_durable_seq(struct gfs2_log *log);
  * the open batch is empty.  -EIO after a log error.  The caller holds no transaction.
  */
 int gfs2_log_flush(struct gfs2_log *log, uint32_t flags);
+/*
+ * That, and all data written before the call, with a transaction or without one, directly or not.  An error of writing data is told by the fsync of
+ * that file.
+ */
+int gfs2_log_sync(struct gfs2_log *log);
 /* As gfs2_log_flush, but only if @seq (gfs2_trans_batch_seq at the last change) is not durable yet. */
 int gfs2_log_flush_seq(struct gfs2_log *log, uint64_t seq, uint32_t flags);
 /* Glock @gl is being given up: flush if any of its buffers is pinned, write its AIL buffers in place, wait; with

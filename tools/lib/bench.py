@@ -491,7 +491,8 @@ def unpack_sources(target):
     started = time.perf_counter()
     with target.explained():
         run(["tar", "-C", where, "-xf", archive])
-    fd = os.open(where, os.O_RDONLY)
+    # Of the mount: each peer's way to have everything on the store.
+    fd = os.open(target.dir, os.O_RDONLY)
     try:
         os.fsync(fd)
     except OSError:
