@@ -26,7 +26,6 @@ CHANGES = {
     "chmod": (lambda m: os.chmod(m / "d/f", 0o640), lambda m: os.stat(m / "d/f").st_mode & 0o777 == 0o640),
     "mkdir": (lambda m: os.mkdir(m / "d/new"), lambda m: os.path.isdir(m / "d/new")),
     "a new file": (lambda m: write_file(m / "d/n", b"n" * 10000), lambda m: read_file(m / "d/n") == b"n" * 10000),
-    # No transaction goes with it.
     "written over": (lambda m: run(["dd", "if=/dev/zero", "of=" + m / "d/f", "bs=4k", "count=1", "conv=notrunc", "status=none"]),
                      lambda m: read_file(m / "d/f") == bytes(BLOCK) + b"f" * BLOCK),
     "written directly": (lambda m: direct(m / "d/f", b"D"), lambda m: read_file(m / "d/f") == b"D" * BLOCK + b"f" * BLOCK),
