@@ -233,6 +233,7 @@ struct wb_batch {
 	struct list_head list;
 	uint64_t min_seq;
 	unsigned nr, max;
+	int error;		/* mapping_write_many() */
 	struct buf_vec *v;
 };
 
@@ -408,19 +409,17 @@ static void write_together(struct wb_batch *b, struct gfs2_mapping **maps, unsig
 
 	buf_vec_sort(all, nr_all);
 	error = buf_transfer(maps[0]->m_cache, IO_WRITE, IO_DATA, all, nr_all);
+	/* Before the first batch ends, and with it its buffers.  b_map: what is being written is not forgotten. */
+	for (unsigned i = 0; error && i < nr; i++)
+		for (unsigned k = 0; !b[i].error && k < nr_all; k++)
+			if (all[k].bh->b_map == maps[i])
+				b[i].error = all[k].error;
 	for (unsigned i = 0; i < nr; i++) {
-		struct gfs2_mapping *m = maps[i];
-		int own = 0;
-
 		if (!b[i].nr)
 			continue;
-		/* b_map: what is being written is not forgotten. */
-		for (unsigned k = 0; error && !own && k < nr_all; k++)
-			if (all[k].bh->b_map == m)
-				own = all[k].error;
-		rmutex_lock(&m->m_lock);
-		batch_end(m, &b[i], own);
-		rmutex_unlock(&m->m_lock);
+		rmutex_lock(&maps[i]->m_lock);
+		batch_end(maps[i], &b[i], b[i].error);
+		rmutex_unlock(&maps[i]->m_lock);
 	}
 }
 
