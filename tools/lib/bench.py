@@ -990,10 +990,10 @@ def main():
     options, names = arguments(sys.argv[1:])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with one_group():
-        return measure(options, names)
+        return run_rows(options, names)
 
 
-def measure(options, names):
+def run_rows(options, names):
     scratch = tempfile.mkdtemp(prefix="gfs2-fuse-bench-build.", dir="/var/tmp")
     try:
         for store in options["stores"]:
