@@ -305,11 +305,11 @@ static void crash_child(void)
 	/* An overwrite has no transaction of its own worth waiting for, but it has data. */
 	memset(src_buf, 'b', 5000);
 	write_at(a, src_buf, 10000, 5000);
-	gfs2_setattr_size(j, 100000);
-	/* Nobody asks for this one: but with its size go its data. */
+	/* Nobody asks for this one: but it is committed with what comes after it, and with its size go its data. */
 	memset(src_buf, 'o', 100000);
 	write_at(o, src_buf, 0, 3000);
 	write_at(o, src_buf, 3000, 97000);
+	gfs2_setattr_size(j, 100000);
 	memset(src_buf, 'b', 5000);
 	gfs2_fsync(a, true);
 	gfs2_fsync(j, false);
