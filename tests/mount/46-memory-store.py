@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # test: a volume in memory: large transfers answered from where the store has the data, with faults, and an image cut short under the mount
 # timeout: 120
+# alone: yes
 # variants: plain asan tsan
 """
 On tmpfs the daemon maps the image, and large reads are answered out of the mapping, direct ones and those for the kernel's pages.  The rules of direct I/O hold there as

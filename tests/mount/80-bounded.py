@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 # test: memory stays within cache=, large trees, directories, files and volumes: unpacked, listed, cut, removed, nothing lost
 # timeout: 240
+# alone: yes
 import ctypes
 import os
 import resource
