@@ -54,14 +54,14 @@ bool gfs2_file_may_fill(const struct gfs2_sbd *sdp, uint64_t pos, uint32_t len);
 /*
  * Write @fills (ascending, not overlapping) straight to the device, allocating holes and extending as needed.  Caller holds EX, no
  * transaction.  Sets mtime/ctime.  Durable once batch *@seq is.  -ENOTBLK: one of them needs gfs2_file_write() (stuffed, journaled, behind
- * the end with something in between), nothing was done.  After another error a part of them may have been written; each by itself
- * may still succeed.
+ * the end with something in between), nothing was done.  After another error holes may be filled, but the file is no longer
+ * than it was; each by itself may still succeed.
  */
 int gfs2_file_fill(struct gfs2_inode *ip, const struct gfs2_fill *fills, unsigned nr, uint64_t *seq);
 
 /*
  * gfs2_file_write() of all of @fills (ascending), for who has no buffer cache to leave the data in: they are on the device at return, not
- * durable yet.  Caller holds EX, no transaction.  After an error of the device, the file has no block that it did not have before (file_through.c).
+ * durable yet.  Caller holds EX, no transaction.  After an error the file has no block that it did not have before, and its size (file_through.c).
  */
 int gfs2_file_write_through(struct gfs2_inode *ip, const struct gfs2_fill *fills, unsigned nr);
 

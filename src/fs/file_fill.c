@@ -10,7 +10,8 @@
  *  1. When the log has committed the transaction of batch *@seq, every byte is durable: all data have been written before
  *     that transaction was closed, and its commit flushes the device.
  *  2. After an error a hole is a hole or holds the new data; nobody sees what a block held before.
- *  3. The size grows only over what has been written.
+ *  3. The size grows only over what has been written, and after an error the file is as long as it was: who appends tries again at
+ *     its end, and must not have there what he was told had failed.
  *
  * Needs from callers: EX on the inode, no transaction.
  */
@@ -202,8 +203,16 @@ static int fill_holes(struct fill_op *op)
 	return error;
 }
 
+/* Some pieces were written and linked before the one that failed. */
+static void cut_back(struct gfs2_inode *ip, uint64_t size)
+{
+	if (ip->i_size > size && !gfs2_withdrawn(ip->i_sbd) && gfs2_truncate(ip, size))
+		fs_err("inode %llu: what a failed write has appended cannot be taken back", (unsigned long long)ip->i_no_addr);
+}
+
 int gfs2_file_fill(struct gfs2_inode *ip, const struct gfs2_fill *fills, unsigned nr, uint64_t *seq)
 {
+	uint64_t size = ip->i_size;
 	struct fill_op op = { .filler = { fill_run, run_linked }, .ip = ip };
 	int error = 0;
 
@@ -212,7 +221,7 @@ int gfs2_file_fill(struct gfs2_inode *ip, const struct gfs2_fill *fills, unsigne
 		return -EIO;
 	if (gfs2_is_stuffed(ip) || gfs2_is_jdata(ip))
 		return -ENOTBLK;
-	op.size = ip->i_size;
+	op.size = size;
 	for (unsigned i = 0; i < nr && !error; i++)
 		error = plan_write(&op, &fills[i]);
 	/* Buffers of these blocks would be written over the data, or be read instead of them. */
@@ -220,6 +229,8 @@ int gfs2_file_fill(struct gfs2_inode *ip, const struct gfs2_fill *fills, unsigne
 		error = gfs2_file_flush_inval(ip);
 	if (!error)
 		error = op.nr_holes ? fill_holes(&op) : write_mapped_only(&op);
+	if (error)
+		cut_back(ip, size);
 	free(op.mapped);
 	free(op.holes);
 	/* Under EX: nobody else can have logged the inode since. */

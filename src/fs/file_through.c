@@ -131,7 +131,7 @@ int gfs2_file_write_through(struct gfs2_inode *ip, const struct gfs2_fill *fills
 	error2 = gfs2_file_data_sync(ip);
 	if (!error2)
 		error2 = mapping_failed_since(&ip->i_data, errors);
-	if (error2 && !gfs2_withdrawn(ip->i_sbd) && undo(ip, &b))
+	if ((error || error2) && !gfs2_withdrawn(ip->i_sbd) && undo(ip, &b))
 		fs_err("inode %llu: what a failed write has allocated cannot be taken back",
 		       (unsigned long long)ip->i_no_addr);
 	forget(&b);

@@ -302,8 +302,9 @@ def case_no_space_for_the_rest():
         equal(error.errno, errno.ENOSPC, "errno on a full volume")
     os.close(filler)
     for mode, path in zip(MODES, targets):
-        # With no space at all, and with space for a part of the rest.
-        for offset, length, space in ((0, 1 << 20, 0), (2 << 20, 1 << 20, 0), (1 << 20, 1 << 20, 160 << 10)):
+        # With no space at all, and with space for a part of the rest; the last two append, in whole blocks and not.
+        for offset, length, space in ((0, 1 << 20, 0), (2 << 20, 1 << 20, 0), (1 << 20, 1 << 20, 160 << 10),
+                                      (4 << 20, 1 << 20, 160 << 10), (4 << 20, (512 << 10) + 512, 160 << 10)):
             os.truncate(mount / "filler", os.stat(mount / "filler").st_size - space)
             os.sync()
             equal(diow(path, mode, offset, length, "B"), ENOSPC, f"result, {mode}, offset {offset}")
