@@ -35,6 +35,9 @@
 #include "util/seeded.h"
 #include "util/util.h"
 
+#define DESCRIPTORS 128
+#define MOUNT_PATIENCE_SECS 5	/* for memory */
+
 enum { EX_OK_ = 0, EX_USAGE_ = 1, EX_SYSERR_ = 2, EX_USER_ = 8, EX_FAIL_ = 32 };
 
 #define EVENT_RING_ORDER 13
@@ -284,6 +287,7 @@ static int serve(struct gfs2_sbd *sdp, const struct options *o, int report_fd)
 	if (!error)
 		error = report_ready(report_fd);
 	if (!error) {
+		memory_wait_for(0);
 		fs_info("%s mounted on %s%s", o->device, o->dir, sdp->sd_ro ? " read-only" : "");
 		server_run(s);
 	}
@@ -329,6 +333,20 @@ static int check_size_limit(const struct options *o, struct io_engine *e)
 	return -EFBIG;
 }
 
+/*
+ * A thread that finds no descriptor for its ring would fail requests later. 46 are in use at the busiest, and 32 clients of the control
+ * socket are possible.
+ */
+static int check_descriptors(void)
+{
+	struct rlimit files;
+
+	if (getrlimit(RLIMIT_NOFILE, &files) || files.rlim_cur >= DESCRIPTORS)
+		return 0;
+	fs_err("%d descriptors are needed, and the limit (ulimit -n) is %llu", DESCRIPTORS, (unsigned long long)files.rlim_cur);
+	return -EMFILE;
+}
+
 static int run(const struct options *o, int report_fd)
 {
 	struct claim claim = CLAIM_NONE;
@@ -338,6 +356,9 @@ static int run(const struct options *o, int report_fd)
 	struct gfs2_sbd *sdp;
 	int error, unmounted;
 
+	error = check_descriptors();
+	if (error)
+		return error;
 	error = open_volume(o, &e);
 	if (error) {
 		fs_err("%s: %s", o->device,
@@ -425,19 +446,26 @@ static int resolve_paths(struct options *o)
 	return 0;
 }
 
+/* As high as we may. */
+static void raise_limit(int what, rlim_t to)
+{
+	struct rlimit most = { to, to };
+
+	if (setrlimit(what, &most) && !getrlimit(what, &most)) {
+		most.rlim_cur = most.rlim_max;
+		setrlimit(what, &most);
+	}
+}
+
 static void process_setup(void)
 {
-	struct rlimit mem = { RLIM_INFINITY, RLIM_INFINITY }, files = { 65536, 65536 }, size;
 	sigset_t set;
 
 	/* Registered buffers are locked memory. Without privilege the limit stays, with a message later. */
-	setrlimit(RLIMIT_MEMLOCK, &mem);
-	setrlimit(RLIMIT_NOFILE, &files);
+	raise_limit(RLIMIT_MEMLOCK, RLIM_INFINITY);
+	raise_limit(RLIMIT_NOFILE, 65536);
 	/* An image is a file. What stays of a limit on those is said at the mount; meeting it must be an error, not our end. */
-	if (setrlimit(RLIMIT_FSIZE, &mem) && !getrlimit(RLIMIT_FSIZE, &size)) {
-		size.rlim_cur = size.rlim_max;
-		setrlimit(RLIMIT_FSIZE, &size);
-	}
+	raise_limit(RLIMIT_FSIZE, RLIM_INFINITY);
 	signal(SIGXFSZ, SIG_IGN);
 #ifdef PR_SET_IO_FLUSHER
 	/* Our memory allocations must not wait for write-back that waits for us. */
@@ -479,6 +507,7 @@ static int mount_main(struct options *o)
 	if (chdir("/"))
 		return EX_SYSERR_;
 	process_setup();
+	memory_wait_for(MOUNT_PATIENCE_SECS);
 	gfs2_event_init(EVENT_RING_ORDER);
 	error = run(o, report_fd);
 	gfs2_event_exit();

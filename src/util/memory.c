@@ -6,7 +6,7 @@
  * When the system has none
  *  1. the reserve goes back to it, from which small objects can be had at once;
  *  2. the callback is told (memory_on_shortage()): it wakes somebody who gives back what is only cached;
- *  3. the caller naps and tries again, for as long as it takes.
+ *  3. the caller naps and tries again, for as long as it takes; but as long as there is no mount yet it ends the process after a while.
  * A shortage ends when the reserve can be filled again (memory_reserve_fill()).  It is said once, and again only after SAY_NS.
  *
  * Locking: none is taken here, as callers may hold any.  For the same reason the callback only wakes.  Who gives memory back may
@@ -15,6 +15,7 @@
 #include <stdatomic.h>
 #include <sys/mman.h>
 #include <time.h>
+#include <unistd.h>
 #include "util/util.h"
 #include "util/wait.h"
 
@@ -22,11 +23,13 @@
 #define NAP_MIN_NS 1000000u
 #define NAP_MAX_NS 50000000u
 #define SAY_NS 60000000000ull
+#define EXIT_NO_MEMORY 32	/* mount(8): mount failure */
 
 static _Atomic(void *) reserve;			/* acq_rel exchanges: whoever takes it owns it */
 static atomic_bool shortage;			/* relaxed: only decides what is said and done, and when */
 static atomic_uint_least64_t said_ns;		/* relaxed: two messages at once do no harm */
 static _Atomic(void (*)(void)) callback;	/* with `inside`, seq_cst: see memory_on_shortage() */
+static atomic_uint patience;			/* seconds, 0: without end; relaxed: a nap too many does no harm */
 static atomic_uint inside;			/* threads that may be in the callback */
 
 static void nap(uint32_t ns)
@@ -93,12 +96,29 @@ static void say(size_t size)
 	fs_warn("out of memory: waiting for %zu bytes", size);
 }
 
+void memory_wait_for(unsigned secs)
+{
+	atomic_store_explicit(&patience, secs, memory_order_relaxed);
+}
+
+/* How long have we napped?  At least: naps may take longer than asked. */
+static void lose_patience(size_t size, unsigned attempt)
+{
+	unsigned secs = atomic_load_explicit(&patience, memory_order_relaxed);
+
+	if (!secs || (uint64_t)attempt * NAP_MAX_NS < secs * 1000000000ull)
+		return;
+	fs_err("not enough memory to mount: %zu bytes are not to be had (ulimit -v?)", size);
+	_exit(EXIT_NO_MEMORY);
+}
+
 void memory_wait(size_t size, unsigned attempt)
 {
 	/* No such object is possible: waiting for it would be forever. */
 	GFS2_BUG_ON(size > PTRDIFF_MAX);
 	if (!atomic_exchange_explicit(&shortage, true, memory_order_relaxed))
 		say(size);
+	lose_patience(size, attempt);
 	call_for_help();
 	if (!reserve_release())
 		nap(min_t(uint32_t, NAP_MIN_NS << min_t(unsigned, attempt, 6), NAP_MAX_NS));

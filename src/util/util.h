@@ -133,6 +133,11 @@ void *xaligned_alloc(size_t align, size_t size) __attribute__((malloc, returns_n
 char *xstrdup(const char *text) __attribute__((malloc, returns_nonnull));
 /* The same for other ways to get @size bytes: between two attempts.  @attempt counts from 0. */
 void memory_wait(size_t size, unsigned attempt);
+/*
+ * Who waits longer than @secs ends the process, with a message and status 32; 0 (the default): never. Before a mount is there, nobody would
+ * be told by waiting; what a mount had begun is left as by a crash. To be called while there is one thread only, or with 0.
+ */
+void memory_wait_for(unsigned secs);
 /* @fn is called at a shortage, under any lock: it may only wake somebody.  NULL: nobody; nobody is in the old one any more. */
 void memory_on_shortage(void (*fn)(void));
 /* Has there been a shortage since the reserve was last filled? */

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-# test: the mount command interrupted, killed, faked, with closed descriptors, under ulimit -f; odd names; locks asked for that the mount itself keeps
+# test: the mount command interrupted, killed, faked, with closed descriptors, under ulimit -f, -n and -v; odd names; locks asked for that the mount itself keeps
 # timeout: 180
 # variants: plain asan
 import os
@@ -175,6 +175,38 @@ def case_file_size_limit():
     equal(sorted(os.listdir(where)), ["buffered", "direct"], "read-only")
     run(["umount", where])
     wait_free(volume)
+
+
+def case_scarce():
+    """Too few descriptors or too little memory: no mount, and that is said at once; with enough of them there is one that works."""
+    need_fuse()
+    volume, where = Volume(size="64M"), place()
+    unprivileged = ["setpriv", "--bounding-set=-sys_resource", "--inh-caps=-sys_resource"]
+    done = run(["prlimit", "--nofile=100", *unprivileged, gfs2_fuse(), volume.path, where], ok=(32,))
+    check("128 descriptors are needed" in done.stdout, f"what is said: {done.stdout!r}")
+    check(not mount_entry(where), "there is a mount")
+    wait_free(volume)
+    # The soft limit is raised.
+    for limited in (["prlimit", "--nofile=16:"], ["prlimit", "--nofile=16:4096", *unprivileged]):
+        run([*limited, gfs2_fuse(), volume.path, where])
+        write_file(os.path.join(where, "f"), b"x" * 100000)
+        run(["umount", where])
+        wait_free(volume)
+    if b"__asan_init" not in read_file(gfs2_fuse()):        # that one needs terabytes of addresses
+        mib, refused = 8, 0
+        while True:
+            done = run(["prlimit", f"--as={mib << 20}", gfs2_fuse(), volume.path, where], ok=None)
+            if mount_entry(where):
+                break
+            refused += 1
+            check(done.returncode > 0 and done.stdout, f"{mib} MiB: exit status {done.returncode}, {done.stdout!r}")
+            mib += 6
+        check(refused >= 3, f"{refused} mounts were refused")
+        write_file(os.path.join(where, "f"), b"y" * 100000)
+        equal(read_file(os.path.join(where, "f")), b"y" * 100000, "contents")
+        run(["umount", where])
+        wait_free(volume)
+    volume.fsck()
 
 
 def case_names():
