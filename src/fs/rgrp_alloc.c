@@ -89,6 +89,8 @@ static void resv_set(struct gfs2_rgrpd *rgd, uint64_t owner, uint32_t start, uin
 	rgrp_resv_forget(rgd, owner);
 	if (!len)
 		return;
+	if (!rgd->rd_resv)
+		rgd->rd_resv = xmalloc(RGRP_MAX_RESV * sizeof(*rgd->rd_resv));
 	if (rgd->rd_nr_resv < RGRP_MAX_RESV) {
 		slot = &rgd->rd_resv[rgd->rd_nr_resv++];
 	} else {

@@ -68,7 +68,7 @@ struct gfs2_rgrpd {
 	unsigned rd_nr_pending, rd_pending_space;
 	uint64_t rd_pending_all;	/* too many to list: all settle with this batch; 0: no */
 
-	struct rgrp_resv rd_resv[RGRP_MAX_RESV];
+	struct rgrp_resv *rd_resv;	/* RGRP_MAX_RESV; NULL until there is one: a large volume has many rgrps */
 	unsigned rd_nr_resv;
 	uint64_t rd_resv_clock;		/* counts allocations */
 

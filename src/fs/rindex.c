@@ -167,6 +167,7 @@ void gfs2_rgrps_destroy(struct gfs2_sbd *sdp)
 		gfs2_glock_put(rgd->rd_gl);
 		free(rgd->rd_pending);
 		free(rgd->rd_bits);
+		free(rgd->rd_resv);
 	}
 	free(rgs->rg);
 	free(rgs);
