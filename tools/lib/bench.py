@@ -38,7 +38,7 @@ after the other on the same volume; where their names or their comments say so, 
 Within a round all are measured one after the other, so that what disturbs the machine disturbs
 all of them.  A peer that cannot do something has no value.
 
-  GFS2_FUSE  the daemon to measure (default: built for the occasion, -O2)
+  GFS2_FUSE  the daemon to measure (default: built for the occasion, -O2), with the glockctl that GLOCKCTL names or lies beside it
 """
 import contextlib
 import ctypes
@@ -129,9 +129,12 @@ class Failure(Exception):
 
 
 def run(argv, **more):
-    done = subprocess.run([str(word) for word in argv], stdin=subprocess.DEVNULL,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                          timeout=more.pop("timeout", STEP_SECONDS), check=False, **more)
+    try:
+        done = subprocess.run([str(word) for word in argv], stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                              timeout=more.pop("timeout", STEP_SECONDS), check=False, **more)
+    except OSError as error:
+        raise Failure(f"{argv[0]}: {error.strerror}") from None
     if done.returncode:
         text = list(dict.fromkeys((done.stderr or done.stdout).strip().splitlines()))
         how = f"signal {-done.returncode}" if done.returncode < 0 else f"exit {done.returncode}"
@@ -669,11 +672,9 @@ class Ours(Explained):
     @contextlib.contextmanager
     def fault(self, rule):
         """The engine delays what the rule says."""
+        run([self.glockctl, "-m", self.dir, "set", "fault", rule])
         try:
-            run([self.glockctl, "-m", self.dir, "set", "fault", rule])
             yield
-        except OSError as error:
-            raise Failure(f"{self.glockctl}: {error.strerror}") from None
         finally:
             run([self.glockctl, "-m", self.dir, "set", "fault", "none"])
 
@@ -930,7 +931,12 @@ def build(into, cluster):
     """gfs2-fuse and glockctl, optimized.  In a cluster it is always what is built here, with the programs that go with it."""
     given = os.environ.get("GFS2_FUSE")
     if given and not cluster:
-        return given, os.environ.get("GLOCKCTL", shutil.which("glockctl") or "glockctl")
+        beside = os.path.join(os.path.dirname(given), "..", "tools", "glockctl")
+        programs = given, os.environ.get("GLOCKCTL") or (beside if os.path.exists(beside) else "glockctl")
+        for program in programs:
+            if not shutil.which(program):
+                raise Failure(f"{program} is not there")
+        return programs
     say("building")
     run(["meson", "setup", "-Dbuildtype=debugoptimized", "-Dtests=disabled", into, ROOT], timeout=300)
     run(["ninja", "-C", into, *(["src/gfs2-fuse", "tools/glockctl", "tools/bench-load", "tools/bench-locks"] if cluster else [])],
