@@ -52,10 +52,7 @@ static bool write_kills_suidgid(void)
 
 /* --- open, create --- */
 
-/*
- * libfuse 3.14 has no field for FOPEN_PARALLEL_DIRECT_WRITES, so the reply is written by hand (reference
- * fuse-performance.md section 0).
- */
+/* libfuse 3.14 has no field for FOPEN_PARALLEL_DIRECT_WRITES, so the reply is written by hand. */
 static struct fuse_open_out open_out(const struct gfs2_file *f)
 {
 	struct fuse_open_out out = { .fh = (uint64_t)(uintptr_t)f };
