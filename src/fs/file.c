@@ -402,15 +402,22 @@ int gfs2_file_sync(struct gfs2_inode *ip, bool datasync)
 	return error;
 }
 
-/* Of the whole mount. */
+/* Of the whole mount.  Data that could not be written, now or since the last time, are an error: once, as with syncfs(2). */
 static int sync_fs(struct gfs2_sbd *sdp)
 {
+	uint64_t errors;
+	int error;
+
 	if (!sdp->sd_log)
 		return 0;
 	if (gfs2_withdrawn(sdp))
 		return -EIO;
 	gfs2_pending_mtime_publish_all(sdp);
-	return gfs2_log_sync(sdp->sd_log);
+	error = gfs2_log_sync(sdp->sd_log);
+	errors = buf_cache_write_errors(sdp->sd_bufs);
+	if (atomic_exchange_explicit(&sdp->sd_errors_told, errors, memory_order_relaxed) != errors && !error)
+		error = -EIO;
+	return error;
 }
 
 int gfs2_fsync(struct gfs2_inode *ip, bool datasync)

@@ -156,6 +156,8 @@ int mapping_write(struct gfs2_mapping *m);
  */
 void mapping_write_many(struct gfs2_mapping **maps, unsigned nr);
 int mapping_sync(struct gfs2_mapping *m);	/* mapping_write + collect and clear m_error */
+/* How many writes have failed, of all mappings. */
+uint64_t buf_cache_write_errors(const struct buf_cache *c);
 /* How many writes have failed. */
 uint64_t mapping_errors(struct gfs2_mapping *m);
 /*

@@ -41,6 +41,7 @@ struct buf_cache {
 	unsigned c_shard_mask;
 	/* Blocks; relaxed counters, exact only at rest. */
 	atomic_uint_least64_t c_limit, c_used, c_dirty;
+	atomic_uint_least64_t c_write_errors; /* batches of write-back that failed; relaxed: whoever asks has waited for them */
 	atomic_uint c_hand;		/* next shard to evict from */
 
 	struct rmutex c_free_lock;	/* guards the next four */

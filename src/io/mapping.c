@@ -292,6 +292,7 @@ static void batch_end(struct gfs2_mapping *m, struct wb_batch *b, int error)
 {
 	if (error) {
 		m->m_nr_errors++;
+		atomic_fetch_add_explicit(&m->m_cache->c_write_errors, 1, memory_order_relaxed);
 		if (!m->m_error)
 			m->m_error = error;
 	}
@@ -450,6 +451,11 @@ void mapping_write_many(struct gfs2_mapping **maps, unsigned nr)
 	/* What did not fit, and what others are writing. */
 	for (unsigned i = 0; i < nr; i++)
 		mapping_write(maps[i]);
+}
+
+uint64_t buf_cache_write_errors(const struct buf_cache *c)
+{
+	return atomic_load_explicit(&c->c_write_errors, memory_order_relaxed);
 }
 
 int mapping_sync(struct gfs2_mapping *m)

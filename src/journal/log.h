@@ -149,8 +149,8 @@ uint64_t gfs2_log_durable_seq(struct gfs2_log *log);
  */
 int gfs2_log_flush(struct gfs2_log *log, uint32_t flags);
 /*
- * That, and all data written before the call, with a transaction or without one, directly or not.  An error of writing data is told by the fsync of
- * that file.
+ * That, and all data written before the call, with a transaction or without one, directly or not.  An error of writing data is in
+ * buf_cache_write_errors().
  */
 int gfs2_log_sync(struct gfs2_log *log);
 /* As gfs2_log_flush, but only if @seq (gfs2_trans_batch_seq at the last change) is not durable yet. */

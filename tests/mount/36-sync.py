@@ -3,6 +3,7 @@
 # test: fsync of the root, sync DIR and a remount to read-only make everything durable that was done before, to whatever
 # timeout: 120
 # variants: plain asan
+import errno
 import mmap
 import os
 import sys
@@ -38,8 +39,10 @@ CHANGES = {
 
 def fsync_root(m):
     fd = os.open(m.dir, os.O_RDONLY)
-    os.fsync(fd)
-    os.close(fd)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 WAYS = {
@@ -68,6 +71,30 @@ def case_everything():
             m.kill()
             with volume.mount() as m:
                 check(shown(m), f"{change} is lost after {way}")
+        volume.fsck()
+
+
+def case_data_that_cannot_be_written():
+    """The root's fsync, or the remount, says so: of what it writes itself, and of what was tried before; once."""
+    for way, sync in WAYS.items():
+        volume = Volume(size="64M", journal_mib=8)
+        for before in (False, True):
+            with volume.mount("commit=3600") as m:
+                fsync_root(m)
+                write_file(m / "f", b"f" * 100000)
+                m.glockctl("set", "fault", "op=write,cls=data,error=5,count=1")
+                if before:
+                    fd = os.open(m / "f", os.O_RDONLY)
+                    expect_errno(errno.EIO, os.fsync, fd)
+                    os.close(fd)
+                try:
+                    sync(m)
+                    told = False
+                except (OSError, AssertionError):
+                    told = True
+                check(told, f"{way} says nothing of data that could not be written{' before' if before else ''}")
+                m.glockctl("set", "fault", "none")
+                fsync_root(m)
         volume.fsck()
 
 
