@@ -252,7 +252,9 @@ static int setattr_size(struct gfs2_inode *ip, uint64_t size, uint64_t before, u
 		error = -EINVAL;
 	else if (ip->i_diskflags & (GFS2_DIF_IMMUTABLE | GFS2_DIF_APPENDONLY))
 		error = -EPERM;
-	else if (ip->i_size <= after)
+	else if (after == UINT64_MAX)
+		error = gfs2_truncate(ip, size);
+	else if (ip->i_size <= after && ip->i_size > max_t(uint64_t, size, before))
 		error = gfs2_truncate(ip, max_t(uint64_t, size, before));
 	gfs2_glock_dq_uninit(&gh);
 	return error;

@@ -39,6 +39,10 @@ struct gfs2_inode {
 	uint64_t i_size, i_blocks;
 	struct timespec i_atime, i_mtime, i_ctime;
 	uint32_t i_major, i_minor;
+	/*
+	 * The size that the kernel's FUSE client was told last: what it probably believes in.  Kept with peers only (fuse/undo.c); relaxed: a guess.
+	 */
+	atomic_uint_least64_t i_told_size;
 	uint64_t i_goal;
 	uint64_t i_generation;
 	uint32_t i_diskflags;		/* GFS2_DIF_* */
@@ -268,8 +272,8 @@ int gfs2_setattr(struct gfs2_inode *ip, const struct stat *attr, int valid);
  */
 int gfs2_setattr_size(struct gfs2_inode *ip, uint64_t size);
 /*
- * A write of this node that failed had found the file @before bytes long and left it with @after: back to @size, but not below @before,
- * and nothing at all if it has grown since.
+ * A write of this node that failed had found the file @before bytes long and left it with @after (not UINT64_MAX): back to @size, but not below
+ * @before, and nothing at all if it has grown since, or is shorter.
  */
 int gfs2_setattr_size_undo(struct gfs2_inode *ip, uint64_t size, uint64_t before, uint64_t after);
 int gfs2_fsync(struct gfs2_inode *ip, bool datasync);

@@ -4,6 +4,7 @@
  * on the thread that read them, without libfuse.  Never blocks; what it cannot take goes the other way.
  */
 #include <fcntl.h>
+#include "fuse/ops.h"
 #include "fuse/server.h"
 #include "util/ctx.h"
 #include "util/util.h"
@@ -27,6 +28,7 @@ static void fast_write_done(struct gfs2_dio *dio, int64_t ret)
 		rx_reply(b, (int)ret, NULL, 0);
 		return;
 	}
+	tell_written(dio->ip, dio->pos + (uint64_t)ret);
 	*out = (struct fuse_write_out){ .size = (uint32_t)ret };
 	rx_reply(b, 0, NULL, sizeof(*out));
 }

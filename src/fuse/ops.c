@@ -51,6 +51,7 @@ void fill_entry(struct server *s, struct gfs2_inode *ip, const struct stat *st,
 	e->ino = server_node(s, ip);
 	e->generation = ip->i_no_formal_ino;
 	e->attr = *st;
+	tell_size(ip, (uint64_t)st->st_size);
 	e->attr_timeout = s->timeout;
 	e->entry_timeout = s->timeout;
 }
@@ -157,6 +158,8 @@ void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	struct stat st;
 	int error = ip ? inode_stat(ip, &st) : -ESTALE;
 
+	if (!error)
+		tell_size(ip, (uint64_t)st.st_size);
 	gfs2_inode_put(ip);
 	if (error)
 		reply_err(req, error);
@@ -166,17 +169,17 @@ void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 
 static int set_size(struct server *s, struct gfs2_inode *ip, off_t size, int to_set, struct fuse_file_info *fi)
 {
-	struct failed_write w;
+	uint64_t eof[2];
 
 	if (size < 0)
 		return -EINVAL;
 	if (fi && to_set == FUSE_SET_ATTR_SIZE && s->sdp->sd_lm->lm_has_peers) {
 		struct gfs2_file *f = fi_file(fi);
-		bool undoes = file_undoes(s, f, (uint64_t)size, &w);
+		bool undoes = file_undoes(s, f, (uint64_t)size, eof);
 
 		handle_out(f);
 		if (undoes)
-			return gfs2_setattr_size_undo(ip, (uint64_t)size, w.eof[0], w.eof[1]);
+			return gfs2_setattr_size_undo(ip, (uint64_t)size, eof[0], eof[1]);
 	}
 	return gfs2_setattr_size(ip, (uint64_t)size);
 }
@@ -205,6 +208,8 @@ void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set,
 		error = gfs2_setattr(ip, attr, to_set & ~FUSE_SET_ATTR_SIZE);
 	if (!error)
 		error = inode_stat(ip, &st);
+	if (!error)
+		tell_size(ip, (uint64_t)st.st_size);
 	gfs2_inode_put(ip);
 	if (error)
 		reply_err(req, error);

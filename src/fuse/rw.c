@@ -459,38 +459,6 @@ void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse
 
 /* --- write --- */
 
-/*
- * After an asynchronous direct write beyond the end of the file has failed, the kernel cuts the file to the size that it had (fuse_direct_IO(),
- * fuse_do_truncate()): what had been written of it goes.  But that is the size that it *believed* in, and what another node had appended
- * by then must not go.  Its request cannot be told from an ftruncate(2); so it is recognized by what came before: the same thread
- * and open file, just now, the offset of the write, which for appends is the size that the kernel believes in.  An ftruncate() that
- * looks like that means the same.
- */
-#define UNDO_NS (10ull * 1000000000)
-
-static void write_failed(struct server *s, struct gfs2_file *f, uint64_t pos, const uint64_t eof[2])
-{
-	pthread_mutex_lock(&s->files_lock);
-	f->f_failed = (struct failed_write){ .pid = current_ctx()->pid, .when_ns = now_ns(), .pos = pos,
-					     .eof = { eof[0], eof[1] } };
-	pthread_mutex_unlock(&s->files_lock);
-}
-
-bool file_undoes(struct server *s, struct gfs2_file *f, uint64_t size, struct failed_write *w)
-{
-	bool yes;
-
-	pthread_mutex_lock(&s->files_lock);
-	*w = f->f_failed;
-	/* A large write comes in pieces, and a later one may be the first to fail. */
-	yes = w->when_ns && now_ns() - w->when_ns < UNDO_NS && w->pid == current_ctx()->pid && size <= w->pos &&
-	      (w->pos - size) % RX_MAX_WRITE == 0 && !SEEDED_BUG("undo-cuts");
-	if (w->pid == current_ctx()->pid)
-		f->f_failed.when_ns = 0;
-	pthread_mutex_unlock(&s->files_lock);
-	return yes;
-}
-
 static int64_t write_direct(struct server *s, struct gfs2_inode *ip, const char *buf, uint64_t pos,
 			    size_t size, int flags, uint64_t eof[2], uint64_t *done_ns)
 {
@@ -516,13 +484,66 @@ static int64_t write_direct(struct server *s, struct gfs2_inode *ip, const char 
 	return ret;
 }
 
+/* EX held.  A direct write is all or nothing, as in dio/rest.c. */
+static int64_t write_locked(struct gfs2_inode *ip, const char *buf, uint64_t pos, size_t size, bool direct)
+{
+	const struct gfs2_fill fill = { buf, pos, (uint32_t)size };
+	int error;
+
+	if (!direct || atomic_load_explicit(&ip->i_sbd->sd_dio_rest, memory_order_relaxed) == DIO_REST_BUFFERED)
+		return gfs2_file_write(ip, buf, pos, (uint32_t)size, false);
+	error = gfs2_file_write_through(ip, &fill, 1);
+	return error ? error : (int64_t)size;
+}
+
+/* EX held: at @pos, and the @tail bytes that are there behind it.  All of it, or an error. */
+static int64_t write_before(struct gfs2_inode *ip, const char *buf, uint64_t pos, size_t size, uint64_t tail, bool direct)
+{
+	char *all = malloc(size + tail), *piece = aligned_alloc(4096, RX_MAX_WRITE + 4 * 4096);
+	int64_t ret = all && piece ? 0 : -ENOMEM;
+	uint32_t skip;
+
+	for (uint64_t done = 0; done < tail && ret >= 0; done += (uint64_t)ret) {
+		ret = gfs2_file_read(ip, piece, pos + done, (uint32_t)min_t(uint64_t, tail - done, RX_MAX_WRITE), &skip);
+		if (!ret)
+			ret = -EIO;
+		if (ret > 0)
+			memcpy(all + size + done, piece + skip, (size_t)ret);
+	}
+	if (ret >= 0) {
+		memcpy(all, buf, size);
+		ret = write_locked(ip, all, pos, size + tail, direct);
+		if (ret >= 0)
+			ret = (uint64_t)ret == size + tail ? (int64_t)size : -ENOSPC;
+	}
+	free(piece);
+	free(all);
+	return ret;
+}
+
+/* EX held, and the caller's rights are.  *@where: there. */
+static int64_t append_locked(struct server *s, struct gfs2_file *f, const struct written *w, struct gfs2_inode *ip, const char *buf,
+			     uint64_t *where, bool direct)
+{
+	uint64_t tail;
+	int64_t ret = append_where(s, f, w, ip->i_size, &tail);
+
+	if (ret < 0)
+		return ret;
+	*where = (uint64_t)ret;
+	ret = tail ? write_before(ip, buf, *where, w->size, tail, direct) : write_locked(ip, buf, *where, w->size, direct);
+	if (ret == w->size)
+		append_placed(s, f, w);
+	return ret;
+}
+
 /*
  * @writepage: a page of a shared mapping; nobody calls write(2), so no rights are lost.  @append: at the end of the file, and *@where
- * becomes that.  @eof: how long the file was before and is after it.
+ * becomes that.  @w: its eof becomes how long the file was before and is after it.
  */
 static int64_t write_buffered(struct server *s, struct gfs2_inode *ip, const char *buf,
-			      uint64_t *where, size_t size, int flags, bool append, bool writepage,
-			      uint64_t eof[2])
+			      uint64_t *where, size_t size, int flags, struct gfs2_file *append, bool writepage,
+			      struct written *w)
 {
 	uint64_t pos;
 	bool sync = flags & O_DSYNC, full_sync = flags & (O_SYNC & ~O_DSYNC);
@@ -533,7 +554,7 @@ static int64_t write_buffered(struct server *s, struct gfs2_inode *ip, const cha
 
 	if (ret)
 		return ret;
-	eof[0] = ip->i_size;
+	w->eof[0] = ip->i_size;
 	errors = mapping_errors(&ip->i_data);
 	if (append && !SEEDED_BUG("append-where-believed"))
 		*where = ip->i_size;
@@ -545,10 +566,11 @@ static int64_t write_buffered(struct server *s, struct gfs2_inode *ip, const cha
 		ret = gfs2_remove_privs_locked(ip, write_kills_suidgid());
 	killed = ret > 0;
 	if (ret >= 0)
-		ret = gfs2_file_write(ip, buf, pos, (uint32_t)size, false);
+		ret = append && pos == ip->i_size ? append_locked(s, append, w, ip, buf, where, flags & O_DIRECT)
+						  : write_locked(ip, buf, pos, size, false);
 	if (ip->i_diskflags & GFS2_DIF_SYNC && !writepage)
 		sync = full_sync = true;
-	eof[1] = ip->i_size;
+	w->eof[1] = ip->i_size;
 	gfs2_glock_dq_uninit(&gh);
 	if (killed)
 		inval_mode(s, ip);
@@ -567,7 +589,10 @@ void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_
 	      struct fuse_file_info *fi)
 {
 	struct server *s = op_begin(req);
-	uint64_t pos = (uint64_t)off, eof[2] = { UINT64_MAX, UINT64_MAX };
+	uint64_t pos = (uint64_t)off;
+	struct written w = { .off = pos, .size = (uint32_t)size };
+	/* The kernel's offset is the end that it believes in, and it takes back what fails. */
+	struct gfs2_file *with_peers = s->sdp->sd_lm->lm_has_peers && !fi->writepage ? fi_file(fi) : NULL;
 	bool direct = fi->flags & O_DIRECT && write_past_cache(current_ctx()->flags);
 	struct gfs2_inode *ip;
 	uint64_t done_ns = 0;
@@ -579,27 +604,31 @@ void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_
 		fuse_reply_err(req, ESTALE);
 		return;
 	}
+	if (with_peers)
+		file_writes(s, with_peers, &w, fi->flags & O_APPEND);
 	if (s->sdp->sd_ro)
 		ret = -EROFS;
 	else if (off < 0)
 		ret = -EINVAL;
-	else if (fi->flags & O_APPEND && !fi->writepage && s->sdp->sd_lm->lm_has_peers)
-		/* The kernel's offset is the end that it believes in.  Past the end nothing is written directly; but durable it is. */
-		ret = write_buffered(s, ip, buf, &pos, size,
-				     fi->flags | (fi->flags & O_DIRECT ? O_DSYNC : 0), true, false, eof);
+	else if (with_peers && fi->flags & O_APPEND)
+		/* Past the end nothing is written directly; but durable it is. */
+		ret = write_buffered(s, ip, buf, &pos, size, fi->flags | (fi->flags & O_DIRECT ? O_DSYNC : 0), with_peers, false, &w);
 	else if (direct)
-		ret = write_direct(s, ip, buf, (uint64_t)off, size, fi->flags, eof, &done_ns);
+		ret = write_direct(s, ip, buf, (uint64_t)off, size, fi->flags, w.eof, &done_ns);
 	else
-		ret = write_buffered(s, ip, buf, &pos, size, fi->flags, false, fi->writepage, eof);
+		ret = write_buffered(s, ip, buf, &pos, size, fi->flags, NULL, fi->writepage, &w);
 	/* Went past the kernel's pages: older kernels leave stale ones there. */
 	if (ret && !direct && write_past_cache(current_ctx()->flags))
 		inval_pages(s, ip, pos, size);
-	if (ret < 0 && eof[0] != UINT64_MAX && pos + size > eof[0] && fi->flags & O_DIRECT && !fi->writepage &&
-	    s->sdp->sd_lm->lm_has_peers) {
-		struct gfs2_file *f = fi_file(fi);
-
-		write_failed(s, f, (uint64_t)off, eof);
-		handle_out(f);
+	if (with_peers) {
+		/* Went before later pieces, which somebody may have read where they were. */
+		if (fi->flags & O_APPEND && ret > 0 && pos < w.eof[0])
+			inval_pages(s, ip, pos, 0);
+		w.ret = ret;
+		file_written(s, with_peers, &w);
+		handle_out(with_peers);
+		if (ret > 0)
+			tell_written(ip, (uint64_t)off + (uint64_t)ret);
 	}
 	gfs2_inode_put(ip);
 	if (ret < 0)

@@ -252,6 +252,96 @@ def case_failed_append():
         page.close()
 
 
+def fill(mount):
+    """Not a block is left."""
+    fd = os.open(mount / "filler", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for size in (1 << 20, 1 << 16, BLOCK):
+        try:
+            while os.write(fd, bytes(size)) == size:
+                pass
+        except OSError as error:
+            equal(error.errno, errno.ENOSPC, "errno on a full volume")
+    os.fsync(fd)
+    os.close(fd)
+
+
+def case_failed_without_space():
+    """The same where there is no space, or space for a part, for writes of one piece and of several: nothing of the other node's is cut
+    away, nothing of a direct write's stays; and an ftruncate(2) after such a write, whoever made it, is one."""
+    with nodes(size="64M") as (a, b):
+        aio, memory = Aio(), mmap.mmap(-1, 3 << 20)
+        memory[:] = b"a" * len(memory)
+        other = b"b" * 100000
+        for flags in (0, os.O_APPEND, os.O_DIRECT, os.O_DIRECT | os.O_APPEND):
+            for length, room in ((1 << 16, 0), (1 << 16, 20 << 10), (3 << 20, 0), (3 << 20, 20 << 10), (3 << 20, 1300 << 10)):
+                what = f"flags {flags:#o}, {length} bytes, room for {room}"
+                write_file(a / "f", b"0" * BLOCK, sync=True)
+                write_file(b / "room", bytes(room), sync=True)
+                fd = os.open(a / "f", os.O_WRONLY | flags)
+                appender = os.open(b / "f", os.O_WRONLY | os.O_APPEND | os.O_DSYNC)
+                equal(os.write(appender, other), len(other), "the other node's append")
+                os.close(appender)
+                fill(b)
+                os.unlink(b / "room")
+                run(["sync", b.dir])
+                # Node a's kernel believes in one block.
+                result = aio.pwrite(fd, memory, length, BLOCK)
+                data = read_file(b / "f")
+                if not flags & os.O_APPEND and result > 0:
+                    data = data[:BLOCK] + other     # it fitted over the other's
+                else:
+                    check(result in (-errno.ENOSPC, -errno.EIO), f"{what}: result {result}")
+                if flags & os.O_APPEND or length < len(other):
+                    same_data(data[BLOCK:BLOCK + len(other)] if flags & os.O_APPEND else data[-BLOCK:],
+                              other if flags & os.O_APPEND else other[-BLOCK:], what)
+                check(len(data) >= BLOCK + len(other), f"{what}: {len(data)} bytes are left")
+                if flags:
+                    equal(len(data), BLOCK + len(other), f"{what}: size")
+                for size in (3 * BLOCK, BLOCK, 0):
+                    try:
+                        os.write(fd, memory[:1 << 16]) if flags & os.O_APPEND else os.pwrite(fd, memory[:1 << 16], 1 << 20)
+                    except OSError:
+                        pass
+                    os.ftruncate(fd, size)
+                    equal(os.stat(b / "f").st_size, size, f"{what}: after ftruncate(2)")
+                os.close(fd)
+                os.unlink(b / "filler")
+        aio.close()
+        memory.close()
+
+
+def case_append_in_order():
+    """A large asynchronous append is sent in pieces, all at once; the file has them in order, also when the other node appends meanwhile."""
+    pieces = 6
+    with nodes(size="512M") as (a, b):
+        aio, memory = Aio(), mmap.mmap(-1, pieces << 20)
+        for i in range(pieces):
+            memory[i << 20:(i + 1) << 20] = bytes([65 + i]) * (1 << 20)
+        for flags in (os.O_APPEND, os.O_DIRECT | os.O_APPEND):
+            fd = os.open(a / "log", os.O_WRONLY | os.O_CREAT | flags)
+            for turn in range(10):
+                # The last piece is a short one.
+                length = (pieces << 20) - turn * 2 * BLOCK
+                equal(aio.pwrite(fd, memory, length, 0), length, "append")
+                same_data(read_file(a / "log"), memory[:length], f"flags {flags:#o}, turn {turn}")
+                os.ftruncate(fd, 0)
+            appender = subprocess.Popen(["sh", "-c", f"while :; do printf %08192d 7 >>{b / 'log'} || exit; done"])
+            wait_for(lambda: os.stat(a / "log").st_size, "the other node to append")
+            good = 0
+            for turn in range(10):
+                good += aio.pwrite(fd, memory, len(memory), 0) == len(memory)
+            appender.kill()
+            appender.wait()
+            data = read_file(a / "log").translate(None, b"07")
+            check(len(data) >= good * len(memory), f"{good} appends, {len(data)} bytes")
+            if len(data) == good * len(memory):
+                same_data(data, memory[:] * good, "the pieces, without the other node's")
+            os.close(fd)
+            os.unlink(a / "log")
+        aio.close()
+        memory.close()
+
+
 # --- the end of an inode
 
 def free_blocks(*mounts):
