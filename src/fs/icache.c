@@ -119,6 +119,7 @@ int gfs2_icache_create(struct gfs2_sbd *sdp)
 	list_init(&ic->idle);
 	list_init(&ic->reap);
 	atomic_init(&ic->many, UINT_MAX);
+	atomic_init(&ic->made, 0);
 	list_init(&ic->doomed);
 	slab_init(&ic->inode_slab, sizeof(struct gfs2_inode));
 	slab_init(&ic->remnant_slab, sizeof(struct gfs2_remnant));
@@ -344,10 +345,11 @@ static int wait_settled(struct gfs2_icache *ic, struct gfs2_inode *ip, uint64_t 
 static int make(struct gfs2_icache *ic, struct gfs2_sbd *sdp, uint64_t no_addr, uint64_t formal,
 		struct gfs2_remnant **slot, bool unsure, struct gfs2_inode **out)
 {
+	unsigned many = atomic_load_explicit(&ic->many, memory_order_relaxed);
 	struct gfs2_inode *ip;
 	int error;
 
-	if (ic->nr > atomic_load_explicit(&ic->many, memory_order_relaxed))
+	if (ic->nr > many || atomic_fetch_add_explicit(&ic->made, 1, memory_order_relaxed) >= many)
 		gfs2_maint_wake(sdp);
 	ip = inode_alloc(sdp, no_addr, formal);
 	if (slot)

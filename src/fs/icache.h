@@ -27,6 +27,8 @@ struct gfs2_icache {
 	uint64_t undeleted[64];
 	unsigned nr_undeleted;
 	atomic_uint many;	/* more than that are a reason to call for gfs2_icache_trim(); relaxed */
+	/* Made since then; relaxed: one more or less.  As many are, too: where they go at once, being deleted, their locks stay. */
+	atomic_uint made;
 	struct list_head idle;	/* inodes that were left to the kernel's lookups, oldest first; some are in use again */
 	/* Inodes that were let go for another node to delete: did it?  If there are too many, the next mount finds the others. */
 	struct {

@@ -107,6 +107,7 @@ void gfs2_icache_reap(struct gfs2_sbd *sdp)
 void gfs2_icache_set_many(struct gfs2_sbd *sdp, unsigned nr)
 {
 	atomic_store_explicit(&sdp->sd_icache->many, nr, memory_order_relaxed);
+	atomic_store_explicit(&sdp->sd_icache->made, 0, memory_order_relaxed);
 }
 
 void gfs2_icache_count(struct gfs2_sbd *sdp, unsigned *objects, unsigned *remnants)
