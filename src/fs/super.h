@@ -81,7 +81,6 @@ struct gfs2_args {
 struct gfs2_sbd {
 	struct gfs2_args sd_args;
 	/* tunables that `glockctl set` may change; relaxed: each is looked at on its own */
-	atomic_uint_least64_t sd_errors_told; /* buf_cache_write_errors() that an fsync of the root has told; relaxed */
 	atomic_int sd_short_dio, sd_dio_mtime, sd_dio_rest;
 	atomic_uint sd_dio_mtime_interval, sd_commit;
 	atomic_uint_least64_t sd_cache;	/* bytes; set by gfs2_budget_set() */
@@ -102,6 +101,7 @@ struct gfs2_sbd {
 	const struct lm_lockops *sd_lm;
 	struct io_engine *sd_io;
 	struct buf_cache *sd_bufs;
+	atomic_uint_least64_t sd_errors_told; /* buf_cache_write_errors() that an fsync of the root has told; relaxed */
 	struct gfs2_glock_table *sd_glocks;
 	struct gfs2_log *sd_log;	/* NULL on a read-only mount */
 	struct gfs2_icache *sd_icache;

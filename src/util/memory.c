@@ -101,7 +101,7 @@ void memory_wait_for(unsigned secs)
 	atomic_store_explicit(&patience, secs, memory_order_relaxed);
 }
 
-/* How long have we napped?  At least: naps may take longer than asked. */
+/* How long have we napped?  About: the first naps are shorter, and any may take longer than asked. */
 static void lose_patience(size_t size, unsigned attempt)
 {
 	unsigned secs = atomic_load_explicit(&patience, memory_order_relaxed);

@@ -326,12 +326,14 @@ def case_append_in_order():
                 same_data(read_file(a / "log"), memory[:length], f"flags {flags:#o}, turn {turn}")
                 os.ftruncate(fd, 0)
             appender = subprocess.Popen(["sh", "-c", f"while :; do printf %08192d 7 >>{b / 'log'} || exit; done"])
-            wait_for(lambda: os.stat(a / "log").st_size, "the other node to append")
             good = 0
-            for turn in range(10):
-                good += aio.pwrite(fd, memory, len(memory), 0) == len(memory)
-            appender.kill()
-            appender.wait()
+            try:
+                wait_for(lambda: os.stat(a / "log").st_size, "the other node to append")
+                for turn in range(10):
+                    good += aio.pwrite(fd, memory, len(memory), 0) == len(memory)
+            finally:
+                appender.kill()
+                appender.wait()
             data = read_file(a / "log").translate(None, b"07")
             check(len(data) >= good * len(memory), f"{good} appends, {len(data)} bytes")
             if len(data) == good * len(memory):
