@@ -15,6 +15,7 @@
 #include "fs/dealloc.h"
 #include "fs/dir.h"
 #include "fs/evict_later.h"
+#include "fs/icache.h"
 #include "fs/xattr.h"
 #include "util/util.h"
 #include "util/wait.h"
@@ -110,7 +111,7 @@ static int upgrade_iopen(struct gfs2_inode *ip, struct gfs2_holder *gh)
 		}
 	}
 	error = gfs2_glock_nq_init(ip->i_iopen_gl, LM_ST_EXCLUSIVE, LM_FLAG_TRY_1CB | GL_NOCACHE, gh);
-	if (error == GLR_TRYFAILED && peers)
+	if (error == GLR_TRYFAILED && peers && icache_ask(ip))
 		error = await_iopen(ip, gh);
 	return error;
 }
@@ -198,6 +199,7 @@ static int reclaim(struct gfs2_sbd *sdp, uint64_t blkno, unsigned flags)
 {
 	struct gfs2_inode *ip;
 	struct gfs2_holder gh;
+	bool unlinked;
 	int error;
 
 	error = gfs2_inode_lookup(sdp, blkno, 0, &ip);
@@ -216,11 +218,10 @@ static int reclaim(struct gfs2_sbd *sdp, uint64_t blkno, unsigned flags)
 	error = gfs2_glock_nq_init(ip->i_gl, LM_ST_EXCLUSIVE, GL_SKIP | flags, &gh);
 	if (!error) {
 		error = gfs2_get_block_type(sdp, blkno);
-		if (error == GFS2_BLKST_UNLINKED_)
-			error = must_instantiate(ip->i_gl) ? inode_go_instantiate(ip->i_gl) : 0;
-		else if (error > 0)
-			error = 0;
-		if (!error && ip->i_valid && ip->i_nlink)
+		unlinked = error == GFS2_BLKST_UNLINKED_;
+		if (error > 0)
+			error = unlinked && must_instantiate(ip->i_gl) ? inode_go_instantiate(ip->i_gl) : 0;
+		if (!error && unlinked && ip->i_valid && ip->i_nlink)
 			fs_warn("inode %" PRIu64 " is unlinked in the bitmap but has %u links: left alone",
 				blkno, ip->i_nlink);
 		gfs2_glock_dq_uninit(&gh);

@@ -35,14 +35,18 @@ struct gfs2_icache {
 		uint64_t no_addr, due_ns;
 	} let_go[64];
 	unsigned nr_let_go;
+	/* Inodes that other nodes were asked to let go, hashed by no_addr; a newer one takes an older one's place. */
+	struct {
+		uint64_t no_addr, formal;
+	} asked[1024];
 	struct list_head reap;	/* inodes that another node has wanted to delete while they were in use here */
 	struct gfs2_remnant **remnants;
 	unsigned remnant_buckets, nr_remnants;
 	struct slab_cache inode_slab, remnant_slab;	/* have their own locks */
 	struct list_head doomed; /* inodes that lost their last name, until they are gone */
 	atomic_uint_least64_t gone; /* how many inodes were deleted; changed under the lock, read without (acquire) */
-	bool hunting;		/* gfs2_inodes_hunt() is under way */
-	bool hunt_wanted;	/* somebody waits for one */
+	uint64_t hunts, hunted;	/* how many gfs2_inodes_hunt() have begun, and are over */
+	bool hunt_wanted;	/* somebody waits for the next one */
 
 	struct rmutex pending_lock; /* RANK_DIO; taken inside i_lock */
 	struct list_head pending; /* inodes with i_pending_mtime, oldest first; no reference is held */
@@ -88,5 +92,10 @@ void icache_note_let_go(struct gfs2_sbd *sdp, uint64_t no_addr, bool at_once);
 void icache_check_let_go(struct gfs2_sbd *sdp, uint64_t then);
 /* It could not be deleted. */
 void icache_note_undeleted(struct gfs2_icache *ic, uint64_t no_addr);
+/*
+ * May the other nodes that have @ip in core say something if they are asked to let it go?  Once: whoever keeps it is not asked by the DLM again,
+ * and is silent.
+ */
+bool icache_ask(struct gfs2_inode *ip);
 
 #endif

@@ -6,7 +6,7 @@
  *  1. An unlinked inode that this node has in core is deleted when the last reference goes (icache.c); one whose deletion failed, or that was
  *     left to another node, is looked at again: at once, after LET_GO_NS, or before unmount.  What does not fit into the two
  *     small tables the next mount finds.
- *  2. Who found no space waits for those that are on their way, and for a hunt through what was seen unlinked, but not for ever.
+ *  2. Who found no space waits for those that are on their way, and for one hunt through what was seen unlinked, but not for ever.
  *
  * Locking: the cache's lock guards the lists and tables; it is let go of for everything that may sleep.
  * Kernel: rgrp.c:try_rgrp_unlink, glock.c:delete_work_func.
@@ -77,18 +77,18 @@ static bool any_on_its_way(struct gfs2_icache *ic, const struct gfs2_inode *but)
 }
 
 /*
- * Cache lock held: a hunt goes on or has been asked for.  Those who came across unlinked inodes after it has begun say so
- * again, so there is another one then.
+ * Cache lock held: the number of the hunt that goes through all that was seen unlinked until now; it is asked for if it has not begun.  Only that
+ * one is waited for: where other nodes have unlinked inodes open there is always something to be seen.
  */
-static bool hunt_on(struct gfs2_icache *ic, struct gfs2_sbd *sdp)
+static uint64_t hunt_for_seen(struct gfs2_icache *ic, struct gfs2_sbd *sdp)
 {
 	if (gfs2_withdrawn(sdp) || !sdp->sd_maint)
-		return false;
-	if (!ic->hunting && gfs2_unlinked_seen(sdp)) {
+		return 0;
+	if (gfs2_unlinked_seen(sdp)) {
 		ic->hunt_wanted = true;
 		gfs2_maint_wake(sdp);
 	}
-	return ic->hunting || ic->hunt_wanted;
+	return ic->hunts + ic->hunt_wanted;
 }
 
 bool gfs2_inodes_wait_gone(struct gfs2_inode *ip, uint64_t gone)
@@ -96,19 +96,21 @@ bool gfs2_inodes_wait_gone(struct gfs2_inode *ip, uint64_t gone)
 	struct gfs2_icache *ic = ip->i_sbd->sd_icache;
 	unsigned long long began = now_ns();
 	struct gfs2_inode *other, *next;
+	uint64_t hunt;
 
 	gfs2_evict_hurry(ip->i_sbd);
 	rmutex_lock(&ic->lock);
+	hunt = hunt_for_seen(ic, ip->i_sbd);
 	while (gfs2_inodes_gone(ip->i_sbd) == gone) {
-		bool hunt = hunt_on(ic, ip->i_sbd);
+		bool hunting = ic->hunted < hunt && !gfs2_withdrawn(ip->i_sbd);
 
-		if (!hunt && !any_on_its_way(ic, ip))
+		if (!hunting && !any_on_its_way(ic, ip))
 			break;
-		if (rcond_wait_until(&ic->wait, &ic->lock, began + (hunt ? HUNT_WAIT_NS : DOOMED_WAIT_NS)))
+		if (rcond_wait_until(&ic->wait, &ic->lock, began + (hunting ? HUNT_WAIT_NS : DOOMED_WAIT_NS)))
 			continue;
 		/* Somebody's working directory, or the like: not waited for again. */
 		list_for_each_entry_safe(other, next, &ic->doomed, i_doomed)
-			if (!hunt && !other->i_opens)
+			if (!hunting && !other->i_opens)
 				list_del_init(&other->i_doomed);
 		break;
 	}
@@ -125,17 +127,31 @@ int gfs2_inodes_hunt(struct gfs2_sbd *sdp)
 	rmutex_lock(&ic->lock);
 	/* In a cluster what is unlinked is mostly in use on some node: it is asked only for a reason. */
 	go = ic->hunt_wanted || !sdp->sd_lm->lm_has_peers;
-	ic->hunting = go;
+	ic->hunts += go;
 	ic->hunt_wanted = false;
 	rmutex_unlock(&ic->lock);
 	if (!go)
 		return 0;
 	error = gfs2_for_each_unlinked_seen(sdp, gfs2_reclaim_left);
 	rmutex_lock(&ic->lock);
-	ic->hunting = false;
+	ic->hunted = ic->hunts;
 	rcond_broadcast(&ic->wait);
 	rmutex_unlock(&ic->lock);
 	return error;
+}
+
+bool icache_ask(struct gfs2_inode *ip)
+{
+	struct gfs2_icache *ic = ip->i_sbd->sd_icache;
+	unsigned slot = ip->i_no_addr % ARRAY_SIZE(ic->asked);
+	bool again;
+
+	rmutex_lock(&ic->lock);
+	again = ic->asked[slot].no_addr == ip->i_no_addr && ic->asked[slot].formal == ip->i_no_formal_ino;
+	ic->asked[slot].no_addr = ip->i_no_addr;
+	ic->asked[slot].formal = ip->i_no_formal_ino;
+	rmutex_unlock(&ic->lock);
+	return !again;
 }
 
 /*

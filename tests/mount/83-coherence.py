@@ -30,6 +30,18 @@ def nodes(count=2, size="256M", options=(), **more):
     volume.fsck()
 
 
+def fill_up(file):
+    """Until there is no more space; how many bytes."""
+    written = 0
+    try:
+        while True:
+            written += file.write(bytes(256 * BLOCK))
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+    return written
+
+
 def matrix(rounds, seed, **more):
     rng = random.Random(f"{seed}")
     with nodes(**more) as mounts:
@@ -383,6 +395,35 @@ def case_unlinked():
                     same_data(read_file((one, other)[n] / name), b"%d.%d" % (n, i), name)
                 for name in names:
                     os.unlink((one, other)[(n + len(name)) % 2] / name)
+
+
+def case_unlinked_and_full():
+    """Who finds no space looks for unlinked inodes; those that a node has said to be in use it is not waited for again."""
+    with nodes(size="64M", mkfs=("-J", "8")) as (a, b):
+        names = [f"f{i}" for i in range(8)]
+        for name in names:
+            write_file(a / name, pattern(20000, 5), sync=True)
+        held = [os.open(b / name, os.O_RDONLY) for name in names]
+        inodes = [os.fstat(fd).st_ino for fd in held]
+        with open(a / "fill", "wb", buffering=0) as fills, Trace(a) as trace:
+            for name in names:
+                os.unlink(a / name)
+            fill_up(fills)
+            for _ in range(4):
+                with open(b / "fill", "ab", buffering=0) as other:
+                    fill_up(other)
+                fill_up(fills)
+        for inode in inodes:
+            asked = [event["flags"] for event in trace.events
+                     if event.get("glock") == f"5/{inode:x}" and event["event"] == "dlm_lock" and event["to"] == "EX"]
+            waited = sum("NOQUEUE" not in flags for flags in asked)
+            check(waited <= 1 and len(asked) > 3, f"unlinked inode {inode}: {asked}")
+        for fd in held:
+            same_data(os.pread(fd, 20000, 0), pattern(20000, 5), "unlinked file that is open on the other node")
+            os.close(fd)
+        # They have been freed by then, or whoever finds no space frees them.
+        with open(b / "fill", "ab", buffering=0) as other:
+            check(fill_up(other) >= len(names) * 20000, "the unlinked files' room is not there")
 
 
 # --- times of direct writes, while several nodes have some that are not published
