@@ -161,6 +161,7 @@ int server_mount(struct gfs2_sbd *sdp, const struct server_config *cfg, struct s
 	struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
 	struct server *s = xzalloc(sizeof(*s));
 	int error = mount_args(cfg, &args);
+	const char *why = NULL;
 
 	s->sdp = sdp;
 	s->wake_fd = -1;
@@ -186,8 +187,10 @@ int server_mount(struct gfs2_sbd *sdp, const struct server_config *cfg, struct s
 	if (!s->se)
 		goto fail;
 	error = -EIO;
-	if (fuse_session_mount(s->se, cfg->mountpoint))
+	if (fuse_session_mount(s->se, cfg->mountpoint)) {
+		why = "libfuse or fusermount3 has said why";
 		goto fail;
+	}
 	s->fd = fuse_session_fd(s->se);
 	error = fuse_session_custom_io(s->se, &session_io, s->fd);
 	if (error)
@@ -220,7 +223,7 @@ int server_mount(struct gfs2_sbd *sdp, const struct server_config *cfg, struct s
 	*out = s;
 	return 0;
 fail:
-	fs_err("cannot mount on %s: %s", cfg->mountpoint, strerror(-error));
+	fs_err("cannot mount on %s: %s", cfg->mountpoint, why ? why : strerror(-error));
 	fuse_opt_free_args(&args);
 	server_destroy(s);
 	return error;
