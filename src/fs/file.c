@@ -374,6 +374,9 @@ static int file_sync(struct gfs2_inode *ip, bool datasync)
 		error = error2;
 	if (!flushed) {
 		error2 = io_flush(sdp->sd_io, IO_DATA);
+		/* Metadata on their way home may be lost with it, of which nobody would be told: only the log has them, as long as its tail stays. */
+		if (io_flush_error(sdp->sd_io))
+			gfs2_withdraw(sdp, "the device has lost what it had been given: %s", strerror(-io_flush_error(sdp->sd_io)));
 		if (!error)
 			error = error2;
 	}

@@ -35,6 +35,8 @@ struct io_engine {
 	uint64_t e_id;			/* never used twice: a thread's ring is found by it */
 	/* The store refuses RWF_DSYNC: write, then flush (relaxed: each request checks for itself). */
 	atomic_bool e_no_dsync;
+	/* The first error of a flush; release and acquire: who does not see it was flushed before. */
+	atomic_int e_flush_error;
 
 	struct rmutex e_lock;
 	struct list_head e_faults;

@@ -383,6 +383,11 @@ int io_flush(struct io_engine *e, enum io_class cls)
 	return io_run(e, &req, 1);
 }
 
+int io_flush_error(const struct io_engine *e)
+{
+	return atomic_load_explicit(&e->e_flush_error, memory_order_acquire);
+}
+
 /* --- discarding --- */
 
 int io_discard(struct io_engine *e, uint64_t pos, uint64_t len)

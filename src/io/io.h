@@ -68,6 +68,7 @@ struct io_req {
 	uint32_t short_bytes;	/* the next transfer is cut to that much (a fault rule) */
 	uint8_t phase, retries;
 	bool sent_dsync, need_flush;
+	int dsync_error;	/* RWF_DSYNC has failed with that: the write, or its flush? */
 	bool alone;		/* nothing else is to be done by its thread until it is */
 };
 
@@ -117,8 +118,13 @@ void io_in_place_done(const struct io_engine *e, const void *p, uint64_t len);
 int io_run(struct io_engine *e, struct io_req *reqs, unsigned nr);
 int io_read(struct io_engine *e, enum io_class cls, void *buf, uint32_t len, uint64_t pos);
 int io_write(struct io_engine *e, enum io_class cls, const void *buf, uint32_t len, uint64_t pos);
-/* Everything completed before is on stable media. */
+/*
+ * Everything completed before is on stable media.  A device tells once that it could not write what it had in its cache, and nobody knows what it was: after
+ * that every flush fails, and whoever relies on one (fsync, the log for its tail) goes no further.
+ */
 int io_flush(struct io_engine *e, enum io_class cls);
+/* 0, or what the device said to a flush, or to the flush that a durable write ends in. */
+int io_flush_error(const struct io_engine *e);
 
 /*
  * [pos, +len), whole blocks of the volume, hold nothing that is needed: the store may give their room to others and return anything when they are

@@ -521,9 +521,9 @@ static void req_issue(struct io_req *req)
 		memory_transfer(req);
 		return;
 	}
-	req->sent_dsync = req->phase == PH_IO && req->op == IO_WRITE && req->fua &&
+	req->sent_dsync = req->phase == PH_IO && req->op == IO_WRITE && req->fua && !req->dsync_error &&
 			  !atomic_load_explicit(&e->e_no_dsync, memory_order_relaxed);
-	if (req->phase == PH_IO && req->fua && !req->sent_dsync)
+	if (req->phase == PH_IO && req->fua && !req->sent_dsync && !req->dsync_error)
 		req->need_flush = true;
 	if (req->alone && (req->phase == PH_FLUSH || (req->sent_dsync && !e->e_blockdev))) {
 		durable_call(req);
@@ -595,6 +595,7 @@ void io_ring_submit_req(struct io_ring *r, struct io_req *req)
 	req->short_bytes = 0;
 	req->retries = 0;
 	req->sent_dsync = req->need_flush = false;
+	req->dsync_error = 0;
 	req->phase = req->op == IO_FLUSH ? PH_FLUSH : PH_IO;
 	r->r_inflight++;
 
@@ -608,11 +609,31 @@ void io_ring_submit_req(struct io_ring *r, struct io_req *req)
 	req_issue(req);
 }
 
+/* Not asked is not failed. */
+static bool of_the_device(int error)
+{
+	return error != -EAGAIN && error != -EINTR && error != -ENOMEM && error != -ECANCELED;
+}
+
+/* What a flush's @error is to its caller: that of the first one that failed. */
+static int flush_result(struct io_engine *e, int error)
+{
+	int first = 0;
+
+	if (!error || !of_the_device(error))
+		return error ? error : io_flush_error(e);
+	if (atomic_compare_exchange_strong_explicit(&e->e_flush_error, &first, error, memory_order_acq_rel, memory_order_acquire))
+		fs_err("the store could not write what it had been given: %s", strerror(-error));
+	return error;
+}
+
 /* The request is the owner's again as soon as done() is called. */
 static void req_end(struct io_req *req, int error)
 {
 	struct io_ring *r = req->ring;
 
+	if (req->op == IO_FLUSH || req->phase == PH_FLUSH)
+		error = flush_result(r->r_engine, error);
 	ring_count(r, ST_OPS + req->op, 1);
 	if (error)
 		ring_count(r, ST_ERRORS, 1);
@@ -658,6 +679,10 @@ static void req_transferred(struct io_req *req, uint32_t bytes)
 	req->short_bytes = 0;
 	req->retries = 0;
 	if (req->done_bytes >= req->total) {
+		if (req->dsync_error) {
+			req_end(req, flush_result(req->ring->r_engine, req->dsync_error));
+			return;
+		}
 		if (!req->need_flush) {
 			req_end(req, 0);
 			return;
@@ -694,6 +719,10 @@ static void req_complete(struct io_handler *h, struct io_ring *r, int32_t res, u
 			fs_info("the store does not know RWF_DSYNC: durable writes flush instead");
 		req_issue(req);
 	} else if (may_retry(req, res)) {
+		req_issue(req);
+	} else if (res < 0 && req->sent_dsync && of_the_device(res)) {
+		/* Written again without: what fails now is the caller's alone, else it was the flush. */
+		req->dsync_error = res;
 		req_issue(req);
 	} else if (res > 0) {
 		req_transferred(req, res);

@@ -282,7 +282,6 @@ static void fault_errors(void **state)
 
 	add_fault("op=flush,error=5,count=1");
 	assert_int_equal(io_flush(e, IO_LOG), -EIO);
-	assert_int_equal(io_flush(e, IO_LOG), 0);
 	add_fault("error=5");
 	assert_int_equal(io_read(e, IO_DIO, mem, BLK, 0), -EIO);
 	io_fault_clear(e);
@@ -701,15 +700,10 @@ static void durable_calls(void **state)
 	atomic_store(&calls.fail_flush, EINTR);
 	assert_int_equal(io_flush(e, IO_LOG), 0);
 	assert_int_equal(calls.flushes, 3);
-	atomic_store(&calls.fail_flush, EIO);
-	assert_int_equal(io_flush(e, IO_LOG), -EIO);
-	assert_int_equal(calls.flushes, 4);
 
 	durable_write(0, 1, 0);
 	atomic_store(&calls.fail_write, EINTR);
 	durable_write(0, 2, 0);
-	atomic_store(&calls.fail_write, EIO);
-	durable_write(-EIO, 1, 0);
 	if (io_align(e) == 512) {
 		add_fault("op=write,short=512,count=1");
 		durable_write(0, 2, 0);
@@ -734,6 +728,59 @@ static void durable_calls(void **state)
 	durable_write(0, 0, 1);
 	atomic_store(&calls.fail_flush, EIO);
 	durable_write(-EIO, 0, 1);
+}
+
+static void another_engine(void)
+{
+	io_engine_close(e);
+	assert_int_equal(io_engine_open(path, false, &e), 0);
+	assert_int_equal(io_flush_error(e), 0);
+}
+
+/* The store says once that it has lost something; every flush says so afterwards. */
+static void flush_errors_stay(void **state)
+{
+	struct rlimit limit, none;
+	struct statfs sfs;
+
+	msg_set_level(-1);
+	add_fault("op=flush,cls=data,error=28,count=1");
+	assert_int_equal(io_flush(e, IO_DATA), -ENOSPC);
+	assert_int_equal(io_flush(e, IO_LOG), -ENOSPC);
+	assert_int_equal(io_flush_error(e), -ENOSPC);
+	assert_int_equal(io_write(e, IO_DATA, mem, BLK, 0), 0);
+	another_engine();
+	if (fstatfs(image, &sfs) || sfs.f_type == TMPFS_MAGIC) {
+		msg_set_level(MSG_ERR);
+		return;
+	}
+	atomic_store(&calls.fail_flush, EIO);
+	assert_int_equal(io_flush(e, IO_LOG), -EIO);
+	assert_int_equal(io_flush(e, IO_LOG), -EIO);
+	another_engine();
+	/* Not done, but nothing is lost. */
+	atomic_store(&calls.fail_flush, ENOMEM);
+	assert_int_equal(io_flush(e, IO_LOG), -ENOMEM);
+	assert_int_equal(io_flush(e, IO_LOG), 0);
+
+	/* Of a durable write: it could be written, so it was the flush ... */
+	atomic_store(&calls.fail_write, EIO);
+	durable_write(-EIO, 1, 0);
+	assert_int_equal(io_flush_error(e), -EIO);
+	assert_int_equal(io_read(e, IO_LOG, mem + BLK, BLK, 0), 0);
+	assert_memory_equal(mem, mem + BLK, BLK);
+	assert_int_equal(io_flush(e, IO_LOG), -EIO);
+	another_engine();
+	/* ... and here it could not. */
+	signal(SIGXFSZ, SIG_IGN);
+	assert_int_equal(getrlimit(RLIMIT_FSIZE, &limit), 0);
+	none = (struct rlimit){ 0, limit.rlim_max };
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &none), 0);
+	durable_write(-EFBIG, 1, 0);
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+	signal(SIGXFSZ, SIG_DFL);
+	assert_int_equal(io_flush(e, IO_LOG), 0);
+	msg_set_level(MSG_ERR);
 }
 
 /* --- stores that are memory (inmem.c) --- */
@@ -1015,7 +1062,7 @@ int main(void)
 		T(close_releases_the_lock),
 		T(buffered_engine),
 		T(truncated_store),
-		T(durable_calls),
+		T(durable_calls), T(flush_errors_stay),
 	};
 
 	return cmocka_run_group_tests(tests, group_setup, group_teardown);
