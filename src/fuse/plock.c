@@ -193,11 +193,12 @@ static void answer_waiter(struct waiter *w, int error)
 	free(w);
 }
 
-/* @yield: others of this node only as far as they have locks here, because another node waits for the file. */
+/* PLOCK_HELD.  @yield: others of this node only as far as they have locks here, because another node waits for the file. */
 static void serve_waiters(struct plock_inode *pi, bool yield)
 {
 	struct waiter *w, *tmp;
 
+	GFS2_BUG_ON(pi->state != PLOCK_HELD);
 	list_for_each_entry_safe(w, tmp, &pi->waiters, list) {
 		if (conflict(pi, &w->r) || (yield && !has_range(pi, w->r.owner)))
 			continue;
@@ -419,7 +420,9 @@ void op_setlk(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, struct 
 	pi = get_inode(fl, fi_view(fi).inode->i_no_addr);
 	if (lock->l_type == F_UNLCK) {
 		clear_range(pi, &r);
-		serve_waiters(pi, gfs2_glock_demote_wanted(pi->gl));
+		/* Else they wait for another node; whoever unlocks has none here. */
+		if (pi->state == PLOCK_HELD)
+			serve_waiters(pi, gfs2_glock_demote_wanted(pi->gl));
 	} else {
 		error = set_lock(pi, req, &r, sleep);
 	}

@@ -241,6 +241,15 @@ def case_fcntl_waits(a, b):
             waiter.waits()
             os.kill(waiter.pid(), signal.SIGUSR2)
             equal(waiter.end(), "interrupted", "a signal ends the wait")
+    # Somebody who has none unlocks (as databases do) while this one waits for the other node.
+    for where, waiter in ((b, two), (a, three)):
+        waiter.begin("setlkw", "a", WR, 5, 1)
+        waiter.waits()
+        equal(on(where)("setlk", "a", UN, 0, 0), "ok", "an unlock that unlocks nothing")
+        waiter.waits()
+        equal(one("setlk", "a", WR, 0, 10), "ok", "it is still the owner's")
+        os.kill(waiter.pid(), signal.SIGUSR2)
+        equal(waiter.end(), "interrupted", "a signal ends the wait")
     # Two of one node that wait for each other.
     equal(three("setlk", "a", WR, 20, 10), "ok", "another range")
     three.begin("setlkw", "a", WR, 0, 1)
