@@ -130,6 +130,99 @@ static int map_journal(struct gfs2_sbd *sdp, struct gfs2_inode *ip, struct gfs2_
 	return -EIO;
 }
 
+/* --- no block is two files --- */
+
+/* A system file's dinode. */
+struct sys_file {
+	uint64_t addr;
+	const char *name;
+	int jid;	/* the number that follows the name; -1: none */
+};
+
+static int cmp_sys_files(const void *pa, const void *pb)
+{
+	const struct sys_file *a = pa, *b = pb;
+
+	return a->addr < b->addr ? -1 : a->addr > b->addr;
+}
+
+static const char *sys_file_name(const struct sys_file *f, char *buf, size_t size)
+{
+	if (f->jid < 0)
+		snprintf(buf, size, "%s", f->name);
+	else
+		snprintf(buf, size, "%s%d", f->name, f->jid);
+	return buf;
+}
+
+static int check_distinct(struct sys_file *files, unsigned nr)
+{
+	char one[40], other[40];
+
+	qsort(files, nr, sizeof(*files), cmp_sys_files);
+	for (unsigned i = 1; i < nr; i++) {
+		if (files[i - 1].addr != files[i].addr)
+			continue;
+		fs_err("damaged system directories: block %" PRIu64 " is '%s' and '%s', but each has a dinode of its own", files[i].addr,
+		       sys_file_name(&files[i - 1], one, sizeof(one)), sys_file_name(&files[i], other, sizeof(other)));
+		return -EIO;
+	}
+	return 0;
+}
+
+/* The files in the master directory itself; *@nr of them.  inum has not been used for a long time, quota is not used here. */
+static int find_in_master(struct gfs2_sbd *sdp, struct sys_file *files, unsigned *nr)
+{
+	static const char *const names[] = { "statfs", "rindex", "inum", "quota" };
+
+	*nr = 0;
+	for (unsigned i = 0; i < ARRAY_SIZE(names); i++) {
+		struct gfs2_inum_host inum;
+		int err = sys_search(sdp, sdp->sd_master, names[i], &inum);
+
+		if (err == -ENOENT && i > 1)
+			continue;
+		if (err) {
+			fs_err("cannot find the system file '%s' in directory block %" PRIu64 ": %s", names[i],
+			       sdp->sd_master->i_no_addr, strerror(-err));
+			return err;
+		}
+		files[(*nr)++] = (struct sys_file){ inum.no_addr, names[i], -1 };
+	}
+	sdp->sd_statfs_addr = files[0].addr;
+	return 0;
+}
+
+/*
+ * Before any of them is locked for as long as the volume is mounted: who meets one of these under a second name would wait for himself, or
+ * write what belongs into the one into the other.
+ */
+static int check_system_files(struct gfs2_sbd *sdp, uint64_t jindex, uint64_t per_node)
+{
+	struct sys_file *files = xmalloc((8 + 3 * (size_t)sdp->sd_nr_journals) * sizeof(*files));
+	unsigned nr;
+	int err = find_in_master(sdp, files, &nr);
+
+	if (!err) {
+		files[nr++] = (struct sys_file){ sdp->sd_master_addr, "the master directory", -1 };
+		files[nr++] = (struct sys_file){ sdp->sd_root_addr, "the root directory", -1 };
+		files[nr++] = (struct sys_file){ jindex, "jindex", -1 };
+		files[nr++] = (struct sys_file){ per_node, "per_node", -1 };
+		for (unsigned j = 0; j < sdp->sd_nr_journals; j++) {
+			const struct gfs2_jdesc *jd = &sdp->sd_jdescs[j];
+
+			files[nr++] = (struct sys_file){ jd->jd_no_addr, "journal", (int)j };
+			files[nr++] = (struct sys_file){ jd->jd_statfs_addr, "statfs_change", (int)j };
+			files[nr++] = (struct sys_file){ jd->jd_quota_addr, "quota_change", (int)j };
+		}
+		err = check_distinct(files, nr);
+	}
+	free(files);
+	return err;
+}
+
+/* --- journals --- */
+
 static int open_journal(struct gfs2_sbd *sdp, struct gfs2_jdesc *jd)
 {
 	bool own = jd->jd_jid == sdp->sd_jid;
@@ -156,13 +249,16 @@ static int open_journal(struct gfs2_sbd *sdp, struct gfs2_jdesc *jd)
 	return err;
 }
 
-int open_journals(struct gfs2_sbd *sdp)
+/* Where all journals and the files that go with them are. */
+static int find_all(struct gfs2_sbd *sdp)
 {
 	struct gfs2_inode *jindex, *per_node;
+	uint64_t jindex_addr, per_node_addr;
 	int err = sys_lookup(sdp, sdp->sd_master, "jindex", &jindex);
 
 	if (err)
 		return err;
+	jindex_addr = jindex->i_no_addr;
 	err = find_journals(sdp, jindex);
 	gfs2_inode_put(jindex);
 	if (err)
@@ -172,34 +268,33 @@ int open_journals(struct gfs2_sbd *sdp)
 		       sdp->sd_nr_journals, sdp->sd_jid);
 		return -EUSERS;
 	}
-	err = lock_number(sdp, sdp->sd_jid, &gfs2_journal_glops, LM_ST_EXCLUSIVE,
-			  LM_FLAG_NOEXP | GL_NOCACHE | GL_NOPID, &sdp->sd_journal_gh);
-	for (unsigned j = 0; j < sdp->sd_nr_journals && !err; j++)
-		err = open_journal(sdp, &sdp->sd_jdescs[j]);
-	if (err)
-		return err;
 	err = sys_lookup(sdp, sdp->sd_master, "per_node", &per_node);
 	if (err)
 		return err;
+	per_node_addr = per_node->i_no_addr;
 	err = find_per_node(sdp, per_node);
 	gfs2_inode_put(per_node);
+	return err ? err : check_system_files(sdp, jindex_addr, per_node_addr);
+}
+
+int open_journals(struct gfs2_sbd *sdp)
+{
+	int err = find_all(sdp);
+
+	if (!err)
+		err = lock_number(sdp, sdp->sd_jid, &gfs2_journal_glops, LM_ST_EXCLUSIVE,
+				  LM_FLAG_NOEXP | GL_NOCACHE | GL_NOPID, &sdp->sd_journal_gh);
+	for (unsigned j = 0; j < sdp->sd_nr_journals && !err; j++)
+		err = open_journal(sdp, &sdp->sd_jdescs[j]);
 	return err;
 }
 
 /* statfs_change<jid> is ours as long as we are mounted. */
 int open_statfs(struct gfs2_sbd *sdp)
 {
-	struct gfs2_inum_host inum;
-	int err = sys_search(sdp, sdp->sd_master, "statfs", &inum);
+	int err = gfs2_inode_lookup(sdp, sdp->sd_jdescs[sdp->sd_jid].jd_statfs_addr, 0,
+				    &sdp->sd_sc_inode);
 
-	if (err) {
-		fs_err("cannot find the system file 'statfs' in directory block %" PRIu64 ": %s",
-		       sdp->sd_master->i_no_addr, strerror(-err));
-		return err;
-	}
-	sdp->sd_statfs_addr = inum.no_addr;
-	err = gfs2_inode_lookup(sdp, sdp->sd_jdescs[sdp->sd_jid].jd_statfs_addr, 0,
-				&sdp->sd_sc_inode);
 	if (err)
 		return err;
 	sdp->sd_sc_inode->i_own = true;

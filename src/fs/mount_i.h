@@ -22,9 +22,12 @@ bool device_readonly(struct io_engine *e);
 /* Look up @name in system directory @dip; a message has been given on error. */
 int sys_lookup(struct gfs2_sbd *sdp, struct gfs2_inode *dip, const char *name,
 	       struct gfs2_inode **out);
-/* Find and map all journals, take our own one (sd_journal_gh, sd_jinode_gh). */
+/*
+ * Find the system files, no two of which may have one dinode (-EIO, with a message); map all journals, take our own one (sd_journal_gh,
+ * sd_jinode_gh).
+ */
 int open_journals(struct gfs2_sbd *sdp);
-/* Find the master statfs file, take statfs_change<jid> (sd_sc_inode, sd_sc_gh). */
+/* Take statfs_change<jid> (sd_sc_inode, sd_sc_gh). */
 int open_statfs(struct gfs2_sbd *sdp);
 /* Replay what is to be replayed, then forget everything read so far.  *@head: our own journal's. */
 int recover_journals(struct gfs2_sbd *sdp, struct gfs2_log_header_host *head);

@@ -67,6 +67,14 @@ static bool replayed_by_fsck(const struct gfs2_log_header_host *head)
 	return head->lh_flags == GFS2_LOG_HEAD_UNMOUNT && !head->lh_crc && !head->lh_statfs_addr;
 }
 
+/* Of either file.  The counts lie in the dinode's block, whatever the dinode says of it. */
+static int check_dinode(struct gfs2_sbd *sdp, const struct gfs2_bh *bh)
+{
+	if (gfs2_holds_statfs((const struct gfs2_dinode *)bh->b_data))
+		return 0;
+	return gfs2_consist(sdp, bh->b_blocknr, "a file of block counts has them in its dinode");
+}
+
 static int read_master(struct gfs2_sbd *sdp, struct gfs2_statfs_host *out)
 {
 	struct gfs2_holder gh;
@@ -82,6 +90,7 @@ static int read_master(struct gfs2_sbd *sdp, struct gfs2_statfs_host *out)
 		return err;
 	err = gfs2_meta_inode_buffer(sdp->sd_statfs_inode, &bh);
 	if (!err) {
+		err = check_dinode(sdp, bh);
 		statfs_in(out, bh);
 		buf_put(bh);
 	}
@@ -114,6 +123,11 @@ int gfs2_statfs_init(struct gfs2_sbd *sdp, const struct gfs2_log_header_host *he
 	err = read_master(sdp, &st->s_master);
 	if (!err)
 		err = gfs2_meta_inode_buffer(sdp->sd_sc_inode, &st->s_sc_bh);
+	if (!err) {
+		err = check_dinode(sdp, st->s_sc_bh);
+		if (err)
+			buf_put(st->s_sc_bh);
+	}
 	if (err) {
 		rmutex_destroy(&st->s_lock);
 		free(st);

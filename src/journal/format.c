@@ -3,6 +3,7 @@
  * The journal's blocks as bytes (reference gfs2-ondisk.md 8.1-8.3, 8.8), and where they are on the
  * device.  Pure functions.
  */
+#include <sys/stat.h>
 #include "journal/log_internal.h"
 
 static void meta_header(void *block, uint32_t type, uint32_t format, uint32_t jid)
@@ -138,4 +139,9 @@ uint64_t gfs2_journal_map(const struct gfs2_jdesc *jd, uint32_t lblock)
 	uint32_t len;
 
 	return journal_map_run(jd, lblock, &len);
+}
+
+bool gfs2_holds_statfs(const struct gfs2_dinode *di)
+{
+	return S_ISREG(be32_to_cpu(di->di_mode)) && !di->di_height && be64_to_cpu(di->di_size) >= sizeof(struct gfs2_statfs_change);
 }

@@ -193,6 +193,9 @@ int gfs2_find_jhead(struct io_engine *e, uint32_t bsize, const struct gfs2_jdesc
 /* The same head, and whether a replay would put an image of block @blkno in place.  Writes nothing. */
 int gfs2_journal_look(struct io_engine *e, uint32_t bsize, const struct gfs2_jdesc *jd, uint64_t blkno,
 		      struct gfs2_log_header_host *head, bool *has_image);
+/* Is this the dinode of a file that has its block counts where they are looked for, behind the dinode?  The caller has checked the header. */
+struct gfs2_dinode;
+bool gfs2_holds_statfs(const struct gfs2_dinode *di);
 struct gfs2_recovery_result {
 	bool dirty;			/* there was something to replay */
 	uint32_t blocks_found, blocks_replayed, revokes;

@@ -474,7 +474,7 @@ static int read_statfs(struct replay *rp, uint64_t addr)
 		return rc;
 	if (di->di_header.mh_magic != cpu_to_be32(GFS2_MAGIC) ||
 	    di->di_header.mh_type != cpu_to_be32(GFS2_METATYPE_DI) ||
-	    di->di_num.no_addr != cpu_to_be64(addr)) {
+	    di->di_num.no_addr != cpu_to_be64(addr) || !gfs2_holds_statfs(di)) {
 		fs_err("jid=%u: block %llu is not the dinode of a statfs file", rp->r.jd->jd_jid,
 		       (unsigned long long)addr);
 		return -EIO;

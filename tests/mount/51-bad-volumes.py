@@ -14,7 +14,7 @@ SB = 65536
 
 
 def refused(volume, *options, words=()):
-    """Mounting must fail with mount(8)'s status and a message, and leave the bytes alone."""
+    """Mounting must fail with mount(8)'s status and a message with one of the words, and leave the bytes alone.  Returns what it said."""
     need_fuse()
     before = volume.sha256()
     where = temp("mnt")
@@ -27,6 +27,7 @@ def refused(volume, *options, words=()):
           f"the message says none of {words}: {done.stdout}")
     check(not mount_entry(where), "mounted all the same")
     equal(volume.sha256(), before, "the volume's bytes")
+    return done.stdout
 
 
 def patch(volume, offset, data):
@@ -115,6 +116,51 @@ def entries(volume, block):
     return found
 
 
+def system_files(volume):
+    """{name: (offset of its entry in the image, formal number, block)}; master and root are in the superblock."""
+    found = {}
+    with open(volume.path, "rb") as image:
+        for name, offset in (("master", 48), ("root", 80)):
+            image.seek(SB + offset)
+            found[name] = (SB + offset, *struct.unpack(">QQ", image.read(16)))
+    found.update(entries(volume, found["master"][2]))
+    for directory in ("jindex", "per_node"):
+        found.update(entries(volume, found[directory][2]))
+    return found
+
+
+def case_one_system_file_under_another_name():
+    """Two names lead to one dinode: who has the one locked for as long as the volume is mounted would wait for himself when he meets the other."""
+    volume = Volume(size="64M", journals=2)
+    files = system_files(volume)
+    for name, other in (("statfs_change0", "statfs"), ("statfs", "statfs_change0"), ("statfs_change1", "statfs_change0"),
+                        ("quota_change1", "quota_change0"), ("quota_change0", "statfs_change1"), ("journal1", "journal0"),
+                        ("statfs", "rindex"), ("statfs", "journal0"), ("statfs_change0", "rindex"), ("statfs_change0", "journal0"),
+                        ("statfs_change1", "root"), ("rindex", "statfs"), ("rindex", "inum"), ("quota", "journal1"), ("statfs", "master"),
+                        ("journal0", "jindex"), ("root", "master"), ("root", "jindex"), ("root", "journal0")):
+        offset, formal, block = files[name]
+        log(name, "->", other)
+        patch(volume, offset, struct.pack(">QQ", *files[other][1:]))
+        said = refused(volume, words=(f"block {files[other][2]} ",))
+        check(f"'{name}'" in said.replace("the root directory", "root") and other in said, f"the message does not name both: {said}")
+        patch(volume, offset, struct.pack(">QQ", formal, block))
+    with volume.mount() as m:
+        write_file(m / "f", b"x")
+    volume.fsck()
+
+
+def case_block_counts_elsewhere():
+    """The counts are read and written behind the dinode of their file: not of one that has something else there."""
+    for name in ("statfs_change0", "statfs"):
+        for offset, data in ((56, bytes(8)), (56, struct.pack(">Q", 23)), (138, struct.pack(">H", 1))):
+            volume = Volume(size="64M")
+            block = system_files(volume)[name][2]
+            patch(volume, block * 4096 + offset, data)
+            log(name, "in block", block, "offset", offset)
+            refused(volume, words=(f"block {block}:",))
+            volume.remove()
+
+
 def case_entries_for_system_files():
     """A name that leads to the root or to a file of the file system's own, some of which the mount keeps locked: EIO, for good."""
     need_fuse()
@@ -122,17 +168,8 @@ def case_entries_for_system_files():
     with volume.mount() as m:
         write_file(m / "f", b"x")
         os.mkdir(m / "d")
-    with open(volume.path, "rb") as image:
-        image.seek(SB + 48)
-        master = struct.unpack(">QQ", image.read(16))
-        image.seek(SB + 80)
-        root = struct.unpack(">QQ", image.read(16))
-    system = {"master": master, "root": root}
-    for name, (_offset, *inum) in entries(volume, master[1]).items():
-        system[name] = inum
-    for directory in ("jindex", "per_node"):
-        for name, (_offset, *inum) in entries(volume, system[directory][1]).items():
-            system[name] = inum
+    system = {name: inum for name, (_offset, *inum) in system_files(volume).items()}
+    master, root = system["master"], system["root"]
     where = entries(volume, root[1])["f"][0]
     with open(volume.path, "rb") as image:
         image.seek(where)

@@ -256,6 +256,8 @@ static inline void fix_dinode(char *block, uint64_t addr)
 	di->di_header.mh_type = cpu_to_be32(GFS2_METATYPE_DI);
 	di->di_header.mh_format = cpu_to_be32(GFS2_FORMAT_DI);
 	di->di_num.no_addr = cpu_to_be64(addr);
+	di->di_mode = cpu_to_be32(S_IFREG | 0600);
+	di->di_size = cpu_to_be64(sizeof(struct gfs2_statfs_change));
 }
 
 #define MASTER_FREE 1000000
