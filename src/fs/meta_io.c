@@ -24,6 +24,14 @@ static int check_header(struct gfs2_sbd *sdp, const struct gfs2_bh *bh, uint32_t
 	return 0;
 }
 
+/* The log has it as a block that another glock covers, and will not move it: it has two owners. */
+static int check_owner(struct gfs2_sbd *sdp, const struct gfs2_glock *gl, const struct gfs2_bh *bh)
+{
+	if (likely(bh->b_map == &gl->gl_mapping))
+		return 0;
+	return gfs2_consist(sdp, bh->b_blocknr, "a metadata block belongs to one inode or resource group");
+}
+
 int gfs2_meta_read(struct gfs2_sbd *sdp, struct gfs2_glock *gl, uint64_t blkno, uint32_t type,
 		   struct gfs2_bh **out)
 {
@@ -40,7 +48,9 @@ int gfs2_meta_read(struct gfs2_sbd *sdp, struct gfs2_glock *gl, uint64_t blkno, 
 		fs_err("cannot read metadata block %" PRIu64 ": %s", blkno, strerror(-err));
 		return -EIO;
 	}
-	err = check_header(sdp, bh, type);
+	err = check_owner(sdp, gl, bh);
+	if (!err)
+		err = check_header(sdp, bh, type);
 	if (err) {
 		buf_put(bh);
 		return err;
@@ -63,6 +73,8 @@ struct gfs2_bh *gfs2_meta_new(struct gfs2_sbd *sdp, struct gfs2_glock *gl, uint6
 {
 	struct gfs2_bh *bh = buf_get(&gl->gl_mapping, blkno);
 
+	/* Damaged bitmaps.  The transaction goes on, but gets nowhere. */
+	check_owner(sdp, gl, bh);
 	/* The header first: gfs2_trans_add_meta() puts the journal id into it. */
 	memset(bh->b_data, 0, sdp->sd_bsize);
 	gfs2_metatype_set(bh, type, format);

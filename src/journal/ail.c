@@ -242,10 +242,25 @@ out:
 	return rc;
 }
 
+/*
+ * Nothing of @gl's could be written in place: on a damaged volume a block belongs to somebody else, too, who has it in the open batch.  With that
+ * it becomes his alone.
+ */
+static int hand_on(struct gfs2_log *log, struct gfs2_glock *gl, int count)
+{
+	int rc = gfs2_log_flush(log, GFS2_LOG_HEAD_FLUSH_NORMAL | GFS2_LFC_AIL_EMPTY_GL);
+
+	if (rc || atomic_load_explicit(&gl->gl_ail_count, memory_order_acquire) < count)
+		return rc;
+	log_set_error(log, -EIO, "looking for the blocks of a lock");
+	log_tell_error(log);
+	return -EIO;
+}
+
 int gfs2_ail_empty_gl(struct gfs2_log *log, struct gfs2_glock *gl, bool revoke)
 {
 	uint64_t seq;
-	int rc;
+	int rc, count;
 
 	for (;;) {
 		if (log_error(log))
@@ -257,10 +272,13 @@ int gfs2_ail_empty_gl(struct gfs2_log *log, struct gfs2_glock *gl, bool revoke)
 			if (rc)
 				return rc;
 		}
-		if (!atomic_load_explicit(&gl->gl_ail_count, memory_order_acquire))
+		count = atomic_load_explicit(&gl->gl_ail_count, memory_order_acquire);
+		if (!count)
 			break;
 		rc = log_ail_write(log, gl, UINT64_MAX);
 		log_tell_error(log);
+		if (!rc && atomic_load_explicit(&gl->gl_ail_count, memory_order_acquire) >= count)
+			rc = hand_on(log, gl, count);
 		if (rc)
 			return rc;
 	}

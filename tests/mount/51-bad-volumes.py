@@ -193,6 +193,37 @@ def case_entries_for_system_files():
         volume.fsck()
 
 
+def case_two_files_with_one_indirect_block():
+    """Both change it: the second to do so is told, and the lock of the first can be given up (without waiting for ever, busily)."""
+    need_fuse()
+    volume = Volume(size="64M")
+    with volume.mount() as m:
+        for name in "ab":
+            with open(m / name, "wb") as f:
+                f.write(b"A" * 4096)
+                f.seek(600 * 4096)
+                f.write(b"A" * 4096)
+        a, b = (os.stat(m / name).st_ino for name in "ab")
+    with open(volume.path, "rb") as image:
+        image.seek(a * 4096 + 232)
+        pointer = image.read(8)
+    for block, durable in ((5, True), (7, False)):
+        patch(volume, b * 4096 + 232, pointer)
+        m = volume.mount("commit=3600")
+        fds = [os.open(m / name, os.O_RDWR) for name in "ab"]
+        equal(os.pwrite(fds[0], b"x", block * 4096), 1, "a write to the one file")
+        if durable:
+            os.fsync(fds[0])
+        expect_errno(errno.EIO, os.pwrite, fds[1], b"x", (block + 10) * 4096)
+        for fd in fds:
+            os.close(fd)
+        run([glockctl_program(), "-m", m.dir, "demote", m / "a", "UN"], ok=None, timeout=STEP_SECONDS)
+        run(["umount", m.dir])
+        equal(m.daemon.wait(STEP_SECONDS), 32, "exit status of a daemon that has stopped writing")
+        words = f"block {struct.unpack('>Q', pointer)[0]}:"
+        check(words in m.messages(), f"the messages do not say '{words}': {m.messages()}")
+
+
 def case_cluster_protocols_without_a_cluster():
     """lock_dlm where there is no cluster: an error in time, nothing written."""
     volume = Volume(size="64M", proto="lock_dlm", table="nocluster:fs")

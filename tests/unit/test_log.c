@@ -467,6 +467,29 @@ static void shared_buffer(void **state)
 	end();
 }
 
+/* Damage: a block belongs to two locks.  Whoever changed it last puts it in its place; the other one is given up all the same. */
+static void two_locks(void **state)
+{
+	char *img;
+
+	begin(512, 100, 20);
+	trans_meta(&f, &gl, f.home, 1);
+	trans_meta(&f, &gl, f.home + 1, 1);
+	flush();
+	trans_meta(&f, &gl2, f.home, 2);
+	assert_int_equal(gfs2_ail_empty_gl(f.log, &gl, true), 0);
+	assert_int_equal(atomic_load(&gl.gl_ail_count), 0);
+	assert_int_equal(atomic_load(&gl2.gl_ail_count), 1);
+	assert_int_equal(gfs2_ail_empty_gl(f.log, &gl2, true), 0);
+	assert_int_equal(atomic_load(&gl2.gl_ail_count), 0);
+	img = fix_read_all(&f);
+	assert_int_equal(img_word(&f, img, f.home), tag_word(2));
+	assert_int_equal(img_word(&f, img, f.home + 1), tag_word(1));
+	free(img);
+	assert_int_equal(f.withdrawn, 0);
+	end();
+}
+
 /* However slow the device is, and however large the journal: what must stay in memory is bounded. */
 static void memory_is_bounded(void **state)
 {
@@ -511,6 +534,7 @@ int main(void)
 		cmocka_unit_test(pinned_again),
 		cmocka_unit_test(log_space_suffices),
 		cmocka_unit_test(empty_gl),
+		cmocka_unit_test(two_locks),
 		cmocka_unit_test(commit_interval),
 		cmocka_unit_test(wake_writes_back),
 		cmocka_unit_test(shared_buffer),
