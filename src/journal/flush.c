@@ -237,6 +237,9 @@ static int log_seal(struct gfs2_log *log, struct flush *fl, enum log_flush_mode 
 	rmutex_unlock(&log->l_gate);
 
 	rc = seal_closed(log, fl, mode);
+	/* While the gate is closed: the open batch is half sealed (log_build() has sorted its pins), no transaction may begin in it. */
+	if (rc < 0)
+		log_set_error(log, rc, "writing the journal");
 
 	rmutex_lock(&log->l_gate);
 	if (rc > 0) {
@@ -382,8 +385,6 @@ static int flush_begin(struct gfs2_log *log, struct flush *fl, enum log_flush_mo
 	if (log_error(log))
 		return -EIO;
 	rc = log_seal(log, fl, mode);
-	if (rc < 0)
-		log_set_error(log, rc, "writing the journal");
 	if (rc <= 0)
 		return rc;
 	fl->sequence = log->l_sequence++;
