@@ -468,6 +468,8 @@ int gfs2_mount(struct io_engine *e, const struct gfs2_args *args, struct gfs2_sb
 		fs_err("the device is open read-only: only a read-only mount is possible");
 		return -EROFS;
 	}
+	/* An earlier mount may have been withdrawn. */
+	io_engine_stop_writes(e, false);
 	sdp = xzalloc(sizeof(*sdp));
 	init_args(sdp, args);
 	err = gfs2_read_sb(e, sdp);

@@ -4,7 +4,7 @@
  * (kernel: util.c:gfs2_withdraw, gfs2_consist_i; quota.c:gfs2_quotad for the statfs part).
  *
  * Withdraw.  Once sd_withdrawn is set the log commits nothing more, so that a half-made transaction
- * never gets out, and everybody is answered -EIO.  It can happen anywhere, inside transactions and
+ * never gets out, the engine takes no more writes, and everybody is answered -EIO.  It can happen anywhere, inside transactions and
  * under mutexes; so it only sets flags and wakes.
  *
  * Maintenance thread.  Sleeps in poll() until one of its works is due.  It holds no lock while it
@@ -36,6 +36,9 @@ int gfs2_withdraw(struct gfs2_sbd *sdp, const char *fmt, ...)
 	/* acq_rel: who sees it set sees what led to it; who wins the exchange gives the message. */
 	if (atomic_exchange_explicit(&sdp->sd_withdrawn, true, memory_order_acq_rel))
 		return -EIO;
+	/* Whoever has not looked at the flag: another node may have replayed our journal by now, and use what was ours. */
+	if (sdp->sd_io)
+		io_engine_stop_writes(sdp->sd_io, true);
 	va_start(ap, fmt);
 	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);

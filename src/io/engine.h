@@ -25,6 +25,7 @@ struct io_engine {
 	/* Relaxed: who writes has itself begun to; the others of a read-only mount have nothing to write. */
 	atomic_bool e_refuses;		/* writes */
 	atomic_uint e_may_write;	/* all the same: replays that are under way */
+	atomic_bool e_stopped;		/* no writes, no discards.  relaxed: one that is being sent just now is as one under way */
 	bool e_scheduled;		/* a device with an I/O scheduler, perhaps: see not_alone() in ring.c */
 	bool e_memory;			/* the store is memory: see memory_transfer() in ring.c */
 	char *e_map;			/* and mapped: inmem.c; NULL: it is not */

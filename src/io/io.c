@@ -253,6 +253,11 @@ void io_engine_writes_end(struct io_engine *e)
 	atomic_fetch_sub_explicit(&e->e_may_write, 1, memory_order_relaxed);
 }
 
+void io_engine_stop_writes(struct io_engine *e, bool stop)
+{
+	atomic_store_explicit(&e->e_stopped, stop, memory_order_relaxed);
+}
+
 int io_engine_fd(const struct io_engine *e)
 {
 	return e->e_fd;
@@ -397,6 +402,8 @@ int io_discard(struct io_engine *e, uint64_t pos, uint64_t len)
 
 	if (e->e_ro)
 		return -EROFS;
+	if (atomic_load_explicit(&e->e_stopped, memory_order_relaxed))
+		return -EIO;
 	if (pos > e->e_size || len > e->e_size - pos)
 		return -EIO;
 	do {

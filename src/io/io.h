@@ -89,6 +89,8 @@ void io_engine_close(struct io_engine *e);
 void io_engine_set_readonly(struct io_engine *e);
 void io_engine_writes_begin(struct io_engine *e);
 void io_engine_writes_end(struct io_engine *e);
+/* From now on writes and discards get -EIO, whoever asks; those under way may still end.  From any thread, under any mutex. */
+void io_engine_stop_writes(struct io_engine *e, bool stop);
 int io_engine_fd(const struct io_engine *e);
 uint64_t io_engine_size(const struct io_engine *e);	/* bytes */
 uint32_t io_align(const struct io_engine *e);		/* logical block size: 512..4096, 1 if buffered */

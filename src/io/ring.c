@@ -354,6 +354,8 @@ static int req_check(struct io_req *req)
 	if (req->op == IO_WRITE && (e->e_ro || (atomic_load_explicit(&e->e_refuses, memory_order_relaxed) &&
 						!atomic_load_explicit(&e->e_may_write, memory_order_relaxed))))
 		return -EROFS;
+	if (req->op == IO_WRITE && atomic_load_explicit(&e->e_stopped, memory_order_relaxed))
+		return -EIO;
 	for (unsigned i = 0; i < req->nr_iov; i++) {
 		bits |= (uintptr_t)req->iov[i].iov_base | req->iov[i].iov_len;
 		req->total += req->iov[i].iov_len;

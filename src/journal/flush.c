@@ -271,7 +271,9 @@ static void write_ordered(struct gfs2_log *log)
 			list_del_init(&maps[nr++]->m_ordered);
 		}
 		rmutex_unlock(&log->l_ordered_lock);
-		mapping_write_many(maps, nr);
+		/* Not after a withdraw: another node may use the blocks by now. */
+		if (!log_error(log))
+			mapping_write_many(maps, nr);
 		rmutex_lock(&log->l_ordered_lock);
 	}
 	log->l_ordering_busy = false;

@@ -637,11 +637,12 @@ static void test_publish_all(void **state)
 	do_unmount(&m);
 }
 
-/* After a withdraw: errors, no hang, and memory that cannot be written is given back. */
+/* After a withdraw: errors, no hang, nothing is written, and memory that cannot be written is given back. */
 static void test_withdrawn(void **state)
 {
 	struct mounted m;
 	struct gfs2_inode *ip, *gone;
+	struct io_stats before, after;
 
 	vol_make(4096, 64, 1, "");
 	m = mount_small();
@@ -654,12 +655,16 @@ static void test_withdrawn(void **state)
 	gfs2_pending_mtime_set(ip, current_time());
 	msg_set_level((enum msg_level)-1);
 	gfs2_withdraw(m.sdp, "on purpose");
+	io_get_stats(m.e, &before);
+	assert_int_equal(mapping_sync(&ip->i_data), -EIO);
 	assert_int_equal(gfs2_fsync(ip, false), -EIO);
 	assert_int_equal(gfs2_setattr_size(ip, 0), -EIO);
 	gfs2_inode_put(ip);
 	gfs2_inode_put(gone);
 	assert_int_equal(gfs2_unmount(m.sdp), -EIO);
 	msg_set_level(MSG_INFO);
+	io_get_stats(m.e, &after);
+	assert_int_equal(after.bytes[IO_WRITE], before.bytes[IO_WRITE]);
 	io_engine_close(m.e);
 	/* The next mount finds a volume that is whole. */
 	m = mount_small();

@@ -141,6 +141,27 @@ static void refused(void **state)
 	io_engine_close(ro);
 }
 
+static void stopped(void **state)
+{
+	struct io_stats before, after;
+
+	fill(mem, BLK, 5);
+	assert_int_equal(io_write(e, IO_DATA, mem, BLK, 0), 0);
+	io_get_stats(e, &before);
+	io_engine_stop_writes(e, true);
+	fill(mem, BLK, 6);
+	for (int cls = 0; cls < IO_NR_CLASSES; cls++)
+		assert_int_equal(io_write(e, cls, mem, BLK, 0), -EIO);
+	assert_int_equal(io_discard(e, 0, BLK), -EIO);
+	io_get_stats(e, &after);
+	assert_int_equal(after.bytes[IO_WRITE], before.bytes[IO_WRITE]);
+	fill(mem + BLK, BLK, 5);
+	assert_int_equal(io_read(e, IO_DATA, mem, BLK, 0), 0);
+	assert_memory_equal(mem, mem + BLK, BLK);
+	io_engine_stop_writes(e, false);
+	assert_int_equal(io_write(e, IO_DATA, mem, BLK, 0), 0);
+}
+
 /* More vectors than one system call takes. */
 static void many_vectors(void **state)
 {
@@ -1045,6 +1066,7 @@ int main(void)
 		T(facts),
 		T(write_flush_read),
 		T(refused),
+		T(stopped),
 		T(many_vectors),
 		T(many_requests),
 		M(memory_transfers), T(disk_is_not_mapped), M(memory_in_place), M(memory_cut_short), M(memory_cut_in_the_last_page),

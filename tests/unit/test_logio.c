@@ -46,6 +46,8 @@ static void ordered(void **state)
 	end();
 }
 
+static void dirty_data(struct gfs2_mapping *m, uint64_t blkno);
+
 static bool on_device(uint64_t blkno, char what)
 {
 	char *img = fix_read_all(&f);
@@ -55,7 +57,42 @@ static bool on_device(uint64_t blkno, char what)
 	return yes;
 }
 
-static void dirty_data(struct gfs2_mapping *m, uint64_t blkno);
+static void stop_log(void *arg)
+{
+	gfs2_log_stop(f.log);
+}
+
+/* The node is no longer part of the cluster while the first data are being written: the others are not. */
+static void ordered_stopped(void **state)
+{
+	enum { FILES = 2 * ORDERED_AT_ONCE };
+	static struct gfs2_mapping data[FILES];
+	unsigned written = 0;
+	char *img;
+
+	fix_start(&f, 512, 100, FILES + 1, true);
+	glock_start(&f, &gl, 1000);
+	glock_start(&f, &gl2, 2000);
+	for (unsigned i = 0; i < FILES; i++) {
+		mapping_init(&data[i], f.bufs, &gl, true);
+		dirty_data(&data[i], f.home + 1 + i);
+	}
+	trans_meta(&f, &gl, f.home, 1);
+	dev.event = stop_log;
+	assert_int_equal(gfs2_log_flush(f.log, FLUSH), -EIO);
+	dev.event = NULL;
+	img = fix_read_all(&f);
+	for (unsigned i = 0; i < FILES; i++) {
+		written += img[(f.home + 1 + i) * f.bsize] == 'd';
+		gfs2_ordered_del(f.log, &data[i]);
+		assert_int_equal(mapping_sync(&data[i]), 0);
+		mapping_invalidate(&data[i]);
+		mapping_destroy(&data[i]);
+	}
+	free(img);
+	assert_in_range(written, 1, ORDERED_AT_ONCE);
+	end();
+}
 
 /* Overwritten data have no transaction that would take them along. */
 static void ordered_alone(void **state)
@@ -440,6 +477,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(ordered),
+		cmocka_unit_test(ordered_stopped),
 		cmocka_unit_test(ordered_alone),
 		cmocka_unit_test(flush_alone_fails),
 		cmocka_unit_test(free_of_ordered),
