@@ -127,12 +127,11 @@ int gfs2_icache_create(struct gfs2_sbd *sdp)
 	return 0;
 }
 
-void gfs2_icache_destroy(struct gfs2_sbd *sdp)
+void gfs2_icache_check_empty(struct gfs2_sbd *sdp)
 {
 	struct gfs2_icache *ic = sdp->sd_icache;
 
-	if (!ic)
-		return;
+	rmutex_lock(&ic->lock);
 	for (unsigned i = 0; i < ic->nr_buckets; i++) {
 		for (struct gfs2_inode *ip = ic->buckets[i]; ip; ip = ip->i_hash)
 			fs_err("inode %" PRIu64 " still has %u references, %u opens, %" PRIu64
@@ -140,6 +139,15 @@ void gfs2_icache_destroy(struct gfs2_sbd *sdp)
 			       ip->i_no_addr, ip->i_refs, ip->i_opens, ip->i_nlookup);
 	}
 	GFS2_BUG_ON(ic->nr || ic->nr_remnants);
+	rmutex_unlock(&ic->lock);
+}
+
+void gfs2_icache_destroy(struct gfs2_sbd *sdp)
+{
+	struct gfs2_icache *ic = sdp->sd_icache;
+
+	if (!ic)
+		return;
 	slab_destroy(&ic->inode_slab);
 	slab_destroy(&ic->remnant_slab);
 	free(ic->remnants);

@@ -162,7 +162,9 @@ static inline uint32_t gfs2_max_stuffed_size(const struct gfs2_inode *ip)
 }
 
 int gfs2_icache_create(struct gfs2_sbd *sdp);
-void gfs2_icache_destroy(struct gfs2_sbd *sdp);	/* all references must be gone: asserted */
+/* At the end all references are gone: asserted.  The cache itself goes when no glock's worker is left. */
+void gfs2_icache_check_empty(struct gfs2_sbd *sdp);
+void gfs2_icache_destroy(struct gfs2_sbd *sdp);
 
 /*
  * Find or create the in-core inode, +1 reference; takes IOPEN SH.  Does not read the dinode: that

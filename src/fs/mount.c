@@ -262,14 +262,21 @@ static int start_log(struct gfs2_sbd *sdp, const struct gfs2_log_header_host *he
 			.flush_event = log_flush_event,
 		},
 	};
+	struct gfs2_log *log;
 	int err = lock_number(sdp, GFS2_FREEZE_LOCK, &gfs2_freeze_glops, LM_ST_SHARED,
 			      LM_FLAG_NOEXP | GL_EXACT | GL_NOPID, &sdp->sd_freeze_gh);
 
 	if (!err)
-		err = gfs2_log_create(&cfg, &sdp->sd_log);
-	if (err)
+		err = gfs2_log_create(&cfg, &log);
+	if (err) {
 		fs_err("cannot start the log: %s", strerror(-err));
-	return err;
+		return err;
+	}
+	rmutex_lock(&sdp->sd_log_lock);
+	sdp->sd_log = log;
+	rmutex_unlock(&sdp->sd_log_lock);
+	/* Who withdrew before found no log to stop. */
+	return gfs2_withdrawn(sdp) ? -EIO : 0;
 }
 
 /*
@@ -379,7 +386,10 @@ static int finish_log(struct gfs2_sbd *sdp)
 		if (err)
 			gfs2_withdraw(sdp, "cannot leave a clean journal: %s", strerror(-err));
 	}
+	/* The lock module's threads are still there, and withdraw if the node loses its place in the cluster now. */
+	rmutex_lock(&sdp->sd_log_lock);
 	sdp->sd_log = NULL;
+	rmutex_unlock(&sdp->sd_log_lock);
 	gfs2_log_destroy(log);
 	gfs2_glock_table_release(sdp->sd_glocks);
 	return gfs2_withdrawn(sdp) ? -EIO : undeleted;
@@ -397,11 +407,14 @@ static void destroy_caches(struct gfs2_sbd *sdp)
 	gfs2_ahead_destroy(sdp);
 	gfs2_rgrps_destroy(sdp);
 	if (sdp->sd_icache)
-		gfs2_icache_destroy(sdp);
+		gfs2_icache_check_empty(sdp);
 	if (sdp->sd_rename_gl)
 		gfs2_glock_put(sdp->sd_rename_gl);
 	if (sdp->sd_glocks)
 		gfs2_glock_table_destroy(sdp->sd_glocks);
+	/* Another node may have asked for an inode that has only just been let go of: a worker has looked for it until now. */
+	gfs2_icache_destroy(sdp);
+	gfs2_maint_free(sdp);
 	gfs2_kdrops_destroy(sdp);
 	if (sdp->sd_bufs)
 		buf_cache_destroy(sdp->sd_bufs);
@@ -438,6 +451,7 @@ static int teardown(struct gfs2_sbd *sdp)
 	for (unsigned j = 0; j < sdp->sd_nr_journals; j++)
 		free(sdp->sd_jdescs[j].jd_extents);
 	free(sdp->sd_jdescs);
+	rmutex_destroy(&sdp->sd_log_lock);
 	free(sdp);
 	return err;
 }
@@ -445,6 +459,7 @@ static int teardown(struct gfs2_sbd *sdp)
 static void init_args(struct gfs2_sbd *sdp, const struct gfs2_args *args)
 {
 	gfs2_glock_set_trans_check(gfs2_trans_active);
+	rmutex_init(&sdp->sd_log_lock, RANK_WITHDRAW);
 	sdp->sd_args = *args;
 	sdp->sd_ro = args->ar_ro;
 	atomic_init(&sdp->sd_short_dio, args->ar_short_dio);

@@ -28,8 +28,22 @@
 
 /* --- withdraw --- */
 
+/* False: there is none. */
+static bool stop_log(struct gfs2_sbd *sdp)
+{
+	bool found;
+
+	rmutex_lock(&sdp->sd_log_lock);
+	found = sdp->sd_log;
+	if (found)
+		gfs2_log_stop(sdp->sd_log);
+	rmutex_unlock(&sdp->sd_log_lock);
+	return found;
+}
+
 int gfs2_withdraw(struct gfs2_sbd *sdp, const char *fmt, ...)
 {
+	bool had_log;
 	char text[512];
 	va_list ap;
 
@@ -39,17 +53,16 @@ int gfs2_withdraw(struct gfs2_sbd *sdp, const char *fmt, ...)
 	/* Whoever has not looked at the flag: another node may have replayed our journal by now, and use what was ours. */
 	if (sdp->sd_io)
 		io_engine_stop_writes(sdp->sd_io, true);
+	had_log = stop_log(sdp);
 	va_start(ap, fmt);
 	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
 	fs_err("%s", text);
-	if (sdp->sd_log) {
-		/* Where others have the volume mounted and go on, fsck.gfs2 would damage it. */
+	/* Where others have the volume mounted and go on, fsck.gfs2 would damage it. */
+	if (had_log)
 		fs_err("withdrawn: nothing is written any more; unmount, %s, mount again",
 		       sdp->sd_lm->lm_has_peers ? "find out why (no fsck.gfs2 while a node has the volume mounted)" :
 						  "run fsck.gfs2");
-		gfs2_log_stop(sdp->sd_log);
-	}
 	if (sdp->sd_glocks)
 		gfs2_glock_table_withdraw(sdp->sd_glocks);
 	return -EIO;
@@ -75,6 +88,7 @@ struct gfs2_maint {
 	atomic_bool woken;	/* an event is on its way; relaxed: it only spares writing another one */
 	uint64_t statfs_due, mtime_due, shrink_due;	/* the thread's own */
 	bool handed_over;	/* the same */
+	bool runs;		/* who mounts and unmounts */
 };
 
 /*
@@ -203,12 +217,26 @@ static void *maint_thread(void *arg)
 	return NULL;
 }
 
+/* It stays until nobody asks for it any more, also without its thread. */
+static struct gfs2_maint *maint_of(struct gfs2_sbd *sdp)
+{
+	/* acquire: what gfs2_maint_start() has made of it */
+	return __atomic_load_n(&sdp->sd_maint, __ATOMIC_ACQUIRE);
+}
+
 void gfs2_maint_wake(struct gfs2_sbd *sdp)
 {
-	struct gfs2_maint *mt = sdp->sd_maint;
+	struct gfs2_maint *mt = maint_of(sdp);
 
 	if (mt && !atomic_exchange_explicit(&mt->woken, true, memory_order_relaxed))
 		eventfd_write(mt->event, 1);
+}
+
+bool gfs2_maint_runs(struct gfs2_sbd *sdp)
+{
+	struct gfs2_maint *mt = maint_of(sdp);
+
+	return mt && !atomic_load_explicit(&mt->stop, memory_order_relaxed);
 }
 
 /*
@@ -235,14 +263,11 @@ int gfs2_maint_start(struct gfs2_sbd *sdp)
 		return err;
 	}
 	/* Before the thread, which may call gfs2_maint_wake(). */
-	sdp->sd_maint = mt;
+	__atomic_store_n(&sdp->sd_maint, mt, __ATOMIC_RELEASE);
 	err = -pthread_create(&mt->thread, NULL, maint_thread, mt);
-	if (err) {
-		sdp->sd_maint = NULL;
-		close(mt->event);
-		free(mt);
+	if (err)
 		return err;
-	}
+	mt->runs = true;
 	gfs2_budget_balance(sdp);
 	atomic_store(&volume, sdp);
 	memory_reserve_fill();
@@ -257,13 +282,22 @@ void gfs2_maint_stop(struct gfs2_sbd *sdp)
 {
 	struct gfs2_maint *mt = sdp->sd_maint;
 
-	if (!mt)
+	if (!mt || !mt->runs)
 		return;
 	buf_cache_set_pressure(sdp->sd_bufs, NULL, NULL);
 	memory_on_shortage(NULL);
 	atomic_store_explicit(&mt->stop, true, memory_order_release);
 	GFS2_BUG_ON(eventfd_write(mt->event, 1));
 	pthread_join(mt->thread, NULL);
+	mt->runs = false;
+}
+
+void gfs2_maint_free(struct gfs2_sbd *sdp)
+{
+	struct gfs2_maint *mt = sdp->sd_maint;
+
+	if (!mt)
+		return;
 	sdp->sd_maint = NULL;
 	close(mt->event);
 	free(mt);

@@ -103,7 +103,12 @@ struct gfs2_sbd {
 	struct buf_cache *sd_bufs;
 	atomic_uint_least64_t sd_errors_told; /* buf_cache_write_errors() that an fsync of the root has told; relaxed */
 	struct gfs2_glock_table *sd_glocks;
-	struct gfs2_log *sd_log;	/* NULL on a read-only mount */
+	/*
+	 * NULL on a read-only mount.  Changes while mounting and unmounting only, under sd_log_lock, which who has neither a request nor
+	 * a part in the mount (the lock module: lm_lost) holds while he uses it.
+	 */
+	struct gfs2_log *sd_log;
+	struct rmutex sd_log_lock;
 	struct gfs2_icache *sd_icache;
 	struct gfs2_kdrops *sd_kdrops;
 	struct gfs2_ahead *sd_ahead;	/* NULL: nothing is read ahead */
@@ -120,7 +125,7 @@ struct gfs2_sbd {
 	struct gfs2_holder sd_mount_gh, sd_live_gh, sd_journal_gh, sd_jinode_gh, sd_freeze_gh,
 		sd_sc_gh;
 	struct gfs2_glock *sd_rename_gl;
-	struct gfs2_maint *sd_maint;
+	struct gfs2_maint *sd_maint;	/* gfs2_maint_wake() */
 	struct gfs2_evict_queue *sd_evict_queue; /* NULL: whoever drops the last reference frees */
 	bool sd_first;			/* no other node has the volume mounted */
 	bool sd_rgrplvb;		/* what value blocks say of resource groups is looked at */
@@ -162,12 +167,15 @@ static inline bool gfs2_withdrawn(struct gfs2_sbd *sdp)
 int gfs2_withdraw(struct gfs2_sbd *sdp, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /*
  * The maintenance thread: moves statfs to the master file, publishes times of direct writes, keeps the
- * number of cached locks and buffers within the limits.  stop waits for it.
+ * number of cached locks and buffers within the limits.  stop waits for it; free, also after a start that failed, when nobody is left who might
+ * wake it.
  */
 int gfs2_maint_start(struct gfs2_sbd *sdp);
 void gfs2_maint_stop(struct gfs2_sbd *sdp);
-/* Memory is to be looked after now; any thread, any lock. */
+void gfs2_maint_free(struct gfs2_sbd *sdp);
+/* Memory is to be looked after now; any thread, any lock.  Without the thread nothing happens. */
 void gfs2_maint_wake(struct gfs2_sbd *sdp);
+bool gfs2_maint_runs(struct gfs2_sbd *sdp);
 /* budget.c: divide the memory allowed (sd_cache) anew; see there. No lock held. */
 void gfs2_budget_set(struct gfs2_sbd *sdp, uint64_t cache);
 void gfs2_budget_balance(struct gfs2_sbd *sdp);

@@ -82,7 +82,7 @@ static bool any_on_its_way(struct gfs2_icache *ic, const struct gfs2_inode *but)
  */
 static uint64_t hunt_for_seen(struct gfs2_icache *ic, struct gfs2_sbd *sdp)
 {
-	if (gfs2_withdrawn(sdp) || !sdp->sd_maint)
+	if (gfs2_withdrawn(sdp) || !gfs2_maint_runs(sdp))
 		return 0;
 	if (gfs2_unlinked_seen(sdp)) {
 		ic->hunt_wanted = true;

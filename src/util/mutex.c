@@ -30,7 +30,7 @@ static const char *rank_name(enum lock_rank rank)
 		R(RANK_LOG),	     R(RANK_GLOCK_TABLE), R(RANK_GLOCK),     R(RANK_GLOCK_WORK),
 		R(RANK_LM),	     R(RANK_DIO),	 R(RANK_IO),	     R(RANK_CONTROL),
 		R(RANK_EVENT),	     R(RANK_READERS),	 R(RANK_BUF_FREE),   R(RANK_EVICT),
-		R(RANK_SLAB),
+		R(RANK_SLAB),	     R(RANK_WITHDRAW),
 	};
 #undef R
 	return rank > RANK_NONE && rank < RANK_MAX && names[rank] ? names[rank] : "unknown rank";

@@ -43,6 +43,7 @@ enum lock_rank {
 	RANK_EVENT,	  /* debug/event.c */
 	RANK_READERS,	  /* fuse/readers.c: who reads /dev/fuse; taken before a thread sleeps, under whatever it holds */
 	RANK_POOL,	  /* fuse/pool.c: work queue, idle threads */
+	RANK_WITHDRAW,	  /* fs/super.c: the log stays while it is stopped; gfs2_withdraw() may be called under any of the above */
 	RANK_BUF_FREE,	  /* io/buf.c: free buffers; a leaf: buf_put() may be called under any lock */
 	RANK_SLAB,	  /* util/slab.c: objects of one kind; a leaf, too */
 	RANK_MAX

@@ -1,9 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /* Mount and unmount of whole volumes: what must be left behind, and what is refused. */
+#include <pthread.h>
+#include <sched.h>
+#include <semaphore.h>
 #include "vol.h"
 #include "fs/inode.h"
 #include "fs/namei.h"
 #include "fs/rgrp.h"
+#include "util/wait.h"
 
 static struct gfs2_sbd *mount_args(struct io_engine *e, const struct gfs2_args *args)
 {
@@ -328,6 +332,94 @@ static void test_withdraw(void **state)
 	vol_fsck();
 }
 
+/* --- the lock module's threads, which have no part in the unmount --- */
+
+static pthread_t other;
+static sem_t other_waits, log_is_gone;
+static atomic_bool other_ends;
+static struct lm_lockops lm_copy;
+
+/* The log has ended, the locks have not. */
+static void end_other(struct gfs2_glock_table *t)
+{
+	atomic_store(&other_ends, true);
+	sem_post(&log_is_gone);
+	pthread_join(other, NULL);
+}
+
+static struct gfs2_sbd *mount_with_other(struct io_engine *e, void *(*fn)(void *sdp))
+{
+	struct gfs2_sbd *sdp = mount_args(e, &vol_args);
+
+	lm_copy = *sdp->sd_lm;
+	lm_copy.lm_stop_recovery = end_other;
+	sdp->sd_lm = &lm_copy;
+	sem_init(&other_waits, 0, 0);
+	sem_init(&log_is_gone, 0, 0);
+	atomic_store(&other_ends, false);
+	assert_int_equal(pthread_create(&other, NULL, fn, sdp), 0);
+	return sdp;
+}
+
+/* At the second message of the withdraw. */
+static void hold_up(struct before_wait *bw)
+{
+	static int messages;
+
+	if (!messages++) {
+		before_wait_set(bw);
+		return;
+	}
+	sem_post(&other_waits);
+	sem_wait(&log_is_gone);
+}
+
+static void *lose_the_cluster(void *sdp)
+{
+	struct before_wait bw = { .fn = hold_up };
+
+	before_wait_set(&bw);
+	gfs2_withdraw(sdp, "fatal: this node is no longer part of the cluster");
+	before_wait_set(NULL);
+	return NULL;
+}
+
+/* The node loses its place in the cluster while it unmounts: the log is not there any more when the withdraw has been told of. */
+static void test_lost_at_the_end(void **state)
+{
+	struct gfs2_sbd *sdp;
+	struct io_engine *e;
+
+	vol_make(4096, 64, 1, "");
+	e = vol_open(false);
+	sdp = mount_with_other(e, lose_the_cluster);
+	sem_wait(&other_waits);
+	assert_int_equal(gfs2_unmount(sdp), -EIO);
+	io_engine_close(e);
+}
+
+static void *wake(void *sdp)
+{
+	while (!atomic_load(&other_ends)) {
+		gfs2_maint_wake(sdp);
+		sched_yield();
+	}
+	return NULL;
+}
+
+/* Another node asks for an inode: the maintenance thread is to look at it, and has ended. */
+static void test_woken_at_the_end(void **state)
+{
+	struct gfs2_sbd *sdp;
+	struct io_engine *e;
+
+	vol_make(4096, 64, 1, "");
+	e = vol_open(false);
+	sdp = mount_with_other(e, wake);
+	assert_int_equal(gfs2_unmount(sdp), 0);
+	io_engine_close(e);
+}
+
 /* A damaged directory: a number that no node id can have is as much of a fault as one outside the volume, and ends in a withdraw. */
 static void test_impossible_number(void **state)
 {
@@ -399,6 +491,8 @@ static int tests(void)
 		cmocka_unit_test(test_crash),
 		cmocka_unit_test(test_fsck_replay),
 		cmocka_unit_test(test_withdraw),
+		cmocka_unit_test(test_lost_at_the_end),
+		cmocka_unit_test(test_woken_at_the_end),
 		cmocka_unit_test(test_impossible_number),
 		cmocka_unit_test(test_small_cache),
 	};
