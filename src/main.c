@@ -197,7 +197,7 @@ static int report_ready(int fd)
 	close(fd);
 	if (error)
 		return error;
-	msg_use_syslog();
+	msg_use_syslog(NULL);
 	null = open("/dev/null", O_RDWR | O_CLOEXEC);
 	if (null >= 0) {
 		dup2(null, 0);

@@ -120,7 +120,7 @@ int supervisor_main(char **argv)
 	if (n == 1)
 		return 0;
 	msg_set_prefix(table);
-	msg_use_syslog();
+	msg_use_syslog(NULL);
 	msg_say_fatal_signals();
 	msg_set_level(MSG_INFO);
 	fs_err("the daemon of %s has died: cleaning up", dir);

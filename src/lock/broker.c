@@ -566,7 +566,7 @@ int lock_broker_main(const char *path)
 	struct dead *d, *tmp;
 	char ok = 1;
 
-	msg_use_syslog();
+	msg_use_syslog(NULL);
 	msg_set_level(MSG_INFO);
 	msg_set_prefix("lock_local");
 	prctl(PR_SET_NAME, "gfs2-broker");

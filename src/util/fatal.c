@@ -4,9 +4,10 @@
  * and a memory image is often not kept.
  *
  * Only what a signal handler may call is called here: it may have interrupted malloc, or syslog(3), which locks and allocates.  So
- * the message goes to syslog's socket by hand.  Then everything is as without a handler: the fault comes again by itself, abort()
- * goes on, and what another process has sent is sent again.
+ * the message goes to syslog's socket by hand (as all others do, see util.c).  Then everything is as without a handler: the fault comes
+ * again by itself, abort() goes on, and what another process has sent is sent again.
  */
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
@@ -100,23 +101,44 @@ static void describe(struct text *t, int sig, const siginfo_t *info, const void 
 	}
 }
 
-static void to_syslog(const struct text *words)
+bool msg_to_syslog(const char *path, int priority, const char *words, size_t len, int wait_ms)
 {
-	struct sockaddr_un addr = { .sun_family = AF_UNIX, .sun_path = "/dev/log" };
-	struct text t = { .len = 0 };
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	struct text head = { .len = 0 };
 	int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+	bool took = fd >= 0;
 
-	put(&t, "<");
-	put_number(&t, LOG_DAEMON | LOG_CRIT, 10);
-	put(&t, ">gfs2-fuse[");
-	put_number(&t, (uint64_t)getpid(), 10);
-	put(&t, "]: ");
-	put(&t, words->at);
-	/* Who does not listen does not hold up the end. */
-	if (fd >= 0 && !connect(fd, (struct sockaddr *)&addr, sizeof(addr)))
-		send(fd, t.at, t.len, MSG_NOSIGNAL | MSG_DONTWAIT);
+	strncpy(addr.sun_path, path, sizeof(addr.sun_path) - 1);
+	put(&head, "<");
+	put_number(&head, (uint64_t)(LOG_DAEMON | priority), 10);
+	put(&head, ">gfs2-fuse[");
+	put_number(&head, (uint64_t)getpid(), 10);
+	put(&head, "]: ");
+	if (fd >= 0 && !connect(fd, (struct sockaddr *)&addr, sizeof(addr))) {
+		struct iovec iov[2] = { { head.at, head.len }, { (char *)words, len } };
+
+		took = msg_send(fd, iov, 2, wait_ms) >= 0 || errno != EAGAIN;
+	}
 	if (fd >= 0)
 		close(fd);
+	return took;
+}
+
+ssize_t msg_send(int fd, struct iovec *iov, unsigned nr, int wait_ms)
+{
+	struct msghdr mh = { .msg_iov = iov, .msg_iovlen = nr };
+	struct pollfd pfd = { .fd = fd, .events = POLLOUT };
+
+	for (;;) {
+		ssize_t n = sendmsg(fd, &mh, MSG_NOSIGNAL | MSG_DONTWAIT);
+
+		if (n >= 0 || (errno != EAGAIN && errno != EINTR))
+			return n;
+		if (errno == EAGAIN && poll(&pfd, 1, wait_ms) <= 0) {
+			errno = EAGAIN;
+			return -1;
+		}
+	}
 }
 
 static void hit(int sig, siginfo_t *info, void *context)
@@ -125,8 +147,9 @@ static void hit(int sig, siginfo_t *info, void *context)
 	int saved_errno = errno;
 
 	describe(&t, sig, info, context);
+	/* Who does not listen does not hold up the end. */
 	if (msg_is_to_syslog())
-		to_syslog(&t);
+		msg_to_syslog("/dev/log", LOG_CRIT, t.at, t.len, 0);
 	put(&t, "\n");
 	if (write(STDERR_FILENO, "gfs2-fuse: ", 11) == 11)
 		errno = write(STDERR_FILENO, t.at, t.len) < 0 ? errno : saved_errno;

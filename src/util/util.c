@@ -4,23 +4,30 @@
  *
  * A message is formatted into one buffer and leaves in one write, so that lines of different
  * threads do not mix.  Nothing here takes a lock that a caller could hold: msg() may be called from
- * anywhere, also under ranked mutexes.
+ * anywhere, also under ranked mutexes and glocks.  So a receiver that does not read, syslog's or the journal's, is not waited for (syslog(3) would):
+ * he may be about to write his own file, on this mount, which waits for the caller.
  */
 #include "util/util.h"
 
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
 #include <syslog.h>
 #include <unistd.h>
 #include "util/wait.h"
 
 #define MSG_MAX 1024
+#define PATIENCE_MS 200
 
 /* Set before threads exist (mount), read by all; the level may be changed at run time (relaxed: a hint). */
 static char msg_prefix[128] = "gfs2-fuse: ";
 static atomic_int msg_max_level = MSG_INFO;
+static const char *msg_syslog_path; /* before msg_syslog is */
 static atomic_bool msg_syslog;
+/* What nobody has taken since somebody last did; nothing is waited for then. relaxed: counters */
+static atomic_uint lost_syslog, lost_stderr;
 
 void msg_set_prefix(const char *fsname)
 {
@@ -35,9 +42,9 @@ void msg_set_level(enum msg_level max)
 	atomic_store_explicit(&msg_max_level, max, memory_order_relaxed);
 }
 
-void msg_use_syslog(void)
+void msg_use_syslog(const char *path)
 {
-	openlog("gfs2-fuse", LOG_PID, LOG_DAEMON);
+	msg_syslog_path = path ? path : "/dev/log";
 	atomic_store_explicit(&msg_syslog, true, memory_order_release);
 }
 
@@ -46,19 +53,54 @@ bool msg_is_to_syslog(void)
 	return atomic_load_explicit(&msg_syslog, memory_order_acquire);
 }
 
-static void msg_write(const char *text, size_t len)
+static int patience(atomic_uint *lost)
 {
-	about_to_wait();
-	while (len) {
-		ssize_t n = write(STDERR_FILENO, text, len);
+	return atomic_load_explicit(lost, memory_order_relaxed) ? 0 : PATIENCE_MS;
+}
 
+static bool write_syslog(int priority, const char *text)
+{
+	/* It has a name and lines of its own. */
+	text += strlen("gfs2-fuse: ");
+	return msg_to_syslog(msg_syslog_path, priority, text, strlen(text) - 1, patience(&lost_syslog));
+}
+
+/* A socket is the journal's, or another reader's like it; a terminal, a pipe or a file is somebody's who looks on, and is waited for. */
+static bool write_stderr(int priority, const char *text)
+{
+	size_t len = strlen(text);
+
+	(void)priority;
+	while (len) {
+		struct iovec iov = { (char *)text, len };
+		ssize_t n = msg_send(STDERR_FILENO, &iov, 1, patience(&lost_stderr));
+
+		if (n < 0 && errno == ENOTSOCK)
+			n = write(STDERR_FILENO, text, len);
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n <= 0)
-			return;
+			return n == 0 || errno != EAGAIN;
 		text += n;
 		len -= n;
 	}
+	return true;
+}
+
+static void deliver(bool (*write_to)(int priority, const char *text), atomic_uint *lost, int priority, const char *text)
+{
+	char note[sizeof(msg_prefix) + 80];
+	unsigned n;
+
+	if (!write_to(priority, text)) {
+		atomic_fetch_add_explicit(lost, 1, memory_order_relaxed);
+		return;
+	}
+	n = atomic_exchange_explicit(lost, 0, memory_order_relaxed);
+	if (!n)
+		return;
+	snprintf(note, sizeof(note), "%s%u messages before the last one were lost: nobody took them\n", msg_prefix, n);
+	write_to(LOG_WARNING, note);
 }
 
 void msg(enum msg_level level, const char *fmt, ...)
@@ -85,12 +127,12 @@ void msg(enum msg_level level, const char *fmt, ...)
 	while (n && text[n - 1] == '\n')
 		n--;
 
-	if (msg_is_to_syslog()) {
-		text[n] = 0;
-		syslog(prio[level], "%s", text + strlen("gfs2-fuse: "));
-	}
 	text[n++] = '\n';
-	msg_write(text, n);
+	text[n] = 0;
+	about_to_wait();
+	if (msg_is_to_syslog())
+		deliver(write_syslog, &lost_syslog, prio[level], text);
+	deliver(write_stderr, &lost_stderr, prio[level], text);
 	errno = saved_errno;
 }
 

@@ -13,7 +13,10 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/types.h>
 #include <time.h>
+
+struct iovec;
 
 #define be16_to_cpu(x) be16toh((uint16_t)(x))
 #define be32_to_cpu(x) be32toh((uint32_t)(x))
@@ -71,8 +74,15 @@ struct timespec current_time(void);
 enum msg_level { MSG_ERR, MSG_WARN, MSG_INFO, MSG_DEBUG };
 void msg_set_prefix(const char *fsname);
 void msg_set_level(enum msg_level max);
-void msg_use_syslog(void);
+/* @path: its socket; NULL: /dev/log. */
+void msg_use_syslog(const char *path);
 bool msg_is_to_syslog(void);
+/*
+ * fatal.c, for itself and for msg(); also in a signal handler.  One message for syslog: false if its receiver does not take it within
+ * @wait_ms, true also if there is none.  Bytes for a socket's reader: then -1 and EAGAIN.
+ */
+bool msg_to_syslog(const char *path, int priority, const char *words, size_t len, int wait_ms);
+ssize_t msg_send(int fd, struct iovec *iov, unsigned nr, int wait_ms);
 /* From now on a death by SIGSEGV, SIGABRT and the like is told, too (fatal.c).  Before there are threads. */
 void msg_say_fatal_signals(void);
 /* For threads that leave signals to the main thread: all are blocked but those of fatal.c, which a thread causes itself. */

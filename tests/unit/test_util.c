@@ -6,6 +6,8 @@
 #include <stdio.h>
 #include <cmocka.h>
 #include <signal.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "child.h"
@@ -160,6 +162,87 @@ static void long_message_is_cut(void **state)
 	assert_int_equal(text[n - 1], '\n');
 }
 
+/* --- who does not read what the daemon says --- */
+
+/* As full as it gets; returns how much that was. */
+static unsigned fill(int fd, const char *text)
+{
+	unsigned n = 0;
+
+	while (send(fd, text, strlen(text), MSG_DONTWAIT) > 0)
+		n++;
+	return n;
+}
+
+/* Reads what is there; does the last of it say @text? */
+static bool drained(int fd, const char *text)
+{
+	static char buf[1 << 20];
+	bool found = false;
+	ssize_t n;
+
+	while ((n = recv(fd, buf, sizeof(buf) - 1, MSG_DONTWAIT)) > 0) {
+		buf[n] = 0;
+		found |= strstr(buf, text) != NULL;
+	}
+	return found;
+}
+
+static void nobody_reads_stderr(void *unused)
+{
+	int sv[2];
+
+	alarm(60);
+	if (socketpair(AF_UNIX, SOCK_STREAM, 0, sv) || dup2(sv[1], STDERR_FILENO) < 0 || !fill(sv[1], "x"))
+		_exit(2);
+	fs_err("one");
+	fs_err("two");
+	if (drained(sv[0], "one"))
+		_exit(3);
+	fs_err("three");
+	_exit(drained(sv[0], "three\ngfs2-fuse: 2 messages before the last one were lost: nobody took them\n") ? 0 : 4);
+}
+
+static void nobody_reads_syslog(void *dir)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	int in = socket(AF_UNIX, SOCK_DGRAM, 0), out = socket(AF_UNIX, SOCK_DGRAM, 0);
+
+	alarm(60);
+	snprintf(addr.sun_path, sizeof(addr.sun_path), "%s/log", (char *)dir);
+	if (bind(in, (struct sockaddr *)&addr, sizeof(addr)) || connect(out, (struct sockaddr *)&addr, sizeof(addr)))
+		_exit(2);
+	msg_use_syslog(addr.sun_path);
+	fs_err("zero");
+	if (!drained(in, "]: zero"))
+		_exit(3);
+	if (!fill(out, "x"))
+		_exit(4);
+	fs_err("one");
+	fs_err("two");
+	if (drained(in, "one"))
+		_exit(5);
+	fs_err("three");
+	if (!drained(in, "2 messages before the last one were lost"))
+		_exit(6);
+	/* Nobody at all. */
+	close(in);
+	unlink(addr.sun_path);
+	fs_err("four");
+	_exit(0);
+}
+
+/* Locks are held while messages are given, and who should read them may be waiting for one: they are not waited for. */
+static void unread_messages(void **state)
+{
+	char dir[] = "/tmp/test_util.XXXXXX", text[4096];
+
+	assert_int_equal(end_of_child(nobody_reads_stderr, NULL, text, sizeof(text)), 0);
+	assert_non_null(mkdtemp(dir));
+	assert_int_equal(end_of_child(nobody_reads_syslog, dir, text, sizeof(text)), 0);
+	rmdir(dir);
+}
+
 /* --- deaths --- */
 
 static int *volatile nowhere = (int *)(uintptr_t)16;
@@ -229,6 +312,7 @@ int main(void)
 		cmocka_unit_test(lists),
 		cmocka_unit_test(messages),
 		cmocka_unit_test(long_message_is_cut),
+		cmocka_unit_test(unread_messages),
 		cmocka_unit_test(deaths_are_told),
 	};
 
