@@ -18,6 +18,7 @@
 #include <linux/falloc.h>
 #include "debug/event.h"
 #include "fs/falloc.h"
+#include "fs/rgrp.h"
 #include "util/util.h"
 
 #define PIECE_BYTES (16u << 20)
@@ -63,32 +64,53 @@ static int zero_run(struct gfs2_filler *filler, uint64_t bn, unsigned n)
 	return error;
 }
 
-/*
- * A request that cannot succeed must not fill the volume first.  Only a guess when other nodes
- * allocate and free, so then there is none.
- */
-static int check_room(struct gfs2_inode *ip, uint64_t lblock, uint64_t end)
+/* Blocks in [lblock, end) that are to be allocated; counted until there are more than @max. */
+static int count_holes(struct gfs2_inode *ip, uint64_t lblock, uint64_t end, uint64_t max, uint64_t *holes)
 {
-	struct gfs2_sbd *sdp = ip->i_sbd;
-	struct gfs2_statfs_host sc;
-	uint64_t holes = 0;
-
-	if (sdp->sd_lm->lm_has_peers)
-		return 0;
-	gfs2_statfs_get(sdp, &sc);
-	while (lblock < end) {
+	*holes = 0;
+	while (lblock < end && *holes <= max) {
 		struct extent e;
 		int error = gfs2_map_extent(ip, lblock, end - lblock, &e);
 
 		if (error)
 			return error;
 		if (!e.pblock)
-			holes += e.len;
-		if (holes > (uint64_t)sc.free)
-			return -ENOSPC;
+			*holes += e.len;
 		lblock += e.len;
 	}
 	return 0;
+}
+
+/*
+ * A request that cannot succeed must not fill the volume first, but what is on its way is waited for, as by all who
+ * find no space.  Only a guess when other nodes allocate and free, so then there is none.
+ */
+static int check_room(struct gfs2_inode *ip, uint64_t lblock, uint64_t end)
+{
+	struct gfs2_sbd *sdp = ip->i_sbd;
+	struct gfs2_statfs_host sc;
+	uint64_t holes, gone;
+	int error;
+
+	if (sdp->sd_lm->lm_has_peers)
+		return 0;
+	gfs2_statfs_get(sdp, &sc);
+	error = count_holes(ip, lblock, end, (uint64_t)sc.total, &holes);
+	if (error || holes <= (uint64_t)sc.free)
+		return error;
+	if (holes > (uint64_t)sc.total)
+		return -ENOSPC;
+	error = gfs2_rgrps_look(sdp);
+	while (!error) {
+		/* First: what goes after the count is a reason to count again. */
+		gone = gfs2_inodes_gone(sdp);
+		gfs2_statfs_get(sdp, &sc);
+		if (holes <= (uint64_t)sc.free)
+			return 0;
+		if (!gfs2_inodes_wait_gone(ip, gone))
+			error = -ENOSPC;
+	}
+	return error;
 }
 
 static int fill_holes(struct gfs2_inode *ip, uint64_t lblock, uint64_t end)

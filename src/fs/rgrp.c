@@ -671,6 +671,23 @@ bool gfs2_unlinked_seen(const struct gfs2_sbd *sdp)
 	return atomic_load_explicit(&sdp->sd_rgrps->unlinked_seen, memory_order_relaxed);
 }
 
+int gfs2_rgrps_look(struct gfs2_sbd *sdp)
+{
+	int err = 0;
+
+	for (unsigned r = 0; r < sdp->sd_rgrps->nr && !err; r++) {
+		struct gfs2_rgrpd *rgd = &sdp->sd_rgrps->rg[r];
+		struct gfs2_holder gh;
+
+		if (atomic_load_explicit(&rgd->rd_hint_free, memory_order_relaxed) != HINT_UNKNOWN)
+			continue;
+		err = look_in_passing(rgd, &gh);
+		if (!err)
+			looked(rgd, &gh);
+	}
+	return err;
+}
+
 uint64_t gfs2_rgrps_bitmap_bytes(const struct gfs2_sbd *sdp)
 {
 	uint64_t bytes = 0;

@@ -108,6 +108,8 @@ int gfs2_for_each_unlinked(struct gfs2_sbd *sdp, int (*fn)(struct gfs2_sbd *, ui
 int gfs2_for_each_unlinked_seen(struct gfs2_sbd *sdp, int (*fn)(struct gfs2_sbd *, uint64_t blkno));
 /* Are there such rgrps? */
 bool gfs2_unlinked_seen(const struct gfs2_sbd *sdp);
+/* Read those rgrps that nothing is known of, so that their unlinked inodes have been seen.  No rgrp held, no transaction. */
+int gfs2_rgrps_look(struct gfs2_sbd *sdp);
 /* What reading all bitmaps would mean. */
 uint64_t gfs2_rgrps_bitmap_bytes(const struct gfs2_sbd *sdp);
 /* Sums over all rgrps (reads every header): free, dinodes, data blocks. */

@@ -418,7 +418,7 @@ static void *forget_later(void *arg)
 	return NULL;
 }
 
-static void test_deleted_space(void **state)
+static void deleted_space(bool preallocate)
 {
 	const uint64_t len = 16 << 20;
 	struct mounted m;
@@ -439,12 +439,59 @@ static void test_deleted_space(void **state)
 	assert_int_equal(gfs2_unlink(m.sdp->sd_root, "a"), 0);
 	assert_int_equal(pthread_create(&thread, NULL, forget_later, a), 0);
 	gfs2_inode_put(a);
+	if (preallocate)
+		assert_int_equal(gfs2_fallocate(b, 0, 0, len, false), 0);
 	memset(io_buf, 'n', IO_MAX);
 	for (uint64_t pos = 0; pos < len; pos += IO_MAX)
 		assert_int_equal(write_at(b, io_buf, pos, IO_MAX), IO_MAX);
 	pthread_join(thread, NULL);
 	gfs2_inode_put(held);
 	gfs2_inode_put(b);
+	do_unmount(&m);
+}
+
+static void test_deleted_space(void **state)
+{
+	deleted_space(false);
+}
+
+static void test_deleted_space_preallocated(void **state)
+{
+	deleted_space(true);
+}
+
+/* Small files that the kernel has forgotten and that wait to be freed together. */
+static void test_queued_space(void **state)
+{
+	enum { FILES = 200, BLOCKS = 14 };
+	struct gfs2_inode *files[FILES], *ip;
+	struct mounted m;
+	uint64_t free;
+	char name[16];
+
+	make(4096, 32);
+	m = do_mount();
+	for (unsigned i = 0; i < FILES; i++) {
+		snprintf(name, sizeof(name), "f%u", i);
+		files[i] = make_file(m.sdp, name);
+		gfs2_inode_lookup_inc(files[i]);
+		gfs2_inode_put(files[i]);
+		assert_int_equal(write_at(files[i], io_buf, 0, BLOCKS * 4096), BLOCKS * 4096);
+	}
+	ip = make_file(m.sdp, "f");
+	free = free_blocks(m.sdp);
+	for (unsigned i = 0; i < FILES; i++) {
+		snprintf(name, sizeof(name), "f%u", i);
+		assert_int_equal(gfs2_unlink(m.sdp->sd_root, name), 0);
+		gfs2_inode_forget(files[i], 1);
+	}
+	assert_int_equal(gfs2_fallocate(ip, 0, 0, (free + FILES / 2 * BLOCKS) * 4096, false), 0);
+	expect(ip, 0, ip->i_size, 0);
+	/* More than all of it is more than there is, and nothing is taken. */
+	free = free_blocks(m.sdp);
+	assert_int_equal(gfs2_fallocate(ip, 0, ip->i_size, (free + 1) * 4096, false), -ENOSPC);
+	assert_int_equal(free_blocks(m.sdp), free);
+	gfs2_inode_put(ip);
 	do_unmount(&m);
 }
 
@@ -594,6 +641,8 @@ static int run(void)
 		cmocka_unit_test(test_punch_high),
 		cmocka_unit_test(test_exact),
 		cmocka_unit_test(test_deleted_space),
+		cmocka_unit_test(test_deleted_space_preallocated),
+		cmocka_unit_test(test_queued_space),
 		cmocka_unit_test(test_flags),
 		cmocka_unit_test(test_jdata_direct),
 		cmocka_unit_test(test_jdata_crash),
