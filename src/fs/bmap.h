@@ -69,7 +69,7 @@ int gfs2_unstuff_trans(struct gfs2_inode *ip);
  * GFS2_DIF_TRUNC_IN_PROG; reference 4.5), or grow.
  */
 int gfs2_truncate(struct gfs2_inode *ip, uint64_t size);
-/* EX held: finish a truncate that a crash interrupted (go_held). */
+/* EX held: finish a truncate that a crash interrupted (go_held): nothing is left behind the end, and an empty file is stuffed. */
 int gfs2_truncate_resume(struct gfs2_inode *ip);
 /*
  * EX held, own transactions: free all data/indirect blocks of [lstart, end of file): deletion and

@@ -87,7 +87,8 @@ static int stuff_again(struct gfs2_inode *ip, const struct before *b)
 
 	if (gfs2_is_stuffed(ip))
 		return 0;
-	ret = gfs2_truncate(ip, 0);
+	/* If the size has not moved, there may be blocks behind it. */
+	ret = ip->i_size ? gfs2_truncate(ip, 0) : gfs2_truncate_resume(ip);
 	if (!ret && b->size)
 		ret = gfs2_file_write(ip, b->payload, 0, (uint32_t)b->size, false);
 	return ret < 0 ? (int)ret : 0;
