@@ -15,6 +15,9 @@
  * ask at once.  Who asks holds nothing meanwhile, but the node may have DF: two nodes whose requests run into each other go by UN
  * (lock/machine.c: GLY_UNLOCK).  close only tries: while other writes are under way the lock is theirs.
  *
+ * The timer's thread also hunts for unlinked inodes (unlinked.c).  Whoever has the lock may be waiting for that, to find space: then the timer
+ * takes its request back, and comes again after the hunt.
+ *
  * Guarantees: a pending time is published once, and published times do not go backwards: a change
  * of the dinode that came later (its ctime says so, no program can set that) wins.  What a program sets as mtime (utimensat)
  * after the write is not changed by it: when that was is in the value block of the inode's lock, for the other nodes; if the
@@ -152,7 +155,62 @@ static bool is_pending(struct gfs2_inode *ip)
 	return pending;
 }
 
-static int publish(struct gfs2_inode *ip, unsigned flags)
+/* Asks for EX until it is there or has been refused, or a hunt is wanted. */
+struct asking {
+	struct gfs2_icache *ic;
+	bool over;	/* the cache's lock */
+};
+
+static void asking_over(struct gfs2_holder *gh)
+{
+	struct asking *a = gh->gh_priv;
+	struct gfs2_icache *ic = a->ic;
+
+	rmutex_lock(&ic->lock);
+	a->over = true;
+	rcond_broadcast(&ic->wait);
+	rmutex_unlock(&ic->lock);
+}
+
+/* True: @gh has been answered. */
+static bool asking_wait(struct asking *a, bool unless_hunt)
+{
+	bool over;
+
+	rmutex_lock(&a->ic->lock);
+	while (!a->over && !(unless_hunt && a->ic->hunt_wanted))
+		rcond_wait(&a->ic->wait, &a->ic->lock);
+	over = a->over;
+	rmutex_unlock(&a->ic->lock);
+	return over;
+}
+
+/* EX for the maintenance thread: -EAGAIN, it is to hunt first. */
+static int nq_unless_hunt(struct gfs2_inode *ip, unsigned flags, struct gfs2_holder *gh)
+{
+	struct asking a = { .ic = ip->i_sbd->sd_icache };
+	int error;
+
+	gfs2_holder_init(ip->i_gl, LM_ST_EXCLUSIVE, flags | GL_ASYNC, gh, __func__);
+	gh->gh_granted = asking_over;
+	gh->gh_priv = &a;
+	error = gfs2_glock_nq(gh);
+	if (!error) {
+		if (!asking_wait(&a, true) && gfs2_glock_cancel(gh)) {
+			error = -EAGAIN;
+		} else {
+			/* The call may still be on its way. */
+			asking_wait(&a, false);
+			error = gh->gh_error;
+		}
+	}
+	if (error)
+		gfs2_holder_uninit(gh);
+	return error;
+}
+
+/* @timer: on the maintenance thread. */
+static int publish(struct gfs2_inode *ip, unsigned flags, bool timer)
 {
 	struct gfs2_log *log = ip->i_sbd->sd_log;
 	struct gfs2_holder gh;
@@ -160,7 +218,7 @@ static int publish(struct gfs2_inode *ip, unsigned flags)
 
 	if (!log || ip->i_sbd->sd_ro || !is_pending(ip))
 		return 0;
-	error = gfs2_glock_nq_init(ip->i_gl, LM_ST_EXCLUSIVE, flags, &gh);
+	error = timer ? nq_unless_hunt(ip, flags, &gh) : gfs2_glock_nq_init(ip->i_gl, LM_ST_EXCLUSIVE, flags, &gh);
 	if (error)
 		return error;
 	if (is_pending(ip)) {
@@ -177,12 +235,12 @@ static int publish(struct gfs2_inode *ip, unsigned flags)
 
 int gfs2_pending_mtime_publish(struct gfs2_inode *ip)
 {
-	return publish(ip, 0);
+	return publish(ip, 0, false);
 }
 
 int gfs2_pending_mtime_publish_try(struct gfs2_inode *ip)
 {
-	int error = publish(ip, LM_FLAG_TRY);
+	int error = publish(ip, LM_FLAG_TRY, false);
 
 	return error == GLR_TRYFAILED ? 0 : error;
 }
@@ -236,9 +294,11 @@ static void publish_one(struct gfs2_inode *ip, bool timer, uint64_t *next)
 
 	if (timer && !is_due(ip, now, &flags, next))
 		return;
-	error = publish(ip, flags);
+	error = publish(ip, flags, timer);
 	if (error == GLR_TRYFAILED)
 		put_off(ip, now, next);
+	else if (error == -EAGAIN)
+		*next = now;
 	else if (error)
 		fs_err("inode %llu: cannot publish the times of direct writes", (unsigned long long)ip->i_no_addr);
 }

@@ -19,7 +19,7 @@ struct gfs2_remnant {
 
 struct gfs2_icache {
 	struct rmutex lock;	/* RANK_ICACHE: everything but the pending list */
-	struct rcond wait;	/* an i_new or i_dead inode settled */
+	struct rcond wait;	/* an i_new or i_dead inode settled; a hunt is wanted, or over; the timer's request is */
 	struct gfs2_inode **buckets;
 	unsigned nr_buckets;	/* power of two */
 	unsigned nr;

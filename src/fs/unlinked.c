@@ -86,6 +86,8 @@ static uint64_t hunt_for_seen(struct gfs2_icache *ic, struct gfs2_sbd *sdp)
 		return 0;
 	if (gfs2_unlinked_seen(sdp)) {
 		ic->hunt_wanted = true;
+		/* The thread may be asking for a lock that the caller has (dio_time.c). */
+		rcond_broadcast(&ic->wait);
 		gfs2_maint_wake(sdp);
 	}
 	return ic->hunts + ic->hunt_wanted;

@@ -10,6 +10,8 @@
 #include "fs/falloc.h"
 #include "fs/file.h"
 #include "fs/fileattr.h"
+#include "fs/icache.h"
+#include "fs/rgrp_i.h"
 
 #define MODEL_MAX (3u << 20)
 #define IO_MAX (700u << 10)
@@ -637,6 +639,69 @@ static void test_publish_all(void **state)
 	do_unmount(&m);
 }
 
+static unsigned holders(struct gfs2_glock *gl)
+{
+	struct list_head *pos;
+	unsigned n = 0;
+
+	rmutex_lock(&gl->gl_lock);
+	for (pos = gl->gl_holders.next; pos != &gl->gl_holders; pos = pos->next)
+		n++;
+	rmutex_unlock(&gl->gl_lock);
+	return n;
+}
+
+static bool is_pending(struct gfs2_inode *ip)
+{
+	bool pending;
+
+	rmutex_lock(&ip->i_lock);
+	pending = ip->i_pending_mtime;
+	rmutex_unlock(&ip->i_lock);
+	return pending;
+}
+
+/*
+ * A writer that has left a time and finds no space waits, with the lock, for the hunt through unlinked inodes: the thread that does that is
+ * just asking for the lock, to publish the time.
+ */
+static void test_hunt_before_times(void **state)
+{
+	struct gfs2_icache *ic;
+	struct mounted m;
+	struct gfs2_inode *ip;
+	struct gfs2_holder gh;
+	uint64_t hunted, gone;
+
+	vol_make(4096, 64, 1, "");
+	m = mount_small();
+	ic = m.sdp->sd_icache;
+	ip = make_file(m.sdp, "f");
+	lock(ip, LM_ST_EXCLUSIVE, &gh);
+	gfs2_pending_mtime_set(ip, current_time());
+	rmutex_lock(&ip->i_lock);
+	ip->i_pending_due_ns = 0;
+	rmutex_unlock(&ip->i_lock);
+	gfs2_maint_wake(m.sdp);
+	while (holders(ip->i_gl) < 2)
+		sched_yield();
+	gone = gfs2_inodes_gone(m.sdp);
+	atomic_store(&m.sdp->sd_rgrps->unlinked_seen, true);
+	rmutex_lock(&ic->lock);
+	hunted = ic->hunted;
+	rmutex_unlock(&ic->lock);
+	assert_false(gfs2_inodes_wait_gone(ip, gone));
+	rmutex_lock(&ic->lock);
+	assert_true(ic->hunted > hunted);
+	rmutex_unlock(&ic->lock);
+	assert_true(is_pending(ip));
+	gfs2_glock_dq_uninit(&gh);
+	while (is_pending(ip))
+		sched_yield();
+	gfs2_inode_put(ip);
+	do_unmount(&m);
+}
+
 /* After a withdraw: errors, no hang, nothing is written, and memory that cannot be written is given back. */
 static void test_withdrawn(void **state)
 {
@@ -675,6 +740,7 @@ static int run(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_publish_all),
+		cmocka_unit_test(test_hunt_before_times),
 		cmocka_unit_test(test_withdrawn),
 		cmocka_unit_test(test_random),
 		cmocka_unit_test(test_sync),
