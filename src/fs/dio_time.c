@@ -209,26 +209,35 @@ static int nq_unless_hunt(struct gfs2_inode *ip, unsigned flags, struct gfs2_hol
 	return error;
 }
 
+int gfs2_pending_mtime_publish_held(struct gfs2_inode *ip)
+{
+	struct gfs2_log *log = ip->i_sbd->sd_log;
+	int error;
+
+	gfs2_assert_held(ip->i_gl, true);
+	if (!is_pending(ip))
+		return 0;
+	error = gfs2_trans_begin(log, 1, 0);
+	if (error)
+		return error;
+	gfs2_pending_mtime_fold(ip);
+	error = gfs2_dinode_log_times(ip);
+	gfs2_trans_end(log);
+	return error;
+}
+
 /* @timer: on the maintenance thread. */
 static int publish(struct gfs2_inode *ip, unsigned flags, bool timer)
 {
-	struct gfs2_log *log = ip->i_sbd->sd_log;
 	struct gfs2_holder gh;
 	int error;
 
-	if (!log || ip->i_sbd->sd_ro || !is_pending(ip))
+	if (!ip->i_sbd->sd_log || ip->i_sbd->sd_ro || !is_pending(ip))
 		return 0;
 	error = timer ? nq_unless_hunt(ip, flags, &gh) : gfs2_glock_nq_init(ip->i_gl, LM_ST_EXCLUSIVE, flags, &gh);
 	if (error)
 		return error;
-	if (is_pending(ip)) {
-		error = gfs2_trans_begin(log, 1, 0);
-		if (!error) {
-			gfs2_pending_mtime_fold(ip);
-			error = gfs2_dinode_log_times(ip);
-			gfs2_trans_end(log);
-		}
-	}
+	error = gfs2_pending_mtime_publish_held(ip);
 	gfs2_glock_dq_uninit(&gh);
 	return error;
 }

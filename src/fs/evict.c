@@ -156,11 +156,13 @@ static int delete_all(struct gfs2_inode *ip)
 int gfs2_evict_begin(struct gfs2_inode *ip, struct gfs2_holder *gh, struct gfs2_holder *iopen_gh)
 {
 	int ret = gfs2_glock_nq_init(ip->i_gl, LM_ST_EXCLUSIVE, GL_SKIP, gh), error;
+	bool ours;
 
 	if (ret)
 		return ret < 0 ? ret : -EIO;
 	ret = should_delete(ip);
-	if (ret > 0) {
+	ours = ret > 0;
+	if (ours) {
 		error = upgrade_iopen(ip, iopen_gh);
 		if (!error)
 			return 1;
@@ -168,6 +170,9 @@ int gfs2_evict_begin(struct gfs2_inode *ip, struct gfs2_holder *gh, struct gfs2_
 	}
 	/* It goes on living somewhere: what was written here must not be lost. */
 	error = mapping_sync(&ip->i_data);
+	/* Else it is not known what the block is, or the dinode has not been read. */
+	if (!error && ours)
+		error = gfs2_pending_mtime_publish_held(ip);
 	gfs2_glock_dq_uninit(gh);
 	return error && !ret ? error : ret;
 }

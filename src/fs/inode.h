@@ -304,6 +304,8 @@ void gfs2_pending_mtime_set(struct gfs2_inode *ip, struct timespec t);
 bool gfs2_pending_mtime_fold(struct gfs2_inode *ip);
 /* Takes EX + a transaction if there is a pending time (fsync, close, timer). */
 int gfs2_pending_mtime_publish(struct gfs2_inode *ip);
+/* The same under the caller's EX; no transaction. */
+int gfs2_pending_mtime_publish_held(struct gfs2_inode *ip);
 /* The same if EX is to be had at once; else it is left to the timer, or to who wants the lock.  For close. */
 int gfs2_pending_mtime_publish_try(struct gfs2_inode *ip);
 /* The same for every inode that has one (timer, unmount). No glock held. */

@@ -477,6 +477,26 @@ def case_times_left():
               "node 0 could publish before it let go: nothing was tested")
 
 
+def case_times_of_unlinked():
+    """The times of a file without a name, written directly on the node that closes it first, are seen where it is still open."""
+    with nodes(options=("dio_mtime_interval=3600",)) as both, Aligned(b"t" * BLOCK) as data:
+        write_file(both[0] / "f", bytes(4 * BLOCK), sync=True)
+        fds = [os.open(m / "f", os.O_RDWR | os.O_DIRECT) for m in both]
+        inode = os.fstat(fds[0]).st_ino
+        os.unlink(both[0] / "f")
+        equal(os.fstat(fds[1]).st_nlink, 0, "links on the other node")
+        for node in (0, 1, 0):
+            os.pwrite(fds[node], data, 0)
+        wait_for(lambda then=time.time_ns(): time.time_ns() > then + 50000000, "some ticks")
+        began = time.time_ns()
+        os.pwrite(fds[1], data, 0)
+        os.close(fds[1])
+        expect_errno(errno.ENOENT, os.stat, both[1] / "f")
+        wait_for(lambda: f"n:5/{inode:x} " not in both[1].glockctl("dump").stdout, "the node to let go of the inode")
+        check(os.fstat(fds[0]).st_mtime_ns > began - 25000000, "mtime is older than the other node's write")
+        os.close(fds[0])
+
+
 def case_utime_stays():
     """mtime set on one node is not overridden by what another one had written directly before, and publishes afterwards."""
     with two_writers("dio_mtime_interval=3600") as (both, _inode, fds, write):
