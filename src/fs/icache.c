@@ -765,6 +765,10 @@ void gfs2_inode_open_inc(struct gfs2_inode *ip, bool cached)
 	rmutex_lock(&ic->lock);
 	ip->i_opens++;
 	ip->i_cached_opens += cached;
+	if (cached && !ip->i_sbd->sd_lm->lm_has_peers) {
+		ip->i_kfills++;
+		atomic_store_explicit(&ip->i_kcached, true, memory_order_relaxed);
+	}
 	ip->i_refs++;
 	rmutex_unlock(&ic->lock);
 }
@@ -781,15 +785,26 @@ void gfs2_inode_open_dec(struct gfs2_inode *ip, bool cached)
 	inode_put(ip, true);
 }
 
-bool gfs2_inode_cached_opens(struct gfs2_inode *ip)
+bool gfs2_inode_uncache_begin(struct gfs2_inode *ip, uint32_t *fills)
 {
 	struct gfs2_icache *ic = ip->i_sbd->sd_icache;
-	bool some;
+	bool begun;
 
 	rmutex_lock(&ic->lock);
-	some = ip->i_cached_opens;
+	begun = !ip->i_cached_opens && atomic_load_explicit(&ip->i_kcached, memory_order_relaxed);
+	*fills = ip->i_kfills;
 	rmutex_unlock(&ic->lock);
-	return some;
+	return begun;
+}
+
+void gfs2_inode_uncache_end(struct gfs2_inode *ip, uint32_t fills)
+{
+	struct gfs2_icache *ic = ip->i_sbd->sd_icache;
+
+	rmutex_lock(&ic->lock);
+	if (!ip->i_cached_opens && ip->i_kfills == fills)
+		atomic_store_explicit(&ip->i_kcached, false, memory_order_relaxed);
+	rmutex_unlock(&ic->lock);
 }
 
 void gfs2_icache_forget_all(struct gfs2_sbd *sdp)

@@ -94,6 +94,7 @@ struct gfs2_inode {
 	/* icache lock */
 	uint64_t i_nlookup;
 	unsigned i_refs, i_opens, i_cached_opens;
+	uint32_t i_kfills;	/* how often i_kcached was set; may go round */
 	unsigned i_waiters;	/* lookups that wait for i_new or i_dead to end */
 	bool i_new, i_dead;	/* being made or going away: found by nobody, lookups wait */
 	bool i_unhashed;	/* out of the cache; the last waiter frees it */
@@ -115,8 +116,8 @@ struct gfs2_inode {
 	unsigned i_glops;
 
 	/*
-	 * Without other nodes: kernel page cache may hold pages of this file (some open without direct I/O). relaxed:
-	 * only a hint that costs an invalidate
+	 * Without other nodes: kernel page cache may hold pages of this file. Written under the icache lock, and true as long as
+	 * i_cached_opens is not 0; read without, relaxed: it is true before the kernel hears of the open that makes it so.
 	 */
 	atomic_bool i_kcached;
 };
@@ -214,10 +215,15 @@ void gfs2_icache_reap(struct gfs2_sbd *sdp);
 /* From so many on, each further inode wakes the maintenance thread, which trims. */
 void gfs2_icache_set_many(struct gfs2_sbd *sdp, unsigned nr);
 void gfs2_icache_count(struct gfs2_sbd *sdp, unsigned *objects, unsigned *remnants);
-/* Open files; @cached: the kernel may cache its pages through this one. */
+/* Open files; @cached: the kernel may cache its pages through this one; alone, i_kcached is true from now on. */
 void gfs2_inode_open_inc(struct gfs2_inode *ip, bool cached);
 void gfs2_inode_open_dec(struct gfs2_inode *ip, bool cached);
-bool gfs2_inode_cached_opens(struct gfs2_inode *ip);
+/*
+ * i_kcached becomes false again in three steps: nothing is open through which the kernel could cache pages (true, and *@fills), then the
+ * caller has all pages dropped, and if nothing has been opened meanwhile that is it.  Until then direct writes drop what there may be.
+ */
+bool gfs2_inode_uncache_begin(struct gfs2_inode *ip, uint32_t *fills);
+void gfs2_inode_uncache_end(struct gfs2_inode *ip, uint32_t fills);
 /* Before unmount: forget all kernel lookups. */
 void gfs2_icache_forget_all(struct gfs2_sbd *sdp);
 

@@ -85,6 +85,7 @@ static int file_open(struct server *s, struct gfs2_inode *ip, int flags, struct 
 	struct gfs2_file *f;
 	bool direct = flags & O_DIRECT, uncached = direct;
 	struct gfs2_holder gh;
+	uint32_t fills;
 	int error = gfs2_inode_nq_any(ip, &gh);
 
 	if (error)
@@ -112,14 +113,10 @@ static int file_open(struct server *s, struct gfs2_inode *ip, int flags, struct 
 	f->f_sync = flags & O_DSYNC;	/* O_SYNC contains it */
 	atomic_init(&f->f_errors, mapping_errors(&ip->i_data));
 	file_used(s, f);
-	if (s->sdp->sd_lm->lm_has_peers) {
-		/* The lock knows (GL_FILL), and private mappings come with any file. */
-	} else if (!uncached) {
-		atomic_store_explicit(&ip->i_kcached, true, memory_order_relaxed);
-	} else if (gfs2_kernel_has_pages(ip) && !gfs2_inode_cached_opens(ip)) {
-		/* Nobody can put pages there any more: drop them once and direct writes need not care. */
-		atomic_store_explicit(&ip->i_kcached, false, memory_order_relaxed);
+	/* If nobody can put pages there any more: drop them once and direct writes need not care.  (In a cluster the lock knows: GL_FILL.) */
+	if (uncached && gfs2_kernel_has_pages(ip) && gfs2_inode_uncache_begin(ip, &fills)) {
 		fuse_lowlevel_notify_inval_inode(s->se, server_node(s, ip), 0, 0);
+		gfs2_inode_uncache_end(ip, fills);
 	}
 	*out = f;
 	return 0;

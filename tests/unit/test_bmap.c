@@ -623,6 +623,61 @@ static void test_races(void **state)
 	do_unmount(&m);
 }
 
+static _Thread_local struct gfs2_inode *open_then;
+
+void __real_rmutex_unlock(struct rmutex *m);
+void __wrap_rmutex_unlock(struct rmutex *m);
+
+/* Whoever waited for this mutex comes next: another thread that opens the file. */
+void __wrap_rmutex_unlock(struct rmutex *m)
+{
+	struct gfs2_inode *ip = open_then;
+
+	__real_rmutex_unlock(m);
+	open_then = NULL;
+	if (ip)
+		gfs2_inode_open_inc(ip, true);
+}
+
+/* Direct writes know that the kernel may have pages as long as it may: also if that open comes while another one finds that there is none. */
+static void test_opens(void **state)
+{
+	struct gfs2_inode *ip;
+	struct mounted m;
+	uint32_t fills;
+
+	vol_make(512, 64, 1, "");
+	m = do_mount();
+	ip = make_file(m.sdp, "f");
+	gfs2_inode_open_inc(ip, true);
+	gfs2_inode_open_dec(ip, true);
+	assert_true(gfs2_kernel_has_pages(ip));
+	open_then = ip;
+	assert_true(gfs2_inode_uncache_begin(ip, &fills));
+	assert_null(open_then);
+	gfs2_inode_uncache_end(ip, fills);
+	assert_true(gfs2_kernel_has_pages(ip));
+	assert_false(gfs2_inode_uncache_begin(ip, &fills));
+	gfs2_inode_open_dec(ip, true);
+	/* Opened, read and closed before the end. */
+	assert_true(gfs2_inode_uncache_begin(ip, &fills));
+	gfs2_inode_open_inc(ip, true);
+	gfs2_inode_open_dec(ip, true);
+	gfs2_inode_uncache_end(ip, fills);
+	assert_true(gfs2_kernel_has_pages(ip));
+	/* And just after it. */
+	assert_true(gfs2_inode_uncache_begin(ip, &fills));
+	open_then = ip;
+	gfs2_inode_uncache_end(ip, fills);
+	assert_true(gfs2_kernel_has_pages(ip));
+	gfs2_inode_open_dec(ip, true);
+	assert_true(gfs2_inode_uncache_begin(ip, &fills));
+	gfs2_inode_uncache_end(ip, fills);
+	assert_false(gfs2_kernel_has_pages(ip));
+	gfs2_inode_put(ip);
+	do_unmount(&m);
+}
+
 /* Counts, hashing and identity; the dinodes are never looked at. */
 static void test_cache(void **state)
 {
@@ -663,12 +718,9 @@ static void test_cache(void **state)
 		}
 		assert_non_null(ip);
 		gfs2_inode_open_inc(ip, false);
-		assert_false(gfs2_inode_cached_opens(ip));
 		gfs2_inode_open_inc(ip, true);
-		assert_true(gfs2_inode_cached_opens(ip));
 		gfs2_inode_open_dec(ip, false);
 		gfs2_inode_open_dec(ip, true);
-		assert_false(gfs2_inode_cached_opens(ip));
 		gfs2_inode_put(ip);
 	}
 	gfs2_icache_forget_all(m.sdp);
@@ -906,6 +958,7 @@ static int run(void)
 		cmocka_unit_test(test_delete_dir),
 		cmocka_unit_test(test_interrupted),
 		cmocka_unit_test(test_races),
+		cmocka_unit_test(test_opens),
 		cmocka_unit_test(test_cache),
 		cmocka_unit_test(test_trim),
 		cmocka_unit_test(test_dio_wait),
