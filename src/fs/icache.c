@@ -758,13 +758,14 @@ void gfs2_inode_forget_node(struct gfs2_sbd *sdp, uint64_t node, uint64_t n)
 		rmutex_unlock(&ic->lock);
 }
 
-void gfs2_inode_open_inc(struct gfs2_inode *ip, bool cached)
+void gfs2_inode_open_inc(struct gfs2_inode *ip, bool cached, bool rdwr)
 {
 	struct gfs2_icache *ic = ip->i_sbd->sd_icache;
 
 	rmutex_lock(&ic->lock);
 	ip->i_opens++;
 	ip->i_cached_opens += cached;
+	atomic_fetch_add_explicit(&ip->i_storing, cached && rdwr, memory_order_relaxed);
 	if (cached && !ip->i_sbd->sd_lm->lm_has_peers) {
 		ip->i_kfills++;
 		atomic_store_explicit(&ip->i_kcached, true, memory_order_relaxed);
@@ -773,7 +774,7 @@ void gfs2_inode_open_inc(struct gfs2_inode *ip, bool cached)
 	rmutex_unlock(&ic->lock);
 }
 
-void gfs2_inode_open_dec(struct gfs2_inode *ip, bool cached)
+void gfs2_inode_open_dec(struct gfs2_inode *ip, bool cached, bool rdwr)
 {
 	struct gfs2_icache *ic = ip->i_sbd->sd_icache;
 
@@ -781,6 +782,7 @@ void gfs2_inode_open_dec(struct gfs2_inode *ip, bool cached)
 	GFS2_BUG_ON(!ip->i_opens || (cached && !ip->i_cached_opens));
 	ip->i_opens--;
 	ip->i_cached_opens -= cached;
+	atomic_fetch_sub_explicit(&ip->i_storing, cached && rdwr, memory_order_relaxed);
 	rmutex_unlock(&ic->lock);
 	inode_put(ip, true);
 }

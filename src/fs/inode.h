@@ -95,6 +95,7 @@ struct gfs2_inode {
 	uint64_t i_nlookup;
 	unsigned i_refs, i_opens, i_cached_opens;
 	uint32_t i_kfills;	/* how often i_kcached was set; may go round */
+	atomic_uint i_storing;	/* open for reading and writing, cached: may be mapped and stored into; changed there, read without: relaxed */
 	unsigned i_waiters;	/* lookups that wait for i_new or i_dead to end */
 	bool i_new, i_dead;	/* being made or going away: found by nobody, lookups wait */
 	bool i_unhashed;	/* out of the cache; the last waiter frees it */
@@ -126,6 +127,15 @@ struct gfs2_inode {
 static inline bool gfs2_kernel_has_pages(struct gfs2_inode *ip)
 {
 	return atomic_load_explicit(&ip->i_kcached, memory_order_relaxed) || gfs2_glock_filled(ip->i_gl);
+}
+
+/*
+ * May the kernel have pages that are dirty?  They are, as long as there is a shared mapping that can be written to; the last one writes them
+ * back before it goes (fuse_vma_close()), and the file is open until then.
+ */
+static inline bool gfs2_kernel_has_stores(struct gfs2_inode *ip)
+{
+	return atomic_load_explicit(&ip->i_storing, memory_order_relaxed);
 }
 
 /*
@@ -215,9 +225,12 @@ void gfs2_icache_reap(struct gfs2_sbd *sdp);
 /* From so many on, each further inode wakes the maintenance thread, which trims. */
 void gfs2_icache_set_many(struct gfs2_sbd *sdp, unsigned nr);
 void gfs2_icache_count(struct gfs2_sbd *sdp, unsigned *objects, unsigned *remnants);
-/* Open files; @cached: the kernel may cache its pages through this one; alone, i_kcached is true from now on. */
-void gfs2_inode_open_inc(struct gfs2_inode *ip, bool cached);
-void gfs2_inode_open_dec(struct gfs2_inode *ip, bool cached);
+/*
+ * Open files; @cached: the kernel may cache its pages through this one; alone, i_kcached is true from now on.  @rdwr: for reading and
+ * writing, so if cached it may be mapped and stored into.
+ */
+void gfs2_inode_open_inc(struct gfs2_inode *ip, bool cached, bool rdwr);
+void gfs2_inode_open_dec(struct gfs2_inode *ip, bool cached, bool rdwr);
 /*
  * i_kcached becomes false again in three steps: nothing is open through which the kernel could cache pages (true, and *@fills), then the
  * caller has all pages dropped, and if nothing has been opened meanwhile that is it.  Until then direct writes drop what there may be.

@@ -102,7 +102,9 @@ static bool fast_read(struct rx_buf *b, struct io_ring *ring)
 	if (runs)
 		return false;
 	/* See fills_page(). */
-	fill = ip->i_sbd->sd_lm->lm_has_peers && !(r->read_flags & FUSE_READ_LOCKOWNER);
+	fill = ip->i_sbd->sd_lm->lm_has_peers && !read_past_cache(r->read_flags);
+	if (read_past_cache(r->read_flags) && stores_come_first(b->s, ip))
+		return false;
 	/* What the kernel does not cache is cached here, and that may block. */
 	if (uncached && !fill && !(r->flags & O_DIRECT))
 		return false;

@@ -237,8 +237,10 @@ static void run_buffer(struct work *w)
 static bool independent(const struct fuse_in_header *in)
 {
 	const struct fuse_write_in *write = (const void *)(in + 1);
+	const struct fuse_read_in *rd = (const void *)(in + 1);
 
-	return in->opcode == FUSE_READ ||
+	/* Past the cache nothing is owned, and dirty pages may have to be waited for: stores_first(). */
+	return (in->opcode == FUSE_READ && in->len >= sizeof(*in) + sizeof(*rd) && !read_past_cache(rd->read_flags)) ||
 	       (in->opcode == FUSE_WRITE && in->len >= sizeof(*in) + sizeof(*write) &&
 		!write_past_cache(write->write_flags));
 }

@@ -61,6 +61,20 @@ fuse_ino_t server_node(struct server *s, struct gfs2_inode *ip);
  */
 void inval_pages(struct server *s, struct gfs2_inode *ip, uint64_t off, uint64_t len);
 /*
+ * Before anything goes past the kernel's pages: what has been stored into a shared mapping is on its way first, as with gfs2.  From Linux 6.18
+ * on (protocol 7.45) the kernel's client writes these pages back itself, for reads as for writes; older ones leave them dirty.  If we wrote before
+ * them they would come when we have them dropped, all of the page, and undo what we have written.
+ */
+static inline bool stores_come_first(const struct server *s, struct gfs2_inode *ip)
+{
+	return s->kernel_minor < 45 && gfs2_kernel_has_stores(ip);
+}
+/*
+ * They are written when this returns, and the pages dropped.  The kernel sends WRITEs meanwhile, other threads' work: no glock may be held, and
+ * nothing else that these need.  (Nor may a SETATTR of the size be under way that waits for us: the kernel holds them back until it is answered.)
+ */
+void stores_first(struct server *s, struct gfs2_inode *ip, uint64_t off, uint64_t len);
+/*
  * The file lost its suid or sgid bit.  The kernel left that to us (FUSE_HANDLE_KILLPRIV_V2), but what
  * it believes in is its copy of the mode, also for execve().  Touches no pages; no glock may be held.
  */

@@ -30,13 +30,19 @@ void inval_pages(struct server *s, struct gfs2_inode *ip, uint64_t off, uint64_t
 		fuse_lowlevel_notify_inval_inode(s->se, server_node(s, ip), (off_t)off, (off_t)len);
 }
 
+void stores_first(struct server *s, struct gfs2_inode *ip, uint64_t off, uint64_t len)
+{
+	if (stores_come_first(s, ip))
+		fuse_lowlevel_notify_inval_inode(s->se, server_node(s, ip), (off_t)off, (off_t)len);
+}
+
 /*
  * Are these data for the page cache?  Reads past it, read(2) with FOPEN_DIRECT_IO, name the owner of locks (kernel: fuse_send_read());
  * who faults in a mapped page does not, however the file was opened.
  */
 static bool fills_page(struct server *s)
 {
-	return s->sdp->sd_lm->lm_has_peers && !(current_ctx()->flags & FUSE_READ_LOCKOWNER);
+	return s->sdp->sd_lm->lm_has_peers && !read_past_cache(current_ctx()->flags);
 }
 
 void inval_mode(struct server *s, struct gfs2_inode *ip)
@@ -74,7 +80,7 @@ static struct fuse_open_out open_out(const struct gfs2_file *f)
 /* From now on the inode is in use, until file_close(). */
 static void file_used(struct server *s, struct gfs2_file *f)
 {
-	gfs2_inode_open_inc(f->f_inode, !f->f_direct);
+	gfs2_inode_open_inc(f->f_inode, !f->f_direct, f->f_rdwr);
 	pthread_mutex_lock(&s->files_lock);
 	list_add_tail(&f->f_list, &s->files);
 	pthread_mutex_unlock(&s->files_lock);
@@ -111,6 +117,7 @@ static int file_open(struct server *s, struct gfs2_inode *ip, int flags, struct 
 	f->f_direct = uncached;
 	f->f_parallel = direct;
 	f->f_sync = flags & O_DSYNC;	/* O_SYNC contains it */
+	f->f_rdwr = (flags & O_ACCMODE) == O_RDWR;
 	atomic_init(&f->f_errors, mapping_errors(&ip->i_data));
 	file_used(s, f);
 	/* If nobody can put pages there any more: drop them once and direct writes need not care.  (In a cluster the lock knows: GL_FILL.) */
@@ -128,7 +135,7 @@ static void file_close(struct server *s, struct gfs2_file *f)
 	list_del_init(&f->f_list);
 	pthread_mutex_unlock(&s->files_lock);
 	gfs2_stream_close(s->sdp, &f->f_stream);
-	gfs2_inode_open_dec(f->f_inode, !f->f_direct);
+	gfs2_inode_open_dec(f->f_inode, !f->f_direct, f->f_rdwr);
 	free(f);
 }
 
@@ -434,6 +441,8 @@ void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse
 
 	if (size > RX_MAX_WRITE)
 		size = RX_MAX_WRITE;
+	if (off >= 0 && read_past_cache(current_ctx()->flags))
+		stores_first(s, ip, (uint64_t)off, size);
 	if (!buf)
 		ret = -ENOMEM;
 	else if (off < 0)
@@ -601,6 +610,8 @@ void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_
 		fuse_reply_err(req, ESTALE);
 		return;
 	}
+	if (off >= 0 && write_past_cache(current_ctx()->flags))
+		stores_first(s, ip, pos, size);
 	if (with_peers)
 		file_writes(s, with_peers, &w, fi->flags & O_APPEND);
 	if (s->sdp->sd_ro)

@@ -41,6 +41,7 @@ struct gfs2_file {
 	bool f_direct;		/* the reply said FOPEN_DIRECT_IO: opened with O_DIRECT, or must not be mapped */
 	bool f_parallel;	/* and FOPEN_PARALLEL_DIRECT_WRITES */
 	bool f_sync;		/* opened with O_DSYNC or O_SYNC */
+	bool f_rdwr;		/* for reading and writing */
 	atomic_uint_least64_t f_errors; /* mapping_errors() that its fsync has told, or that came before it was opened; relaxed */
 	/* The last writes beyond the end that may be pieces of one (undo.c); server.files_lock */
 	struct write_run {
@@ -130,6 +131,12 @@ static inline bool write_past_cache(uint32_t write_flags)
 	return write_flags & FUSE_WRITE_LOCKOWNER;
 }
 
+/* The same of a READ (fuse_send_read). */
+static inline bool read_past_cache(uint32_t read_flags)
+{
+	return read_flags & FUSE_READ_LOCKOWNER;
+}
+
 /* --- server.c --- */
 /* Mount on the directory; INIT is answered when this returns. -errno, with a message. */
 int server_mount(struct gfs2_sbd *sdp, const struct server_config *cfg, struct server **out);
@@ -157,7 +164,7 @@ struct server {
 	pthread_mutex_t files_lock; /* leaf */
 	struct list_head files;	/* open ones: the kernel need not close them before a forced end */
 	atomic_bool stopping;	/* release by server_run, acquire by the receive threads */
-	unsigned kernel_minor;
+	unsigned kernel_minor;	/* of the protocol, 7.x */
 	uint32_t init_flags;	/* FUSE_* that were agreed on beside libfuse's: proto.c */
 	struct file_locks *locks; /* NULL: the kernel keeps its own (alone) */
 	double timeout;		/* entries and attributes, seconds */

@@ -3,6 +3,7 @@
 # test: shared writable and private mappings: what is written through them is seen by reads and is there after a remount
 # timeout: 120
 # variants: plain asan
+import fcntl
 import os
 import sys
 
@@ -101,6 +102,56 @@ def case_writes_are_seen():
         private.close()
         os.close(fd)
     volume.fsck()
+
+
+def case_stores_beside_direct():
+    """What is stored and not synced, and then a direct write to the same page: both are there, the write over the store; direct reads see stores."""
+    rnd = random.Random(SEED)
+    size = 2 << 20
+    volume = Volume(size="128M")
+    mount = volume.mount()
+    fd = fresh(mount, size, data=b"a" * (size // 2))
+    model = bytearray(b"a" * (size // 2) + bytes(size // 2))    # the second half is a hole
+    memory = mmap.mmap(fd, size)
+    direct = os.open(mount / "f", os.O_RDWR | os.O_DIRECT)
+    # Past the kernel's pages, too, but not past ours.
+    plain = os.open(mount / "f", os.O_RDWR | os.O_DIRECT)
+    fcntl.fcntl(plain, fcntl.F_SETFL, 0)
+
+    def stores(offset, length):
+        """In the first page, at both ends and behind them."""
+        for at in (offset // 4096 * 4096, offset, offset + length - 1, offset + length + 8):
+            data = rnd.randbytes(4)[:max(size - at, 0)]
+            memory[at:at + len(data)] = data
+            model[at:at + len(data)] = data
+
+    for descriptor, what in ((direct, "direct"), (plain, "without O_DIRECT")):
+        # In one page and in many, of the fast path's sizes and beyond, of several requests.
+        for length in (512, 4096, 512, 65536, 512, 3 << 19):
+            for _ in range(2):
+                offset = rnd.randrange(size - length) // 512 * 512
+                stores(offset, length)
+                buffer = Aligned(length)
+                got = os.preadv(descriptor, [buffer.view], offset)
+                check(buffer.view[:got] == model[offset:offset + length], f"{what} read of {length} at {offset} after a store")
+                stores(offset, length)
+                data = rnd.randbytes(length)
+                equal(os.pwrite(descriptor, Aligned(data).view, offset), length, "written")
+                model[offset:offset + length] = data
+                at = (offset + length - 1) // 4096 * 4096
+                check(memory[at:at + 4096] == model[at:at + 4096], f"{what} write of {length} at {offset}: the last page")
+                check(os.pread(fd, length, offset) == data, f"{what} write of {length} at {offset}: a buffered read")
+        os.fsync(fd)
+        check(read_direct(mount / "f", 0, size) == model, f"{what}: a direct read of all")
+        check(memory[:] == model, f"{what}: the mapping")
+    os.close(direct)
+    os.close(plain)
+    memory.close()
+    os.close(fd)
+    mount.umount()
+    volume.fsck()
+    with volume.mount() as mount:
+        check(read_file(mount / "f") == model, "content after a remount")
 
 
 def case_program():

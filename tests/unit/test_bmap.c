@@ -636,7 +636,7 @@ void __wrap_rmutex_unlock(struct rmutex *m)
 	__real_rmutex_unlock(m);
 	open_then = NULL;
 	if (ip)
-		gfs2_inode_open_inc(ip, true);
+		gfs2_inode_open_inc(ip, true, false);
 }
 
 /* Direct writes know that the kernel may have pages as long as it may: also if that open comes while another one finds that there is none. */
@@ -649,8 +649,8 @@ static void test_opens(void **state)
 	vol_make(512, 64, 1, "");
 	m = do_mount();
 	ip = make_file(m.sdp, "f");
-	gfs2_inode_open_inc(ip, true);
-	gfs2_inode_open_dec(ip, true);
+	gfs2_inode_open_inc(ip, true, false);
+	gfs2_inode_open_dec(ip, true, false);
 	assert_true(gfs2_kernel_has_pages(ip));
 	open_then = ip;
 	assert_true(gfs2_inode_uncache_begin(ip, &fills));
@@ -658,11 +658,11 @@ static void test_opens(void **state)
 	gfs2_inode_uncache_end(ip, fills);
 	assert_true(gfs2_kernel_has_pages(ip));
 	assert_false(gfs2_inode_uncache_begin(ip, &fills));
-	gfs2_inode_open_dec(ip, true);
+	gfs2_inode_open_dec(ip, true, false);
 	/* Opened, read and closed before the end. */
 	assert_true(gfs2_inode_uncache_begin(ip, &fills));
-	gfs2_inode_open_inc(ip, true);
-	gfs2_inode_open_dec(ip, true);
+	gfs2_inode_open_inc(ip, true, false);
+	gfs2_inode_open_dec(ip, true, false);
 	gfs2_inode_uncache_end(ip, fills);
 	assert_true(gfs2_kernel_has_pages(ip));
 	/* And just after it. */
@@ -670,7 +670,7 @@ static void test_opens(void **state)
 	open_then = ip;
 	gfs2_inode_uncache_end(ip, fills);
 	assert_true(gfs2_kernel_has_pages(ip));
-	gfs2_inode_open_dec(ip, true);
+	gfs2_inode_open_dec(ip, true, false);
 	assert_true(gfs2_inode_uncache_begin(ip, &fills));
 	gfs2_inode_uncache_end(ip, fills);
 	assert_false(gfs2_kernel_has_pages(ip));
@@ -717,10 +717,10 @@ static void test_cache(void **state)
 			continue;
 		}
 		assert_non_null(ip);
-		gfs2_inode_open_inc(ip, false);
-		gfs2_inode_open_inc(ip, true);
-		gfs2_inode_open_dec(ip, false);
-		gfs2_inode_open_dec(ip, true);
+		gfs2_inode_open_inc(ip, false, false);
+		gfs2_inode_open_inc(ip, true, false);
+		gfs2_inode_open_dec(ip, false, false);
+		gfs2_inode_open_dec(ip, true, false);
 		gfs2_inode_put(ip);
 	}
 	gfs2_icache_forget_all(m.sdp);
