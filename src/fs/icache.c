@@ -787,6 +787,16 @@ void gfs2_inode_open_dec(struct gfs2_inode *ip, bool cached, bool rdwr)
 	inode_put(ip, true);
 }
 
+void gfs2_inode_kernel_fills(struct gfs2_inode *ip)
+{
+	struct gfs2_icache *ic = ip->i_sbd->sd_icache;
+
+	rmutex_lock(&ic->lock);
+	ip->i_kfills++;
+	atomic_store_explicit(&ip->i_kcached, true, memory_order_relaxed);
+	rmutex_unlock(&ic->lock);
+}
+
 bool gfs2_inode_uncache_begin(struct gfs2_inode *ip, uint32_t *fills)
 {
 	struct gfs2_icache *ic = ip->i_sbd->sd_icache;

@@ -231,6 +231,8 @@ void gfs2_icache_count(struct gfs2_sbd *sdp, unsigned *objects, unsigned *remnan
  */
 void gfs2_inode_open_inc(struct gfs2_inode *ip, bool cached, bool rdwr);
 void gfs2_inode_open_dec(struct gfs2_inode *ip, bool cached, bool rdwr);
+/* Alone: the kernel is about to get a page through an open that does not cache (a private mapping).  Before the holder under which it is read. */
+void gfs2_inode_kernel_fills(struct gfs2_inode *ip);
 /*
  * i_kcached becomes false again in three steps: nothing is open through which the kernel could cache pages (true, and *@fills), then the
  * caller has all pages dropped, and if nothing has been opened meanwhile that is it.  Until then direct writes drop what there may be.

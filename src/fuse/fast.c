@@ -89,7 +89,7 @@ static bool fast_read(struct rx_buf *b, struct io_ring *ring)
 	const struct fuse_in_header *in = (const void *)rx_request(b);
 	const struct fuse_read_in *r = (const void *)(in + 1);
 	struct gfs2_inode *ip;
-	bool uncached, fill, runs = false;
+	bool uncached, fill, peers, runs = false;
 	struct gfs2_file *f = (struct gfs2_file *)(uintptr_t)r->fh;
 
 	handle_in(f);
@@ -102,8 +102,12 @@ static bool fast_read(struct rx_buf *b, struct io_ring *ring)
 	if (runs)
 		return false;
 	/* See fills_page(). */
-	fill = ip->i_sbd->sd_lm->lm_has_peers && !read_past_cache(r->read_flags);
-	if (read_past_cache(r->read_flags) && stores_come_first(b->s, ip))
+	fill = !read_past_cache(r->read_flags);
+	peers = ip->i_sbd->sd_lm->lm_has_peers;
+	if (!fill && stores_come_first(b->s, ip))
+		return false;
+	/* A private mapping, which op_read() takes note of. */
+	if (fill && uncached && !peers)
 		return false;
 	/* What the kernel does not cache is cached here, and that may block. */
 	if (uncached && !fill && !(r->flags & O_DIRECT))
@@ -118,7 +122,7 @@ static bool fast_read(struct rx_buf *b, struct io_ring *ring)
 	b->dio.dsync = false;
 	b->dio.done = fast_read_done;
 	return r->flags & O_DIRECT && !fill ? gfs2_dio_fast(&b->dio) :
-					      gfs2_dio_fast_read_cached(&b->dio, fill);
+					      gfs2_dio_fast_read_cached(&b->dio, fill && peers);
 }
 
 bool fast_request(struct rx_buf *b, struct io_ring *ring)

@@ -40,9 +40,9 @@ void stores_first(struct server *s, struct gfs2_inode *ip, uint64_t off, uint64_
  * Are these data for the page cache?  Reads past it, read(2) with FOPEN_DIRECT_IO, name the owner of locks (kernel: fuse_send_read());
  * who faults in a mapped page does not, however the file was opened.
  */
-static bool fills_page(struct server *s)
+static bool fills_page(void)
 {
-	return s->sdp->sd_lm->lm_has_peers && !read_past_cache(current_ctx()->flags);
+	return !read_past_cache(current_ctx()->flags);
 }
 
 void inval_mode(struct server *s, struct gfs2_inode *ip)
@@ -343,8 +343,9 @@ static int64_t read_buffered(struct file_view f, char *buf, uint64_t pos, size_t
 	struct gfs2_inode *ip = f.inode;
 	struct gfs2_holder gh;
 	struct gfs2_range range = { pos, pos + size };
-	int64_t ret = fill ? gfs2_inode_nq_fill(ip, &range, &gh) :
-			     gfs2_glock_nq_init(ip->i_gl, LM_ST_SHARED, 0, &gh);
+	int64_t ret = fill && ip->i_sbd->sd_lm->lm_has_peers ?
+			      gfs2_inode_nq_fill(ip, &range, &gh) :
+			      gfs2_glock_nq_init(ip->i_gl, LM_ST_SHARED, 0, &gh);
 
 	if (ret)
 		return ret;
@@ -436,13 +437,16 @@ void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse
 	char *buf = pool_buffer();
 	uint64_t done_ns = 0;
 	uint32_t skip = 0;
-	bool answered = false;
+	bool answered = false, fill = fills_page();
 	int64_t ret;
 
 	if (size > RX_MAX_WRITE)
 		size = RX_MAX_WRITE;
-	if (off >= 0 && read_past_cache(current_ctx()->flags))
+	if (off >= 0 && !fill)
 		stores_first(s, ip, (uint64_t)off, size);
+	/* A private mapping: direct writes did not know. */
+	if (fill && fi_view(fi).direct && !s->sdp->sd_lm->lm_has_peers)
+		gfs2_inode_kernel_fills(ip);
 	if (!buf)
 		ret = -ENOMEM;
 	else if (off < 0)
@@ -452,10 +456,10 @@ void op_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse
 		ret = read_pages(req, s, ip, buf, (uint64_t)off, size, &answered);
 	else if (reads_stream(s, fi))
 		ret = read_stream(req, s, fi_file(fi), buf, (uint64_t)off, size, &answered);
-	else if (fi->flags & O_DIRECT && !fills_page(s))
+	else if (fi->flags & O_DIRECT && !fill)
 		ret = read_direct(req, s, ip, buf, (uint64_t)off, size, fi->flags, &done_ns, &answered);
 	else
-		ret = read_buffered(fi_view(fi), buf, (uint64_t)off, size, &skip, fills_page(s));
+		ret = read_buffered(fi_view(fi), buf, (uint64_t)off, size, &skip, fill);
 	if (!answered && ret < 0)
 		reply_err(req, ret);
 	else if (!answered)
