@@ -167,6 +167,12 @@ void op_getattr(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 		fuse_reply_attr(req, &st, s->timeout);
 }
 
+/*
+ * What there is to set.  What else the kernel says depends on who asks (FATTR_KILL_SUIDGID: anybody without CAP_FSETID), and what libfuse
+ * passes on of that on its version.
+ */
+#define SET_ATTRS (FATTR_MODE | FATTR_UID | FATTR_GID | FATTR_SIZE | FATTR_ATIME | FATTR_MTIME | FATTR_ATIME_NOW | FATTR_MTIME_NOW | FATTR_CTIME)
+
 static int set_size(struct server *s, struct gfs2_inode *ip, off_t size, int to_set, struct fuse_file_info *fi)
 {
 	uint64_t eof[2];
@@ -192,6 +198,7 @@ void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *attr, int to_set,
 	struct stat st;
 	int error = ip ? 0 : -ESTALE;
 
+	to_set &= SET_ATTRS;
 	if (to_set & FUSE_SET_ATTR_ATIME_NOW)
 		attr->st_atim = current_time();
 	if (to_set & FUSE_SET_ATTR_MTIME_NOW)

@@ -232,9 +232,16 @@ class Aio:
         self.libc.syscall(207, self.context)
 
 
-def case_failed_append():
+def failed_append(user):
     """The kernel cuts a file down to the size that it believes in when an asynchronous direct write beyond the end has failed; what the
-    other node has appended in the meantime stays."""
+    other node has appended in the meantime stays.  Whose write it was makes no difference: the kernel's request for that does differ."""
+    def write(*args):
+        os.seteuid(user)
+        try:
+            return aio.pwrite(*args)
+        finally:
+            os.seteuid(0)
+
     with nodes() as (a, b):
         aio, page = Aio(), mmap.mmap(-1, 4 * BLOCK)
         page[:] = b"a" * 4 * BLOCK
@@ -242,7 +249,7 @@ def case_failed_append():
             name = f"log{append}"
             write_file(a / name, b"0" * 8 * BLOCK, sync=True)
             fd = os.open(a / name, os.O_RDWR | os.O_DIRECT | append)
-            equal(aio.pwrite(fd, page, BLOCK, 8 * BLOCK), BLOCK, "a write that goes well")
+            equal(write(fd, page, BLOCK, 8 * BLOCK), BLOCK, "a write that goes well")
             data = b"0" * 8 * BLOCK + b"a" * BLOCK
             # Node a's kernel believes in 9 blocks now.
             for turn in range(3):
@@ -252,16 +259,26 @@ def case_failed_append():
                 a.glockctl("set", "fault", "op=write,cls=data,error=5")
                 where = (9 if append else 9 + turn // 2 * 3) * BLOCK
                 size = BLOCK if append else 4 * BLOCK
-                equal(aio.pwrite(fd, page, size, where), -errno.EIO, "the write that fails")
+                equal(write(fd, page, size, where), -errno.EIO, "the write that fails")
                 a.glockctl("set", "fault", "none")
                 same_data(read_file(b / name)[:len(data)] if append else read_file(b / name)[-5000:],
                      data if append else b"b" * 5000, f"turn {turn}: seen by the node that appended")
             # A cut that is meant is done.
+            os.seteuid(user)
             os.ftruncate(fd, 3 * BLOCK)
+            os.seteuid(0)
             equal(os.stat(b / name).st_size, 3 * BLOCK, "size after ftruncate(2)")
             os.close(fd)
         aio.close()
         page.close()
+
+
+def case_failed_append():
+    failed_append(0)
+
+
+def case_failed_append_of_a_user():
+    failed_append(1000)
 
 
 def fill(mount):
