@@ -95,23 +95,25 @@ void dir_closed(struct server *s, uint64_t fh);
 struct written {
 	uint64_t off;
 	uint32_t size;
+	bool append;		/* the file is open with O_APPEND */
+	uint64_t believed;	/* the size that the kernel believed in */
 	uint64_t run;		/* the run that it belongs to; 0: none */
+	bool placed;		/* append_placed() has been called */
 	uint64_t eof[2];	/* how long it found the file, and left it; UINT64_MAX: it did not come so far */
 	int64_t ret;		/* bytes, or -errno */
-	bool append;
 };
 /* The kernel is told of @size, or will take it from the answer to a write that ended there. */
 void tell_size(struct gfs2_inode *ip, uint64_t size);
 void tell_written(struct gfs2_inode *ip, uint64_t end);
-/* Before and after it.  No glock held.  @append: the file is open with O_APPEND. */
-void file_writes(struct server *s, struct gfs2_file *f, struct written *w, bool append);
+/* Before and after it.  No glock held. */
+void file_writes(struct server *s, struct gfs2_file *f, struct written *w);
 void file_written(struct server *s, struct gfs2_file *f, const struct written *w);
 /*
  * Under EX: where an append to a file of @size bytes belongs; not at its end if @tail bytes there are later pieces of the same write.  -EIO: that
- * place is not to be had.  And then: it has been written, all of it.
+ * place is not to be had.  And then: it has been written there, or not, and the file is @grown bytes longer.
  */
 int64_t append_where(struct server *s, struct gfs2_file *f, const struct written *w, uint64_t size, uint64_t *tail);
-void append_placed(struct server *s, struct gfs2_file *f, const struct written *w);
+void append_placed(struct server *s, struct gfs2_file *f, struct written *w, uint64_t where, uint64_t tail, uint64_t grown);
 /* Is cutting the file down to @size the kernel's way of undoing a failed write?  Then *@eof is what is to be undone. */
 bool file_undoes(struct server *s, struct gfs2_file *f, uint64_t size, uint64_t eof[2]);
 static inline struct gfs2_file *fi_file(const struct fuse_file_info *fi)

@@ -136,6 +136,7 @@ static void file_close(struct server *s, struct gfs2_file *f)
 	pthread_mutex_unlock(&s->files_lock);
 	gfs2_stream_close(s->sdp, &f->f_stream);
 	gfs2_inode_open_dec(f->f_inode, !f->f_direct, f->f_rdwr);
+	free(f->f_run);
 	free(f);
 }
 
@@ -532,18 +533,17 @@ static int64_t write_before(struct gfs2_inode *ip, const char *buf, uint64_t pos
 }
 
 /* EX held, and the caller's rights are.  *@where: there. */
-static int64_t append_locked(struct server *s, struct gfs2_file *f, const struct written *w, struct gfs2_inode *ip, const char *buf,
+static int64_t append_locked(struct server *s, struct gfs2_file *f, struct written *w, struct gfs2_inode *ip, const char *buf,
 			     uint64_t *where, bool direct)
 {
-	uint64_t tail;
-	int64_t ret = append_where(s, f, w, ip->i_size, &tail);
+	uint64_t tail, size = ip->i_size;
+	int64_t ret = append_where(s, f, w, size, &tail);
 
 	if (ret < 0)
 		return ret;
 	*where = (uint64_t)ret;
 	ret = tail ? write_before(ip, buf, *where, w->size, tail, direct) : write_locked(ip, buf, *where, w->size, direct);
-	if (ret == w->size)
-		append_placed(s, f, w);
+	append_placed(s, f, w, *where, tail, ip->i_size - size);
 	return ret;
 }
 
@@ -600,7 +600,7 @@ void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_
 {
 	struct server *s = op_begin(req);
 	uint64_t pos = (uint64_t)off;
-	struct written w = { .off = pos, .size = (uint32_t)size };
+	struct written w = { .off = pos, .size = (uint32_t)size, .append = fi->flags & O_APPEND };
 	/* The kernel's offset is the end that it believes in, and it takes back what fails. */
 	struct gfs2_file *with_peers = s->sdp->sd_lm->lm_has_peers && !fi->writepage ? fi_file(fi) : NULL;
 	bool direct = fi->flags & O_DIRECT && write_past_cache(current_ctx()->flags);
@@ -617,7 +617,7 @@ void op_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_
 	if (off >= 0 && write_past_cache(current_ctx()->flags))
 		stores_first(s, ip, pos, size);
 	if (with_peers)
-		file_writes(s, with_peers, &w, fi->flags & O_APPEND);
+		file_writes(s, with_peers, &w);
 	if (s->sdp->sd_ro)
 		ret = -EROFS;
 	else if (off < 0)

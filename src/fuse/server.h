@@ -43,24 +43,7 @@ struct gfs2_file {
 	bool f_sync;		/* opened with O_DSYNC or O_SYNC */
 	bool f_rdwr;		/* for reading and writing */
 	atomic_uint_least64_t f_errors; /* mapping_errors() that its fsync has told, or that came before it was opened; relaxed */
-	/* The last writes beyond the end that may be pieces of one (undo.c); server.files_lock */
-	struct write_run {
-		uint64_t id;		/* of this run among those of the file */
-		pid_t pid;
-		uint64_t when_ns;	/* of the last one; 0: none */
-		uint64_t first, last;	/* lowest and highest offset, as the kernel has them */
-		uint32_t last_len;
-		uint64_t last_req;	/* the number of the highest one's request */
-		uint64_t believed;	/* the size that the kernel believed in before them */
-		uint64_t eof[2];	/* how long they found the file, and left it */
-		uint64_t grown;		/* the sum of theirs: not as much as that if somebody else has had a part in it */
-		bool failed;		/* one of them, or a part of it */
-		/*
-		 * Appends, where they are: @bytes from @base on, in the order of their offsets.  Bit RUN_ANCHOR + n of @placed: the one n pieces
-		 * behind @anchor.  @top: the highest; below @floor nothing can be placed any more.
-		 */
-		uint64_t anchor, base, placed, bytes, top, floor;
-	} f_run;
+	struct write_run *f_run; /* undo.c; server.files_lock; NULL: none yet */
 	struct gfs2_stream f_stream;
 };
 

@@ -216,10 +216,19 @@ class Aio:
         self.context = ctypes.c_ulong(0)
         equal(self.libc.syscall(206, 8, ctypes.byref(self.context)), 0, "io_setup")
 
-    def pwrite(self, fd, memory, length, offset):
-        """Bytes or -errno."""
-        buffer = ctypes.addressof(ctypes.c_char.from_buffer(memory))
-        iocb = ctypes.create_string_buffer(struct.pack("<QIIHhIQQqQII", 0, 0, 0, 1, 0, fd, buffer, length, offset, 0, 0, 0))
+    def pwrite(self, fd, memory, length, offset, at=0):
+        """From @at in the memory.  Bytes or -errno."""
+        return self.request(1, fd, ctypes.addressof(ctypes.c_char.from_buffer(memory)) + at, length, offset)
+
+    def pwritev(self, fd, memory, length, offset, segment, at=0):
+        """As vectors of @segment bytes."""
+        start = ctypes.addressof(ctypes.c_char.from_buffer(memory)) + at
+        parts = [struct.pack("<QQ", start + i, min(segment, length - i)) for i in range(0, length, segment)]
+        vector = ctypes.create_string_buffer(b"".join(parts))
+        return self.request(8, fd, ctypes.addressof(vector), len(parts), offset)
+
+    def request(self, command, fd, address, length, offset):
+        iocb = ctypes.create_string_buffer(struct.pack("<QIIHhIQQqQII", 0, 0, 0, command, 0, fd, address, length, offset, 0, 0, 0))
         pointers = (ctypes.c_void_p * 1)(ctypes.addressof(iocb))
         done = self.libc.syscall(209, self.context, ctypes.c_long(1), pointers)
         if done != 1:
@@ -281,6 +290,29 @@ def case_failed_append_of_a_user():
     failed_append(1000)
 
 
+def case_failed_append_after_good_ones():
+    """What goes with a failed append is its own, not what the same thread has appended just before, even if both might be pieces of one."""
+    with nodes() as (a, b):
+        aio, memory = Aio(), mmap.mmap(-1, (3 << 20) + BLOCK)
+        for at, length in ((0, 1 << 20), (16, 1 << 20), (0, BLOCK), (16, 3 << 20)):
+            write_file(a / "log", b"0" * BLOCK, sync=True)
+            fd = os.open(a / "log", os.O_WRONLY | os.O_DIRECT | os.O_APPEND)
+            with open(b / "log", "ab") as out:
+                out.write(b"b" * 5000)
+            data = b"0" * BLOCK + b"b" * 5000
+            for turn in range(3):
+                memory[:] = b"%d" % turn * len(memory)
+                equal(aio.pwrite(fd, memory, length, 0, at), length, "an append that goes well")
+                data += b"%d" % turn * length
+                a.glockctl("set", "fault", "op=write,cls=data,error=5")
+                equal(aio.pwrite(fd, memory, length, 0, at), -errno.EIO, "an append that fails")
+                a.glockctl("set", "fault", "none")
+                same_data(read_file(b / "log"), data, f"{length} bytes at page + {at}, turn {turn}")
+            os.close(fd)
+        aio.close()
+        memory.close()
+
+
 def fill(mount):
     """Not a block is left."""
     fd = os.open(mount / "filler", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -298,12 +330,15 @@ def case_failed_without_space():
     """The same where there is no space, or space for a part, for writes of one piece and of several: nothing of the other node's is cut
     away, nothing of a direct write's stays; and an ftruncate(2) after such a write, whoever made it, is one."""
     with nodes(size="64M") as (a, b):
-        aio, memory = Aio(), mmap.mmap(-1, 3 << 20)
+        aio, memory = Aio(), mmap.mmap(-1, (3 << 20) + BLOCK)
         memory[:] = b"a" * len(memory)
         other = b"b" * 100000
         for flags in (0, os.O_APPEND, os.O_DIRECT, os.O_DIRECT | os.O_APPEND):
-            for length, room in ((1 << 16, 0), (1 << 16, 20 << 10), (3 << 20, 0), (3 << 20, 20 << 10), (3 << 20, 1300 << 10)):
-                what = f"flags {flags:#o}, {length} bytes, room for {room}"
+            for length, room, at in ((1 << 16, 0, 0), (1 << 16, 20 << 10, 0), (3 << 20, 0, 0), (3 << 20, 20 << 10, 0), (3 << 20, 1300 << 10, 0),
+                                     (3 << 20, 1300 << 10, 16)):
+                if flags == os.O_DIRECT and at:
+                    continue    # EINVAL
+                what = f"flags {flags:#o}, {length} bytes at page + {at}, room for {room}"
                 write_file(a / "f", b"0" * BLOCK, sync=True)
                 write_file(b / "room", bytes(room), sync=True)
                 fd = os.open(a / "f", os.O_WRONLY | flags)
@@ -314,7 +349,7 @@ def case_failed_without_space():
                 os.unlink(b / "room")
                 run(["sync", b.dir])
                 # Node a's kernel believes in one block.
-                result = aio.pwrite(fd, memory, length, BLOCK)
+                result = aio.pwrite(fd, memory, length, BLOCK, at)
                 data = read_file(b / "f")
                 if not flags & os.O_APPEND and result > 0:
                     data = data[:BLOCK] + other     # it fitted over the other's
@@ -340,33 +375,46 @@ def case_failed_without_space():
 
 
 def case_append_in_order():
-    """A large asynchronous append is sent in pieces, all at once; the file has them in order, also when the other node appends meanwhile."""
-    pieces = 6
+    """A large asynchronous append is sent in pieces, all at once; the file has them in order, also when the other node appends meanwhile.
+    How large the pieces are depends on where the buffer is in its page, and on the vector."""
+    size = 6 << 20
     with nodes(size="512M") as (a, b):
-        aio, memory = Aio(), mmap.mmap(-1, pieces << 20)
-        for i in range(pieces):
-            memory[i << 20:(i + 1) << 20] = bytes([65 + i]) * (1 << 20)
+        aio, memory = Aio(), mmap.mmap(-1, size + BLOCK)
+        # Every 64 bytes are others, and none has the letters of the other node.
+        memory[:] = b"".join(b"%063x\n" % i for i in range(len(memory) // 64)).translate(bytes.maketrans(b"07", b"gh"))
+
+        def append(fd, length, at, segment):
+            if segment:
+                return aio.pwritev(fd, memory, length, 0, segment, at)
+            return aio.pwrite(fd, memory, length, 0, at)
+
+        ways = [(0, 0), (16, 0), (BLOCK - 1, 0), (0, 40000), (8, 6200), (100, 100)]
         for flags in (os.O_APPEND, os.O_DIRECT | os.O_APPEND):
             fd = os.open(a / "log", os.O_WRONLY | os.O_CREAT | flags)
-            for turn in range(10):
-                # The last piece is a short one.
-                length = (pieces << 20) - turn * 2 * BLOCK
-                equal(aio.pwrite(fd, memory, length, 0), length, "append")
-                same_data(read_file(a / "log"), memory[:length], f"flags {flags:#o}, turn {turn}")
-                os.ftruncate(fd, 0)
+            for turn in range(4):
+                for at, segment in ways:
+                    # The last piece is a short one.
+                    length = min(size - turn * 2 * BLOCK, segment * 1024 or size)
+                    what = f"flags {flags:#o}, turn {turn}, {length} bytes at page + {at}, vectors of {segment}"
+                    equal(append(fd, length, at, segment), length, what)
+                    same_data(read_file(a / "log"), memory[at:at + length], what)
+                    os.ftruncate(fd, 0)
             appender = subprocess.Popen(["sh", "-c", f"while :; do printf %08192d 7 >>{b / 'log'} || exit; done"])
-            good = 0
+            good = b""
             try:
                 wait_for(lambda: os.stat(a / "log").st_size, "the other node to append")
-                for turn in range(10):
-                    good += aio.pwrite(fd, memory, len(memory), 0) == len(memory)
+                for turn in range(2):
+                    for at, segment in ways:
+                        length = min(size, segment * 1024 or size)
+                        if append(fd, length, at, segment) == length:
+                            good += memory[at:at + length]
             finally:
                 appender.kill()
                 appender.wait()
             data = read_file(a / "log").translate(None, b"07")
-            check(len(data) >= good * len(memory), f"{good} appends, {len(data)} bytes")
-            if len(data) == good * len(memory):
-                same_data(data, memory[:] * good, "the pieces, without the other node's")
+            check(len(data) >= len(good), f"appends of {len(good)} bytes, {len(data)} bytes")
+            if len(data) == len(good):
+                same_data(data, good, "the pieces, without the other node's")
             os.close(fd)
             os.unlink(a / "log")
         aio.close()
