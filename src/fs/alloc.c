@@ -13,7 +13,7 @@
  * Needs from callers: EX, an open transaction with gfs2_alloc_trans_blocks() blocks and a
  * reservation for gfs2_alloc_meta_blocks() and the data.
  */
-#include "fs/bmap.h"
+#include "fs/file.h"
 #include "util/util.h"
 
 /* Smallest height, at least the current one and 1, at which @lblock can be addressed. */
@@ -116,8 +116,7 @@ static int new_indirect(struct gfs2_inode *ip, struct gfs2_alloc *ap, struct gfs
 	if (error)
 		return error;
 	ip->i_blocks++;
-	*out = gfs2_meta_new(ip->i_sbd, ip->i_gl, bn, GFS2_METATYPE_IN, GFS2_FORMAT_IN);
-	return 0;
+	return gfs2_meta_new(ip->i_sbd, ip->i_gl, bn, GFS2_METATYPE_IN, GFS2_FORMAT_IN, out);
 }
 
 /*
@@ -245,19 +244,26 @@ out:
 }
 
 /* The contents of a stuffed inode into its new block 0. */
-static void fill_unstuffed(struct gfs2_inode *ip, uint64_t bn, const char *data)
+static int fill_unstuffed(struct gfs2_inode *ip, uint64_t bn, const char *data)
 {
+	struct gfs2_mapping *m = gfs2_is_jdata(ip) ? &ip->i_gl->gl_mapping : &ip->i_data;
 	struct gfs2_sbd *sdp = ip->i_sbd;
 	struct gfs2_bh *bh;
+	int error;
 
 	if (!S_ISREG(ip->i_mode)) {
 		/* A directory's hash table: JD block. */
-		bh = gfs2_meta_new(sdp, ip->i_gl, bn, GFS2_METATYPE_JD, GFS2_FORMAT_JD);
+		error = gfs2_meta_new(sdp, ip->i_gl, bn, GFS2_METATYPE_JD, GFS2_FORMAT_JD, &bh);
+		if (error)
+			return error;
 		memcpy(bh->b_data + sizeof(struct gfs2_meta_header), data, ip->i_size);
 		buf_put(bh);
-		return;
+		return 0;
 	}
-	bh = buf_get(gfs2_is_jdata(ip) ? &ip->i_gl->gl_mapping : &ip->i_data, bn);
+	bh = buf_get(m, bn);
+	error = gfs2_check_owner(sdp, bh, m);
+	if (error)
+		goto out;
 	if (gfs2_is_jdata(ip))
 		gfs2_trans_add_jdata(sdp->sd_log, ip->i_gl, bh);
 	memcpy(bh->b_data, data, ip->i_size);
@@ -265,10 +271,12 @@ static void fill_unstuffed(struct gfs2_inode *ip, uint64_t bn, const char *data)
 	buf_set_uptodate(bh);
 	if (!gfs2_is_jdata(ip)) {
 		buf_set_state(bh, B_PARTIAL);
-		buf_mark_dirty(bh);
+		error = gfs2_data_dirty(ip, bh);
 		gfs2_ordered_add(sdp->sd_log, &ip->i_data);
 	}
+out:
 	buf_put(bh);
+	return error;
 }
 
 int gfs2_unstuff(struct gfs2_inode *ip, struct gfs2_alloc *ap)
@@ -290,7 +298,9 @@ int gfs2_unstuff(struct gfs2_inode *ip, struct gfs2_alloc *ap)
 		error = gfs2_alloc_blocks(ip, ap, &bn, &n, false, NULL);
 		if (error)
 			goto out;
-		fill_unstuffed(ip, bn, payload);
+		error = fill_unstuffed(ip, bn, payload);
+		if (error)
+			goto out;
 		ip->i_blocks++;
 	}
 	gfs2_trans_add_meta(sdp->sd_log, ip->i_gl, bh);

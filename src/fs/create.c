@@ -134,15 +134,17 @@ static void create_fill(struct create_ctx *c, uint64_t generation)
 }
 
 /* In the transaction: the dinode block with its contents. */
-static void create_dinode(struct create_ctx *c)
+static int create_dinode(struct create_ctx *c)
 {
 	struct gfs2_inode *ip = c->ip;
 	struct gfs2_sbd *sdp = ip->i_sbd;
 	struct gfs2_inum_host self = { ip->i_no_formal_ino, ip->i_no_addr };
 	struct gfs2_inum_host parent = { c->dip->i_no_formal_ino, c->dip->i_no_addr };
 	struct gfs2_bh *bh;
+	int error = gfs2_meta_new(sdp, ip->i_gl, ip->i_no_addr, GFS2_METATYPE_DI, GFS2_FORMAT_DI, &bh);
 
-	bh = gfs2_meta_new(sdp, ip->i_gl, ip->i_no_addr, GFS2_METATYPE_DI, GFS2_FORMAT_DI);
+	if (error)
+		return error;
 	gfs2_dinode_out(ip, bh->b_data);
 	if (S_ISDIR(ip->i_mode))
 		gfs2_dir_init(sdp, bh->b_data, &self, &parent);
@@ -150,6 +152,7 @@ static void create_dinode(struct create_ctx *c)
 		memcpy(bh->b_data + sizeof(struct gfs2_dinode), c->args->symlink, ip->i_size);
 	buf_put(bh);
 	gfs2_inode_note_log(ip, false);
+	return 0;
 }
 
 /*
@@ -200,9 +203,11 @@ static int create_new(struct create_ctx *c, struct stat *st)
 	if (!error) {
 		create_fill(c, generation);
 		if (c->acl.nr)
-			ea_new_write(c->ip, c->acl.ea, c->acl.nr, ea);
-		create_dinode(c);
-		error = gfs2_dir_add(c->dip, &c->q, c->ip, &c->room.ap);
+			error = ea_new_write(c->ip, c->acl.ea, c->acl.nr, ea);
+		if (!error)
+			error = create_dinode(c);
+		if (!error)
+			error = gfs2_dir_add(c->dip, &c->q, c->ip, &c->room.ap);
 	}
 	if (!error)
 		gfs2_getattr(c->ip, st);

@@ -230,7 +230,9 @@ static int leaf_new(struct gfs2_inode *dip, struct gfs2_alloc *ap, unsigned dept
 	error = gfs2_alloc_blocks(dip, ap, &bn, &n, false, NULL);
 	if (error)
 		return error;
-	bh = gfs2_meta_new(sdp, dip->i_gl, bn, GFS2_METATYPE_LF, GFS2_FORMAT_LF);
+	error = gfs2_meta_new(sdp, dip->i_gl, bn, GFS2_METATYPE_LF, GFS2_FORMAT_LF, &bh);
+	if (error)
+		return error;
 	lf = dir_leaf(bh);
 	lf->lf_depth = cpu_to_be16(depth);
 	lf->lf_dirent_format = cpu_to_be32(GFS2_FORMAT_DE);
@@ -309,9 +311,14 @@ static int table_extend(struct gfs2_inode *dip, struct gfs2_alloc *ap, unsigned 
 
 		if (error)
 			return error;
-		for (i = 0; i < len; i++)
-			buf_put(gfs2_meta_new(sdp, dip->i_gl, bn + i, GFS2_METATYPE_JD,
-					      GFS2_FORMAT_JD));
+		for (i = 0; i < len; i++) {
+			struct gfs2_bh *bh;
+
+			error = gfs2_meta_new(sdp, dip->i_gl, bn + i, GFS2_METATYPE_JD, GFS2_FORMAT_JD, &bh);
+			if (error)
+				return error;
+			buf_put(bh);
+		}
 		have += len;
 	}
 	return 0;

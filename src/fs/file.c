@@ -321,6 +321,13 @@ int64_t gfs2_file_read_cached(struct gfs2_inode *ip, void *buf, uint64_t pos, ui
 	return size;
 }
 
+int gfs2_data_dirty(struct gfs2_inode *ip, struct gfs2_bh *bh)
+{
+	if (buf_mark_dirty(&ip->i_data, bh))
+		return 0;
+	return gfs2_consist(ip->i_sbd, bh->b_blocknr, "the block is used twice");
+}
+
 int gfs2_file_data_sync(struct gfs2_inode *ip)
 {
 	bool told = gfs2_event_data() && mapping_dirty(&ip->i_data);

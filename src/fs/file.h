@@ -76,6 +76,11 @@ int gfs2_file_sync(struct gfs2_inode *ip, bool datasync);
  */
 int gfs2_file_sync_blocks(struct gfs2_inode *ip);
 
+/*
+ * EX: data were put into @bh, a buffer of ip->i_data: to be written in place.  Its owner was asked for before (gfs2_check_owner()); if it is
+ * another one now, that is the same consistency error.
+ */
+int gfs2_data_dirty(struct gfs2_inode *ip, struct gfs2_bh *bh);
 /* Write the dirty data back; errors of earlier write-backs, too, that nobody has been told. */
 int gfs2_file_data_sync(struct gfs2_inode *ip);
 /* Write the dirty data back, before EX is given up.  Errors stay with the file, for its fsync. */

@@ -172,6 +172,9 @@ static int copy_block(struct write_op *op, uint64_t lblock, uint64_t pblock, boo
 
 	if (error)
 		return error;
+	error = gfs2_check_owner(op->ip->i_sbd, bh, op_mapping(op));
+	if (error)
+		goto out;
 	if (op->jdata)
 		gfs2_trans_add_jdata(sdp->sd_log, op->ip->i_gl, bh);
 	/* Bytes [keep, bsize) are nobody's: not written yet, or behind the old EOF. */
@@ -188,10 +191,11 @@ static int copy_block(struct write_op *op, uint64_t lblock, uint64_t pblock, boo
 			buf_set_state(bh, B_PARTIAL);
 		else
 			buf_clear_state(bh, B_PARTIAL);
-		buf_mark_dirty(bh);
+		error = gfs2_data_dirty(op->ip, bh);
 	}
+out:
 	buf_put(bh);
-	return 0;
+	return error;
 }
 
 static int copy_run(struct write_op *op, uint64_t lblock, uint64_t pblock, uint64_t len,

@@ -24,12 +24,20 @@ static int check_header(struct gfs2_sbd *sdp, const struct gfs2_bh *bh, uint32_t
 	return 0;
 }
 
-/* The log has it as a block that another glock covers, and will not move it: it has two owners. */
-static int check_owner(struct gfs2_sbd *sdp, const struct gfs2_glock *gl, const struct gfs2_bh *bh)
+/*
+ * No volume that is whole gets here:
+ *  - what is freed leaves the log and the cache in the transaction that frees it, metadata, journaled and plain data alike
+ *    (gfs2_journal_wipe()), and is not allocated again before that is durable;
+ *  - what another node frees it has the lock for: by then nothing of the lock's is left in the log or dirty here (inode_go_sync());
+ *  - when a file's data become journaled ones, or the other way round, all of them are in place and dropped first (settle_data());
+ *  - an inode goes with clean and empty ip->i_data; its metadata are its glock's, which stays as long as the log has any of them, and is found
+ *    again by the next inode in core of that number.
+ */
+int gfs2_check_owner(struct gfs2_sbd *sdp, const struct gfs2_bh *bh, const struct gfs2_mapping *m)
 {
-	if (likely(bh->b_map == &gl->gl_mapping))
+	if (likely(buf_is_of(bh, m)))
 		return 0;
-	return gfs2_consist(sdp, bh->b_blocknr, "a metadata block belongs to one inode or resource group");
+	return gfs2_consist(sdp, bh->b_blocknr, "the block is used twice");
 }
 
 int gfs2_meta_read(struct gfs2_sbd *sdp, struct gfs2_glock *gl, uint64_t blkno, uint32_t type,
@@ -48,7 +56,7 @@ int gfs2_meta_read(struct gfs2_sbd *sdp, struct gfs2_glock *gl, uint64_t blkno, 
 		fs_err("cannot read metadata block %" PRIu64 ": %s", blkno, strerror(-err));
 		return -EIO;
 	}
-	err = check_owner(sdp, gl, bh);
+	err = gfs2_check_owner(sdp, bh, &gl->gl_mapping);
 	if (!err)
 		err = check_header(sdp, bh, type);
 	if (err) {
@@ -68,17 +76,21 @@ void gfs2_metatype_set(struct gfs2_bh *bh, uint32_t type, uint32_t format)
 	mh->mh_format = cpu_to_be32(format);
 }
 
-struct gfs2_bh *gfs2_meta_new(struct gfs2_sbd *sdp, struct gfs2_glock *gl, uint64_t blkno,
-			      uint32_t type, uint32_t format)
+int gfs2_meta_new(struct gfs2_sbd *sdp, struct gfs2_glock *gl, uint64_t blkno, uint32_t type,
+		  uint32_t format, struct gfs2_bh **out)
 {
 	struct gfs2_bh *bh = buf_get(&gl->gl_mapping, blkno);
+	int error = gfs2_check_owner(sdp, bh, &gl->gl_mapping);
 
-	/* Damaged bitmaps.  The transaction goes on, but gets nowhere. */
-	check_owner(sdp, gl, bh);
+	if (error) {
+		buf_put(bh);
+		return error;
+	}
 	/* The header first: gfs2_trans_add_meta() puts the journal id into it. */
 	memset(bh->b_data, 0, sdp->sd_bsize);
 	gfs2_metatype_set(bh, type, format);
 	buf_set_uptodate(bh);
 	gfs2_trans_add_meta(sdp->sd_log, gl, bh);
-	return bh;
+	*out = bh;
+	return 0;
 }

@@ -192,12 +192,17 @@ static inline bool sb_is_system_range(const struct gfs2_sbd *sdp, uint64_t blkno
 }
 
 /* --- meta_io.c: metadata buffers of a glock --- */
+/*
+ * Before @bh, from buf_get() or buf_read() of @m, is changed or believed: 0, or the consistency error that somebody else has the block,
+ * with contents in memory that are not on the device yet.
+ */
+int gfs2_check_owner(struct gfs2_sbd *sdp, const struct gfs2_bh *bh, const struct gfs2_mapping *m);
 /* Read block @blkno under @gl and check magic and type (GFS2_METATYPE_*, 0: any metadata). -EIO + consist message. */
 int gfs2_meta_read(struct gfs2_sbd *sdp, struct gfs2_glock *gl, uint64_t blkno, uint32_t type,
 		   struct gfs2_bh **out);
-/* A freshly allocated block: zeroed, header set to @type/@format, uptodate, added to the transaction. */
-struct gfs2_bh *gfs2_meta_new(struct gfs2_sbd *sdp, struct gfs2_glock *gl, uint64_t blkno,
-			      uint32_t type, uint32_t format);
+/* A freshly allocated block: zeroed, header set to @type/@format, uptodate, added to the transaction. -EIO + consist message. */
+int gfs2_meta_new(struct gfs2_sbd *sdp, struct gfs2_glock *gl, uint64_t blkno, uint32_t type,
+		  uint32_t format, struct gfs2_bh **out);
 void gfs2_metatype_set(struct gfs2_bh *bh, uint32_t type, uint32_t format);
 
 /* --- statfs.c --- */

@@ -426,6 +426,7 @@ int gfs2_zero_in_block(struct gfs2_inode *ip, uint64_t pos, uint32_t len)
 	struct gfs2_sbd *sdp = ip->i_sbd;
 	uint32_t off = pos & (sdp->sd_bsize - 1);
 	bool jdata = gfs2_is_jdata(ip);
+	struct gfs2_mapping *m = jdata ? &ip->i_gl->gl_mapping : &ip->i_data;
 	struct gfs2_bh *bh;
 	struct extent e;
 	int error;
@@ -434,10 +435,11 @@ int gfs2_zero_in_block(struct gfs2_inode *ip, uint64_t pos, uint32_t len)
 	error = gfs2_map_extent(ip, pos >> sdp->sd_bsize_shift, 1, &e);
 	if (error || !e.pblock)
 		return error;
-	error = buf_read(jdata ? &ip->i_gl->gl_mapping : &ip->i_data, e.pblock, &bh);
+	error = buf_read(m, e.pblock, &bh);
 	if (error)
 		return error;
-	if (is_zero(bh->b_data + off, len))
+	error = gfs2_check_owner(sdp, bh, m);
+	if (error || is_zero(bh->b_data + off, len))
 		goto out;
 	if (jdata) {
 		error = gfs2_trans_begin(sdp->sd_log, 1, 0);
@@ -450,7 +452,7 @@ int gfs2_zero_in_block(struct gfs2_inode *ip, uint64_t pos, uint32_t len)
 		gfs2_inode_note_log(ip, false);
 		gfs2_trans_end(sdp->sd_log);
 	} else {
-		buf_mark_dirty(bh);
+		error = gfs2_data_dirty(ip, bh);
 		gfs2_ordered_add(sdp->sd_log, &ip->i_data);
 	}
 out:

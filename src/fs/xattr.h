@@ -100,9 +100,9 @@ struct ea_new {
 unsigned ea_new_blocks(const struct gfs2_sbd *sdp, const struct ea_new *new, unsigned nr);
 /*
  * In the transaction, @ip new: write them into @blocks (allocated, ea_new_blocks() of them); sets
- * i_eattr, i_blocks and flags.
+ * i_eattr, i_blocks and flags.  -EIO: withdrawn.
  */
-void ea_new_write(struct gfs2_inode *ip, const struct ea_new *new, unsigned nr,
+int ea_new_write(struct gfs2_inode *ip, const struct ea_new *new, unsigned nr,
 		  const uint64_t *blocks);
 
 /* --- deletion: xattr_free.c --- */

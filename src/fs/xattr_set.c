@@ -250,58 +250,66 @@ static int free_all(struct ea_change *c)
 }
 
 /* The value into the ED blocks @blocks. */
-static void write_data(struct ea_change *c, const uint64_t *blocks)
+static int write_data(struct ea_change *c, const uint64_t *blocks)
 {
 	struct gfs2_sbd *sdp = c->ip->i_sbd;
 
 	for (unsigned i = 0; i < c->nr_ptrs; i++) {
 		size_t done = (size_t)i * sdp->sd_jbsize;
-		struct gfs2_bh *bh = gfs2_meta_new(sdp, c->ip->i_gl, blocks[i], GFS2_METATYPE_ED,
-						   GFS2_FORMAT_ED);
+		struct gfs2_bh *bh;
+		int error = gfs2_meta_new(sdp, c->ip->i_gl, blocks[i], GFS2_METATYPE_ED, GFS2_FORMAT_ED, &bh);
 
+		if (error)
+			return error;
 		if (SEEDED_BUG("xattr-data"))
 			done = 0;
 		memcpy(bh->b_data + sizeof(struct gfs2_meta_header), (const char *)c->value + done,
 		       min_t(size_t, c->size - done, sdp->sd_jbsize));
 		buf_put(bh);
 	}
+	return 0;
 }
 
-static struct gfs2_bh *new_ea_block(struct gfs2_inode *ip, uint64_t blkno)
+static int new_ea_block(struct gfs2_inode *ip, uint64_t blkno, struct gfs2_bh **out)
 {
-	struct gfs2_bh *bh = gfs2_meta_new(ip->i_sbd, ip->i_gl, blkno, GFS2_METATYPE_EA,
-					   GFS2_FORMAT_EA);
+	int error = gfs2_meta_new(ip->i_sbd, ip->i_gl, blkno, GFS2_METATYPE_EA, GFS2_FORMAT_EA, out);
 
-	ea_block_init(ip->i_sbd, bh->b_data);
-	return bh;
+	if (!error)
+		ea_block_init(ip->i_sbd, (*out)->b_data);
+	return error;
 }
 
-static struct gfs2_bh *new_ind_block(struct gfs2_inode *ip, uint64_t blkno)
+static int new_ind_block(struct gfs2_inode *ip, uint64_t blkno, struct gfs2_bh **out)
 {
-	return gfs2_meta_new(ip->i_sbd, ip->i_gl, blkno, GFS2_METATYPE_IN, GFS2_FORMAT_IN);
+	return gfs2_meta_new(ip->i_sbd, ip->i_gl, blkno, GFS2_METATYPE_IN, GFS2_FORMAT_IN, out);
 }
 
 /* One EA block more: the first, the second (then @blocks[1] becomes the indirect block), or later. */
-static void add_block(struct ea_change *c, const uint64_t *blocks)
+static int add_block(struct ea_change *c, const uint64_t *blocks)
 {
 	struct gfs2_inode *ip = c->ip;
 	struct gfs2_log *log = ip->i_sbd->sd_log;
+	int error = new_ea_block(ip, blocks[0], &c->room_bh);
 
-	c->room_bh = new_ea_block(ip, blocks[0]);
+	if (error)
+		return error;
 	c->room_off = EA_FIRST;
 	if (!ip->i_eattr) {
 		ip->i_eattr = blocks[0];
-		return;
+		return 0;
 	}
 	if (c->ind_bh) {
 		gfs2_trans_add_meta(log, ip->i_gl, c->ind_bh);
 	} else {
-		c->ind_bh = new_ind_block(ip, blocks[1]);
+		error = new_ind_block(ip, blocks[1], &c->ind_bh);
+		if (error)
+			return error;
 		gfs2_metaptrs(c->ind_bh, 1)[c->ind_slot++] = cpu_to_be64(ip->i_eattr);
 		ip->i_eattr = blocks[1];
 		ip->i_diskflags |= GFS2_DIF_EA_INDIRECT;
 	}
 	gfs2_metaptrs(c->ind_bh, 1)[c->ind_slot] = cpu_to_be64(blocks[0]);
+	return 0;
 }
 
 int ea_change_apply(struct ea_change *c)
@@ -318,11 +326,13 @@ int ea_change_apply(struct ea_change *c)
 	if (error)
 		return error;
 	if (c->value) {
-		write_data(c, blocks);
-		if (c->room_bh)
+		error = write_data(c, blocks);
+		if (!error && c->room_bh)
 			gfs2_trans_add_meta(sdp->sd_log, ip->i_gl, c->room_bh);
-		else
-			add_block(c, blocks + c->nr_ptrs);
+		else if (!error)
+			error = add_block(c, blocks + c->nr_ptrs);
+		if (error)
+			return error;
 		ea = ea_at(c->room_bh, c->room_off);
 		if (!in_place && !ea_unused(ea))
 			ea = ea_split(ea);
@@ -356,15 +366,18 @@ unsigned ea_new_blocks(const struct gfs2_sbd *sdp, const struct ea_new *new, uns
 	return !nr ? 0 : need <= sdp->sd_jbsize ? 1 : 3;
 }
 
-void ea_new_write(struct gfs2_inode *ip, const struct ea_new *new, unsigned nr,
-		  const uint64_t *blocks)
+int ea_new_write(struct gfs2_inode *ip, const struct ea_new *new, unsigned nr,
+		 const uint64_t *blocks)
 {
 	struct gfs2_sbd *sdp = ip->i_sbd;
 	unsigned nr_blocks = ea_new_blocks(sdp, new, nr);
 	struct gfs2_bh *bh = NULL;
+	int error;
 
 	if (nr_blocks == 3) {
-		bh = new_ind_block(ip, blocks[0]);
+		error = new_ind_block(ip, blocks[0], &bh);
+		if (error)
+			return error;
 		gfs2_metaptrs(bh, 1)[0] = cpu_to_be64(blocks[1]);
 		gfs2_metaptrs(bh, 1)[1] = cpu_to_be64(blocks[2]);
 		ip->i_diskflags |= GFS2_DIF_EA_INDIRECT;
@@ -376,7 +389,9 @@ void ea_new_write(struct gfs2_inode *ip, const struct ea_new *new, unsigned nr,
 
 		if (!bh || nr_blocks == 3) {
 			buf_put(bh);
-			bh = new_ea_block(ip, nr_blocks == 3 ? blocks[1 + i] : blocks[0]);
+			error = new_ea_block(ip, nr_blocks == 3 ? blocks[1 + i] : blocks[0], &bh);
+			if (error)
+				return error;
 			ea = ea_at(bh, EA_FIRST);
 		} else {
 			ea = ea_split(ea_at(bh, EA_FIRST));
@@ -387,4 +402,5 @@ void ea_new_write(struct gfs2_inode *ip, const struct ea_new *new, unsigned nr,
 	buf_put(bh);
 	ip->i_eattr = blocks[0];
 	ip->i_blocks += nr_blocks;
+	return 0;
 }

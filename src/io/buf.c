@@ -240,7 +240,7 @@ void buf_remove(struct buf_shard *s, struct gfs2_bh *bh)
 	list_del_init(&bh->b_lru);
 	list_del_init(&bh->b_map_list);
 	atomic_fetch_sub_explicit(&bh->b_map->m_nr, 1, memory_order_relaxed);
-	bh->b_map = NULL;
+	__atomic_store_n(&bh->b_map, NULL, __ATOMIC_RELAXED);
 	buf_set_state(bh, B_DEAD);
 }
 
@@ -261,18 +261,15 @@ struct gfs2_bh *buf_find(struct buf_cache *c, uint64_t blkno)
 
 /*
  * @bh belongs to another mapping.  Called with the shard's lock, which is given up.
- * Returns the buffer with a reference, or NULL: look again.
+ * Returns the buffer with a reference, @m's or not, or NULL: look again.
  */
 static struct gfs2_bh *move(struct buf_shard *s, struct gfs2_bh *bh, struct gfs2_mapping *m)
 {
 	struct gfs2_mapping *old = bh->b_map;
 
-	/* The log counts it with its old glock until it is home; its contents are the right ones. */
-	if (buf_test(bh, B_PINNED | B_AIL)) {
-		use(bh);
-		rmutex_unlock(&s->s_lock);
-		return bh;
-	}
+	/* Somebody's, and not on the device yet: his it remains (see buf_get() in buf.h). */
+	if (buf_test(bh, B_PINNED | B_AIL))
+		goto leave;
 	if (!rmutex_trylock(&old->m_lock))
 		goto again;
 	if (!rmutex_trylock(&m->m_lock)) {
@@ -289,10 +286,9 @@ static struct gfs2_bh *move(struct buf_shard *s, struct gfs2_bh *bh, struct gfs2
 		return NULL;
 	}
 	if (!list_empty(&bh->b_dirty_list)) {
-		/* Only a volume on which two files share a block comes here. */
-		fs_warn("block %llu is used twice: unwritten data of its first user are dropped",
-			(unsigned long long)bh->b_blocknr);
-		buf_undirty(bh);
+		rmutex_unlock(&m->m_lock);
+		rmutex_unlock(&old->m_lock);
+		goto leave;
 	}
 	/* What it held was covered by another glock: others may have changed the block since. */
 	if (atomic_load_explicit(&bh->b_count, memory_order_acquire) == 1)
@@ -300,10 +296,14 @@ static struct gfs2_bh *move(struct buf_shard *s, struct gfs2_bh *bh, struct gfs2
 	list_move_tail(&bh->b_map_list, &m->m_bufs);
 	atomic_fetch_sub_explicit(&old->m_nr, 1, memory_order_relaxed);
 	atomic_fetch_add_explicit(&m->m_nr, 1, memory_order_relaxed);
-	bh->b_map = m;
+	__atomic_store_n(&bh->b_map, m, __ATOMIC_RELAXED);
 	use(bh);
 	rmutex_unlock(&m->m_lock);
 	rmutex_unlock(&old->m_lock);
+	rmutex_unlock(&s->s_lock);
+	return bh;
+leave:
+	use(bh);
 	rmutex_unlock(&s->s_lock);
 	return bh;
 again:

@@ -68,7 +68,7 @@ struct gfs2_bh {
 	/* What a look-up touches comes first, in one cache line. */
 	uint64_t b_blocknr;
 	struct gfs2_bh *b_hash;		/* shard lock */
-	struct gfs2_mapping *b_map;	/* changes under the shard lock and m_lock */
+	struct gfs2_mapping *b_map;	/* changes under the shard lock and m_lock; buf_is_of() */
 	atomic_uint b_count;
 	atomic_uint b_state;
 	bool b_referenced;		/* shard lock: looked up since eviction last came by */
@@ -86,6 +86,12 @@ struct gfs2_bh {
 	struct gfs2_trans_batch *b_pin_batch;
 	struct gfs2_trans_batch *b_ail_batch;
 };
+
+/* Without a lock: of a buffer that one has a reference to and a lock for, only somebody who has the same block changes the answer. */
+static inline bool buf_is_of(const struct gfs2_bh *bh, const struct gfs2_mapping *m)
+{
+	return __atomic_load_n(&bh->b_map, __ATOMIC_RELAXED) == m;
+}
 
 static inline bool buf_test(const struct gfs2_bh *bh, unsigned bits)
 {
@@ -118,7 +124,10 @@ void mapping_destroy(struct gfs2_mapping *m);	/* must be empty: asserted */
 struct gfs2_bh *buf_find(struct buf_cache *c, uint64_t blkno);
 /*
  * Cached or new buffer of @m, +1 reference; a new one is not B_UPTODATE.  If the block is cached under
- * another mapping (a block reused for something else whose old buffer is clean) it is moved to @m.
+ * another mapping (a block reused for something else whose old buffer is clean) it is moved to @m.  One with contents that the
+ * device does not have (dirty, pinned, in the AIL) stays where it is, and is returned: whoever wants to change it, or is to believe it, has to ask
+ * buf_is_of().  Only on a volume on which two have the same block is it somebody else's: what is freed leaves the cache in the transaction that
+ * frees it, whatever its state (gfs2_journal_wipe), and a lock's or an inode's buffers are clean or gone when it is given up.
  */
 struct gfs2_bh *buf_get(struct gfs2_mapping *m, uint64_t blkno);
 /* buf_get + read when not B_UPTODATE.  -EIO, -EINVAL if outside of the device.  Concurrent readers of one block
@@ -134,8 +143,11 @@ void buf_set_state(struct gfs2_bh *bh, unsigned bits);
 /* Whoever takes away the last of B_PINNED and B_AIL without a reference must not touch the buffer again. */
 void buf_clear_state(struct gfs2_bh *bh, unsigned bits);
 
-/* Data buffers: contents changed by the caller (EX on the inode), to be written in place. */
-void buf_mark_dirty(struct gfs2_bh *bh);
+/*
+ * Data buffers of @m: contents changed by the caller (EX on the inode), to be written in place.  False: the buffer is not, or not any more,
+ * @m's (see buf_get()), and nothing is done.
+ */
+bool buf_mark_dirty(struct gfs2_mapping *m, struct gfs2_bh *bh);
 /* Drop a buffer whatever its data state (not pinned, not AIL): the block was freed or is going to be overwritten by
  * direct I/O.  Waits for a write-back of it that is under way. Consumes no reference. */
 void buf_forget(struct buf_cache *c, uint64_t blkno, uint64_t nr);

@@ -210,14 +210,15 @@ void buf_readahead(struct gfs2_mapping *m, const uint64_t *blkno, unsigned nr)
 
 /* --- write-back of data --- */
 
-void buf_mark_dirty(struct gfs2_bh *bh)
+bool buf_mark_dirty(struct gfs2_mapping *m, struct gfs2_bh *bh)
 {
-	struct gfs2_mapping *m = bh->b_map;
-
-	/* A forgotten buffer has no home any more: whoever writes to it has lost its glock. */
-	GFS2_BUG_ON(!m);
-	rmutex_lock(&m->m_lock);
 	gfs2_assert_debug(m->m_is_data);
+	rmutex_lock(&m->m_lock);
+	/* @m's lock keeps it @m's, if it is. */
+	if (!buf_is_of(bh, m)) {
+		rmutex_unlock(&m->m_lock);
+		return false;
+	}
 	buf_set_state(bh, B_UPTODATE | B_DIRTY);
 	if (list_empty(&bh->b_dirty_list)) {
 		bh->b_dirty_seq = ++m->m_dirty_seq;
@@ -226,6 +227,7 @@ void buf_mark_dirty(struct gfs2_bh *bh)
 		atomic_fetch_add_explicit(&bh->b_cache->c_dirty, 1, memory_order_relaxed);
 	}
 	rmutex_unlock(&m->m_lock);
+	return true;
 }
 
 /* One batch under way; on m_batches, under m_lock. */

@@ -63,10 +63,13 @@ static uint64_t make_ea(struct gfs2_inode *ip, struct gfs2_alloc *ap, char c)
 {
 	struct gfs2_sbd *sdp = ip->i_sbd;
 	uint64_t bn = alloc_one(ip, ap), ed;
-	struct gfs2_bh *bh = gfs2_meta_new(sdp, ip->i_gl, bn, GFS2_METATYPE_EA, GFS2_FORMAT_EA);
-	struct gfs2_ea_header *ea = (void *)(bh->b_data + sizeof(struct gfs2_meta_header));
-	char *name = (char *)(ea + 1);
+	struct gfs2_bh *bh, *data;
+	struct gfs2_ea_header *ea;
+	char *name;
 
+	MUST(gfs2_meta_new(sdp, ip->i_gl, bn, GFS2_METATYPE_EA, GFS2_FORMAT_EA, &bh));
+	ea = (void *)(bh->b_data + sizeof(struct gfs2_meta_header));
+	name = (char *)(ea + 1);
 	*ea = (struct gfs2_ea_header){ .ea_rec_len = cpu_to_be32(24), .ea_data_len = cpu_to_be32(3),
 				       .ea_name_len = 2, .ea_type = GFS2_EATYPE_USR };
 	name[0] = c;
@@ -80,7 +83,8 @@ static uint64_t make_ea(struct gfs2_inode *ip, struct gfs2_alloc *ap, char c)
 	name[0] = c;
 	name[1] = 'd';
 	ed = alloc_one(ip, ap);
-	buf_put(gfs2_meta_new(sdp, ip->i_gl, ed, GFS2_METATYPE_ED, GFS2_FORMAT_ED));
+	MUST(gfs2_meta_new(sdp, ip->i_gl, ed, GFS2_METATYPE_ED, GFS2_FORMAT_ED, &data));
+	buf_put(data);
 	*(__be64 *)(name + 8) = cpu_to_be64(ed);
 	buf_put(bh);
 	return bn;
@@ -104,7 +108,7 @@ static void add_xattrs(struct fso *f, const char *path, unsigned nr)
 
 		ip->i_eattr = alloc_one(ip, &ap);
 		ip->i_diskflags |= GFS2_DIF_EA_INDIRECT;
-		bh = gfs2_meta_new(sdp, ip->i_gl, ip->i_eattr, GFS2_METATYPE_IN, GFS2_FORMAT_IN);
+		MUST(gfs2_meta_new(sdp, ip->i_gl, ip->i_eattr, GFS2_METATYPE_IN, GFS2_FORMAT_IN, &bh));
 		for (unsigned i = 0; i < nr; i++)
 			gfs2_metaptrs(bh, 1)[i] = cpu_to_be64(make_ea(ip, &ap, (char)('a' + i)));
 		buf_put(bh);

@@ -283,11 +283,14 @@ static uint64_t make_ea(struct gfs2_inode *ip, struct gfs2_alloc *ap, unsigned n
 {
 	struct gfs2_sbd *sdp = ip->i_sbd;
 	uint64_t bn = alloc_one(ip, ap);
-	struct gfs2_bh *bh = gfs2_meta_new(sdp, ip->i_gl, bn, GFS2_METATYPE_EA, GFS2_FORMAT_EA);
-	struct gfs2_ea_header *ea = (void *)(bh->b_data + 24);
-	char *name = (char *)(ea + 1);
+	struct gfs2_ea_header *ea;
+	struct gfs2_bh *bh;
 	__be64 *ptrs;
+	char *name;
 
+	assert_int_equal(gfs2_meta_new(sdp, ip->i_gl, bn, GFS2_METATYPE_EA, GFS2_FORMAT_EA, &bh), 0);
+	ea = (void *)(bh->b_data + 24);
+	name = (char *)(ea + 1);
 	ea->ea_rec_len = cpu_to_be32(24);
 	ea->ea_data_len = cpu_to_be32(3);
 	ea->ea_name_len = 2;
@@ -305,8 +308,10 @@ static uint64_t make_ea(struct gfs2_inode *ip, struct gfs2_alloc *ap, unsigned n
 	ptrs = (__be64 *)(name + 16);
 	for (unsigned i = 0; i < nr_ed; i++) {
 		uint64_t ed = alloc_one(ip, ap);
+		struct gfs2_bh *data;
 
-		buf_put(gfs2_meta_new(sdp, ip->i_gl, ed, GFS2_METATYPE_ED, GFS2_FORMAT_ED));
+		assert_int_equal(gfs2_meta_new(sdp, ip->i_gl, ed, GFS2_METATYPE_ED, GFS2_FORMAT_ED, &data), 0);
+		buf_put(data);
 		ptrs[i] = cpu_to_be64(ed);
 	}
 	buf_put(bh);
@@ -329,7 +334,7 @@ static void add_xattrs(struct gfs2_inode *ip, unsigned nr_ea, unsigned nr_ed)
 	} else {
 		ip->i_eattr = alloc_one(ip, &ap);
 		ip->i_diskflags |= GFS2_DIF_EA_INDIRECT;
-		bh = gfs2_meta_new(sdp, ip->i_gl, ip->i_eattr, GFS2_METATYPE_IN, GFS2_FORMAT_IN);
+		assert_int_equal(gfs2_meta_new(sdp, ip->i_gl, ip->i_eattr, GFS2_METATYPE_IN, GFS2_FORMAT_IN, &bh), 0);
 		for (unsigned i = 0; i < nr_ea; i++)
 			gfs2_metaptrs(bh, 1)[i] =
 				cpu_to_be64(make_ea(ip, &ap, nr_ed, (char)('a' + i)));

@@ -110,7 +110,7 @@ static struct gfs2_bh *dirty(struct gfs2_mapping *m, uint64_t blk, int byte)
 	struct gfs2_bh *bh = buf_get(m, blk);
 
 	memset(bh->b_data, byte, BSIZE);
-	buf_mark_dirty(bh);
+	assert_true(buf_mark_dirty(m, bh));
 	return bh;
 }
 
@@ -554,7 +554,7 @@ static void changed_in_flight(void **state)
 		sched_yield();
 	assert_false(buf_test(bh, B_DIRTY));
 	memset(bh->b_data, 'b', BSIZE);
-	buf_mark_dirty(bh);
+	assert_true(buf_mark_dirty(&data, bh));
 	buf_put(bh);
 	assert_int_equal(data.m_nr_dirty, 1);
 	pthread_create(&second, NULL, write_mapping, &data);
@@ -650,7 +650,7 @@ static void many_at_once(void **state)
 	while (!in_writeback(&map[3]))
 		sched_yield();
 	memset(bh->b_data, 'y', BSIZE);
-	buf_mark_dirty(bh);
+	assert_true(buf_mark_dirty(&map[3], bh));
 	buf_put(bh);
 	buf_put(dirty(&map[4], 112, 'z'));
 	mapping_write_many(maps, NR);
@@ -852,14 +852,20 @@ static void moving(void **state)
 	buf_clear_state(pinned, B_PINNED);
 	buf_put(bh);
 	buf_put(pinned);
-	/* Two files on one block: the data of the first are lost, nothing else happens. */
+	/* Two files on one block: the first one's data are not lost, and nobody marks the other's buffer. */
 	buf_put(dirty(&data, 72, 'd'));
 	bh = buf_get(&data2, 72);
-	assert_ptr_equal(bh->b_map, &data2);
-	assert_int_equal(data.m_nr_dirty, 0);
-	assert_false(buf_test(bh, B_DIRTY));
+	assert_true(buf_is_of(bh, &data));
+	assert_false(buf_mark_dirty(&data2, bh));
+	assert_int_equal(data2.m_nr_dirty, 0);
 	buf_put(bh);
 	assert_int_equal(mapping_write(&data), 0);
+	assert_int_equal(on_device(72), 'd');
+	/* One that has been forgotten meanwhile. */
+	bh = buf_get(&data, 73);
+	buf_forget(c, 73, 1);
+	assert_false(buf_mark_dirty(&data, bh));
+	buf_put(bh);
 }
 
 static void small_blocks(void **state)
@@ -876,7 +882,7 @@ static void small_blocks(void **state)
 		bh = buf_get(&m, i);
 		assert_int_equal((uintptr_t)bh->b_data % 512, 0);
 		memset(bh->b_data, i, 512);
-		buf_mark_dirty(bh);
+		assert_true(buf_mark_dirty(&m, bh));
 		buf_put(bh);
 	}
 	assert_int_equal(mapping_sync(&m), 0);
@@ -950,7 +956,7 @@ static void stress_change(struct stress *s, unsigned m, unsigned i, uint64_t v)
 	s->value[i] = v;
 	if (v % 5 == 0)
 		buf_set_state(bh, B_PARTIAL);
-	buf_mark_dirty(bh);
+	assert_true(buf_mark_dirty(&s->map, bh));
 	buf_put(bh);
 }
 

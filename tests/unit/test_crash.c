@@ -232,7 +232,7 @@ static void change_own(struct worker *w, unsigned i, enum kind kind)
 	if (kind == META) {
 		change_meta(&f, &w->gl, home(block), tag);
 	} else {
-		bh = buf_get(&w->data, home(block));
+		bh = buf_get(&w->gl.gl_mapping, home(block));
 		gfs2_trans_add_jdata(f.log, &w->gl, bh);
 		fill_jdata(bh->b_data, f.bsize, tag);
 		buf_set_uptodate(bh);
@@ -252,7 +252,7 @@ static void alloc_data(struct worker *w, unsigned i)
 	if (rnd(2)) {
 		bh = buf_get(&w->data, home(block));
 		fill_jdata(bh->b_data, f.bsize, tag);
-		buf_mark_dirty(bh);
+		assert_true(buf_mark_dirty(&w->data, bh));
 		buf_put(bh);
 		gfs2_ordered_add(f.log, &w->data);
 	} else {

@@ -19,7 +19,7 @@ static void ordered(void **state)
 	for (unsigned i = 0; i < 2; i++) {
 		bh = buf_get(&data, f.home + 15);
 		memset(bh->b_data, 'd', 512);
-		buf_mark_dirty(bh);
+		assert_true(buf_mark_dirty(&data, bh));
 		buf_put(bh);
 		assert_int_equal(gfs2_trans_begin(f.log, 1, 0), 0);
 		change_meta(&f, &gl, f.home, i);
@@ -167,7 +167,7 @@ static void dirty_data(struct gfs2_mapping *m, uint64_t blkno)
 	struct gfs2_bh *bh = buf_get(m, blkno);
 
 	memset(bh->b_data, 'd', f.bsize);
-	buf_mark_dirty(bh);
+	assert_true(buf_mark_dirty(m, bh));
 	buf_put(bh);
 	gfs2_ordered_add(f.log, m);
 }

@@ -1,0 +1,198 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later */
+/*
+ * Volumes that contradict themselves, and devices that fail, in the middle of a change: what is in memory then, what is on the
+ * volume, and that the process goes on.
+ */
+#include "volfile.h"
+#include <linux/fuse.h>
+#include "fs/falloc.h"
+#include "fs/file.h"
+#include "fs/fileattr.h"
+#include "journal/log.h"
+
+#define BS 4096u
+
+static char data[4 * BS], seen[4 * BS];
+
+static int64_t write_at(struct gfs2_inode *ip, const void *buf, uint64_t pos, uint32_t len)
+{
+	struct gfs2_holder gh;
+	int64_t ret;
+
+	lock(ip, LM_ST_EXCLUSIVE, &gh);
+	ret = gfs2_file_write(ip, buf, pos, len, false);
+	gfs2_glock_dq_uninit(&gh);
+	return ret;
+}
+
+static void set_jdata(struct gfs2_inode *ip)
+{
+	struct gfs2_holder gh;
+
+	lock(ip, LM_ST_EXCLUSIVE, &gh);
+	assert_int_equal(gfs2_trans_begin(ip->i_sbd->sd_log, 1, 0), 0);
+	ip->i_diskflags |= GFS2_DIF_JDATA;
+	assert_int_equal(gfs2_dinode_log(ip), 0);
+	gfs2_trans_end(ip->i_sbd->sd_log);
+	gfs2_glock_dq_uninit(&gh);
+}
+
+static int chmod_to(struct gfs2_inode *ip, uint32_t mode)
+{
+	const struct stat st = { .st_mode = mode };
+
+	return gfs2_setattr(ip, &st, FATTR_MODE);
+}
+
+/* --- a block that two have --- */
+
+/* "a" of two blocks, the second of them also @of's: the dinode or the first block of "b". */
+struct shared {
+	struct mounted m;
+	struct gfs2_inode *a, *b;
+	uint64_t block;
+};
+
+static void shared_make(struct shared *s, bool jdata, bool dinode)
+{
+	uint64_t a, b;
+	__be64 ptr;
+
+	memset(data, 'd', sizeof(data));
+	vol_make(BS, 64, 1, "");
+	s->m = do_mount();
+	s->a = make_file(s->m.sdp, "a");
+	s->b = make_file(s->m.sdp, "b");
+	if (jdata)
+		set_jdata(s->a);
+	assert_int_equal(write_at(s->a, data, 0, 2 * BS), 2 * BS);
+	assert_int_equal(write_at(s->b, data, 0, 2 * BS), 2 * BS);
+	a = s->a->i_no_addr;
+	b = s->b->i_no_addr;
+	gfs2_inode_put(s->a);
+	gfs2_inode_put(s->b);
+	do_unmount(&s->m);
+	ptr = cpu_to_be64(b);
+	if (!dinode)
+		vol_read(&ptr, sizeof(ptr), b * BS + sizeof(struct gfs2_dinode));
+	vol_write(&ptr, sizeof(ptr), a * BS + sizeof(struct gfs2_dinode) + sizeof(ptr));
+	s->block = be64_to_cpu(ptr);
+	s->m = do_mount();
+	s->a = open_file(s->m.sdp, "a");
+	s->b = open_file(s->m.sdp, "b");
+	msg_set_level((enum msg_level)-1);
+}
+
+/* Nothing of it is on the volume: the next mount finds @before in the block. */
+static void shared_end(struct shared *s, const char *before)
+{
+	assert_true(gfs2_withdrawn(s->m.sdp));
+	gfs2_inode_put(s->a);
+	gfs2_inode_put(s->b);
+	assert_int_equal(gfs2_unmount(s->m.sdp), -EIO);
+	io_engine_close(s->m.e);
+	msg_set_level(MSG_INFO);
+	s->m = do_mount();
+	assert_int_equal(gfs2_unmount(s->m.sdp), 0);
+	io_engine_close(s->m.e);
+	vol_read(seen, BS, s->block * BS);
+	/* Times and the like may have been changed, but it is one. */
+	assert_memory_equal(seen, before, sizeof(struct gfs2_meta_header));
+}
+
+enum how { WRITE, WRITE_PART, ZERO };
+
+static int64_t put_data(struct gfs2_inode *ip, enum how how)
+{
+	memset(data, 'X', sizeof(data));
+	switch (how) {
+	case WRITE:
+		return write_at(ip, data, BS, BS);
+	case WRITE_PART:
+		return write_at(ip, data, BS + 100, 50);
+	case ZERO:
+		return gfs2_setattr_size(ip, BS + 300);
+	}
+	return 0;
+}
+
+/* Data into a block that is somebody's dinode, which has been changed: refused before a byte is changed. */
+static void test_data_into_metadata(void **state)
+{
+	for (unsigned i = 0; i < 12; i++) {
+		bool jdata = i & 1, ail = i & 2;
+		char before[BS];
+		struct gfs2_bh *bh;
+		struct shared s;
+
+		shared_make(&s, jdata, true);
+		assert_int_equal(chmod_to(s.b, 0600), 0);
+		if (ail)
+			assert_int_equal(gfs2_log_flush(s.m.sdp->sd_log, 0), 0);
+		bh = buf_find(s.m.sdp->sd_bufs, s.block);
+		assert_non_null(bh);
+		assert_true(buf_test(bh, ail ? B_AIL : B_PINNED));
+		memcpy(before, bh->b_data, BS);
+		assert_int_equal(put_data(s.a, (enum how)(i / 4)), -EIO);
+		assert_memory_equal(bh->b_data, before, BS);
+		assert_false(buf_test(bh, B_DIRTY));
+		buf_put(bh);
+		shared_end(&s, before);
+	}
+}
+
+/* The other way round: unwritten data of somebody are not thrown away for metadata, nor for other data. */
+static void test_metadata_over_data(void **state)
+{
+	for (unsigned i = 0; i < 3; i++) {
+		struct gfs2_bh *bh, *made;
+		struct gfs2_holder gh;
+		struct shared s;
+
+		shared_make(&s, false, i == 0);
+		memset(data, 'X', sizeof(data));
+		if (i == 0) {
+			/* The dinode is in memory, but its block is not. */
+			buf_forget(s.m.sdp->sd_bufs, s.block, 1);
+		}
+		assert_int_equal(write_at(s.a, data, BS, BS), BS);
+		bh = buf_find(s.m.sdp->sd_bufs, s.block);
+		assert_true(buf_test(bh, B_DIRTY));
+		if (i == 0) {
+			assert_int_equal(chmod_to(s.b, 0600), -EIO);
+		} else if (i == 1) {
+			assert_int_equal(write_at(s.b, data, 0, BS), -EIO);
+		} else {
+			lock(s.b, LM_ST_EXCLUSIVE, &gh);
+			assert_int_equal(gfs2_trans_begin(s.m.sdp->sd_log, 1, 0), 0);
+			assert_int_equal(gfs2_meta_new(s.m.sdp, s.b->i_gl, s.block, GFS2_METATYPE_IN, GFS2_FORMAT_IN,
+						       &made), -EIO);
+			gfs2_trans_end(s.m.sdp->sd_log);
+			gfs2_glock_dq_uninit(&gh);
+		}
+		assert_true(gfs2_withdrawn(s.m.sdp));
+		assert_true(buf_test(bh, B_DIRTY));
+		assert_memory_equal(bh->b_data, data, BS);
+		buf_put(bh);
+		gfs2_inode_put(s.a);
+		gfs2_inode_put(s.b);
+		assert_int_equal(gfs2_unmount(s.m.sdp), -EIO);
+		io_engine_close(s.m.e);
+		msg_set_level(MSG_INFO);
+	}
+}
+
+static int run(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_data_into_metadata),
+		cmocka_unit_test(test_metadata_over_data),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
+
+int main(void)
+{
+	return vol_main(run);
+}
