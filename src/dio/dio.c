@@ -316,20 +316,20 @@ static bool times_are_current(struct gfs2_inode *ip, const struct timespec *now)
 /* dio_mtime=strict: as the kernel, EX and a transaction before DF whenever the tick has changed. */
 static int dio_update_time_strict(struct gfs2_inode *ip)
 {
-	struct gfs2_sbd *sdp = ip->i_sbd;
 	struct timespec now = current_time();
 	struct gfs2_holder gh;
+	struct gfs2_bh *dibh;
 	int error = gfs2_glock_nq_init(ip->i_gl, LM_ST_EXCLUSIVE, 0, &gh);
 
 	if (error)
 		return error;
 	if (!times_are_current(ip, &now)) {
-		error = gfs2_trans_begin(sdp->sd_log, 1, 0);
+		error = gfs2_dinode_trans_begin(ip, 1, &dibh);
 		if (!error) {
 			ip->i_mtime = ip->i_ctime = now;
 			error = gfs2_dinode_log(ip);
 			gfs2_inode_note_log(ip, true);
-			gfs2_trans_end(sdp->sd_log);
+			gfs2_dinode_trans_end(ip, dibh);
 		}
 	}
 	gfs2_glock_dq_uninit(&gh);

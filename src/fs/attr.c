@@ -87,7 +87,7 @@ bool gfs2_has_privs(struct gfs2_inode *ip, bool suidgid, bool may_block)
 
 int gfs2_remove_privs_locked(struct gfs2_inode *ip, bool suidgid)
 {
-	struct gfs2_sbd *sdp = ip->i_sbd;
+	struct gfs2_bh *dibh;
 	int error = 0;
 
 	if (!gfs2_has_privs(ip, suidgid, true))
@@ -99,14 +99,14 @@ int gfs2_remove_privs_locked(struct gfs2_inode *ip, bool suidgid)
 	/* Its mode cannot change, so who would have to change it cannot write. */
 	if (ip->i_diskflags & (GFS2_DIF_IMMUTABLE | GFS2_DIF_APPENDONLY))
 		return -EPERM;
-	error = gfs2_trans_begin(sdp->sd_log, 1, 0);
+	error = gfs2_dinode_trans_begin(ip, 1, &dibh);
 	if (error)
 		return error;
 	gfs2_pending_mtime_fold(ip);
 	gfs2_kill_priv(ip);
 	ip->i_ctime = current_time();
 	error = gfs2_dinode_log(ip);
-	gfs2_trans_end(sdp->sd_log);
+	gfs2_dinode_trans_end(ip, dibh);
 	return error ? error : 1;
 }
 
@@ -190,6 +190,7 @@ static int setattr_locked(struct gfs2_inode *ip, const struct stat *attr, int va
 	const struct gfs2_ctx *ctx = current_ctx();
 	struct gfs2_sbd *sdp = ip->i_sbd;
 	char acl[ACL_MAX_SIZE];
+	struct gfs2_bh *dibh = NULL;
 	struct ea_change c;
 	int error = may_change(ip, valid), has_acl = 0;
 
@@ -207,7 +208,10 @@ static int setattr_locked(struct gfs2_inode *ip, const struct stat *attr, int va
 	}
 	if (error)
 		return error;
-	error = gfs2_trans_begin(sdp->sd_log, 1 + (has_acl ? c.trans : 0), has_acl ? c.revokes : 0);
+	/* What cannot be read is an error of the call; in the transaction it would be the end of the mount. */
+	error = gfs2_meta_inode_buffer(ip, &dibh);
+	if (!error)
+		error = gfs2_trans_begin(sdp->sd_log, 1 + (has_acl ? c.trans : 0), has_acl ? c.revokes : 0);
 	if (!error) {
 		apply_attr(ip, attr, valid);
 		if (has_acl)
@@ -216,6 +220,7 @@ static int setattr_locked(struct gfs2_inode *ip, const struct stat *attr, int va
 			error = gfs2_dinode_log(ip);
 		error = namei_trans_end(sdp, error, "setattr");
 	}
+	buf_put(dibh);
 	if (has_acl)
 		ea_change_end(&c);
 	return error;

@@ -169,6 +169,24 @@ int gfs2_dinode_log_times(struct gfs2_inode *ip)
 	return dinode_log(ip, true);
 }
 
+int gfs2_dinode_trans_begin(struct gfs2_inode *ip, unsigned blocks, struct gfs2_bh **dibh)
+{
+	int error = gfs2_meta_inode_buffer(ip, dibh);
+
+	if (error)
+		return error;
+	error = gfs2_trans_begin(ip->i_sbd->sd_log, blocks, 0);
+	if (error)
+		buf_put(*dibh);
+	return error;
+}
+
+void gfs2_dinode_trans_end(struct gfs2_inode *ip, struct gfs2_bh *dibh)
+{
+	gfs2_trans_end(ip->i_sbd->sd_log);
+	buf_put(dibh);
+}
+
 void gfs2_inode_note_log(struct gfs2_inode *ip, bool only_times)
 {
 	uint64_t seq = gfs2_trans_batch_seq(ip->i_sbd->sd_log);

@@ -145,7 +145,7 @@ bool gfs2_pending_mtime_fold(struct gfs2_inode *ip)
 	return was;
 }
 
-static bool is_pending(struct gfs2_inode *ip)
+bool gfs2_pending_mtime_any(struct gfs2_inode *ip)
 {
 	bool pending;
 
@@ -211,18 +211,18 @@ static int nq_unless_hunt(struct gfs2_inode *ip, unsigned flags, struct gfs2_hol
 
 int gfs2_pending_mtime_publish_held(struct gfs2_inode *ip)
 {
-	struct gfs2_log *log = ip->i_sbd->sd_log;
+	struct gfs2_bh *dibh;
 	int error;
 
 	gfs2_assert_held(ip->i_gl, true);
-	if (!is_pending(ip))
+	if (!gfs2_pending_mtime_any(ip))
 		return 0;
-	error = gfs2_trans_begin(log, 1, 0);
+	error = gfs2_dinode_trans_begin(ip, 1, &dibh);
 	if (error)
 		return error;
 	gfs2_pending_mtime_fold(ip);
 	error = gfs2_dinode_log_times(ip);
-	gfs2_trans_end(log);
+	gfs2_dinode_trans_end(ip, dibh);
 	return error;
 }
 
@@ -232,7 +232,7 @@ static int publish(struct gfs2_inode *ip, unsigned flags, bool timer)
 	struct gfs2_holder gh;
 	int error;
 
-	if (!ip->i_sbd->sd_log || ip->i_sbd->sd_ro || !is_pending(ip))
+	if (!ip->i_sbd->sd_log || ip->i_sbd->sd_ro || !gfs2_pending_mtime_any(ip))
 		return 0;
 	error = timer ? nq_unless_hunt(ip, flags, &gh) : gfs2_glock_nq_init(ip->i_gl, LM_ST_EXCLUSIVE, flags, &gh);
 	if (error)
@@ -284,7 +284,7 @@ static bool is_due(struct gfs2_inode *ip, uint64_t now, unsigned *flags, uint64_
 	return due;
 }
 
-/* Other nodes write to it, too. */
+/* Other nodes write to it, too; or it cannot be done now. */
 static void put_off(struct gfs2_inode *ip, uint64_t now, uint64_t *next)
 {
 	rmutex_lock(&ip->i_lock);
@@ -304,11 +304,13 @@ static void publish_one(struct gfs2_inode *ip, bool timer, uint64_t *next)
 	if (timer && !is_due(ip, now, &flags, next))
 		return;
 	error = publish(ip, flags, timer);
-	if (error == GLR_TRYFAILED)
-		put_off(ip, now, next);
-	else if (error == -EAGAIN)
+	if (error == -EAGAIN) {
 		*next = now;
-	else if (error)
+		return;
+	}
+	if (error)
+		put_off(ip, now, next);
+	if (error && error != GLR_TRYFAILED)
 		fs_err("inode %llu: cannot publish the times of direct writes", (unsigned long long)ip->i_no_addr);
 }
 

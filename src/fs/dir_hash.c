@@ -19,6 +19,7 @@
  * when nobody holds the glock.
  */
 #include "fs/dirent.h"
+#include "fs/namei_i.h"
 #include "util/seeded.h"
 
 static inline uint32_t table_bytes(unsigned depth)
@@ -519,7 +520,8 @@ static int dealloc_chain(struct gfs2_inode *dip, uint64_t leaf, uint32_t first, 
 		dip->i_mode = (dip->i_mode & ~(uint32_t)S_IFMT) | S_IFREG;
 	if (!error)
 		error = gfs2_dinode_log(dip);
-	gfs2_trans_end(sdp->sd_log);
+	/* Blocks that are free, and in the table all the same, must not be committed. */
+	error = namei_trans_end(sdp, error, "freeing a directory");
 out:
 	gfs2_rlist_free(&rl);
 	return error;

@@ -176,15 +176,15 @@ static int run_linked(struct gfs2_filler *filler, unsigned n)
 /* No hole: somebody else has filled them meanwhile. */
 static int write_mapped_only(struct fill_op *op)
 {
-	struct gfs2_log *log = op->ip->i_sbd->sd_log;
+	struct gfs2_bh *dibh;
 	int error = send_data(op, 0, 0);
 
 	if (!error)
-		error = gfs2_trans_begin(log, 1, 0);
+		error = gfs2_dinode_trans_begin(op->ip, 1, &dibh);
 	if (error)
 		return error;
 	error = log_dinode(op, op->size, op->size <= op->ip->i_size);
-	gfs2_trans_end(log);
+	gfs2_dinode_trans_end(op->ip, dibh);
 	return error;
 }
 

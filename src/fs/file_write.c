@@ -14,7 +14,8 @@
  *     or another program left behind EOF in the last block is zeroed before the file grows over it.
  *  2. A block is only read from the device if some of its old contents stay.
  *  3. Nobody is left with a size that includes blocks that could not be allocated.
- *  4. The amount of dirty data is bounded: a writer that goes beyond its share writes back first.
+ *  4. Size, times and mode change with the transaction that logs them, and not if that fails.
+ *  5. The amount of dirty data is bounded: a writer that goes beyond its share writes back first.
  *
  * Needs from callers: EX on the inode, no transaction.
  */
@@ -30,8 +31,8 @@ struct write_op {
 	const char *src;	/* of @pos */
 	uint64_t pos, end;	/* bytes; the chunk */
 	uint64_t old_size;
-	bool jdata;
-	bool changed;		/* suid or a pending time was folded in: the dinode must be logged */
+	bool jdata, kill_priv;
+	bool changed;		/* suid goes or a pending time is folded in: the dinode must be logged */
 
 	/* the plan */
 	uint64_t holes;		/* blocks to allocate */
@@ -72,19 +73,28 @@ static bool dinode_current(const struct write_op *op)
 	       same_time(&ip->i_ctime, &now);
 }
 
-/* In the transaction: size and times. */
+/* In the transaction, with the dinode at hand (write_chunk()): nothing of this is undone. */
+static void touch(struct write_op *op, uint64_t end)
+{
+	struct gfs2_inode *ip = op->ip;
+
+	gfs2_pending_mtime_fold(ip);
+	if (op->kill_priv)
+		gfs2_kill_priv(ip);
+	if (end > ip->i_size)
+		ip->i_size = end;
+	ip->i_mtime = ip->i_ctime = current_time();
+	op->changed = false;
+}
+
+/* The same, and logged. */
 static int update_dinode(struct write_op *op, uint64_t end)
 {
 	struct gfs2_inode *ip = op->ip;
 	bool only_times = !op->holes && !op->jdata && end <= ip->i_size;
-	int error;
 
-	if (end > ip->i_size)
-		ip->i_size = end;
-	ip->i_mtime = ip->i_ctime = current_time();
-	error = only_times ? gfs2_dinode_log_times(ip) : gfs2_dinode_log(ip);
-	op->changed = false;
-	return error;
+	touch(op, end);
+	return only_times ? gfs2_dinode_log_times(ip) : gfs2_dinode_log(ip);
 }
 
 /* --- stuffed --- */
@@ -107,11 +117,8 @@ static int write_stuffed(struct write_op *op)
 	if (op->pos > ip->i_size)
 		memset(payload + ip->i_size, 0, op->pos - ip->i_size);
 	memcpy(payload + op->pos, op->src, op->end - op->pos);
-	if (op->end > ip->i_size)
-		ip->i_size = op->end;
-	ip->i_mtime = ip->i_ctime = current_time();
+	touch(op, op->end);
 	error = gfs2_dinode_log(ip);
-	op->changed = false;
 	gfs2_trans_end(log);
 out:
 	buf_put(bh);
@@ -467,8 +474,7 @@ static int write_alloc(struct write_op *op)
 	return error ? error : write_mapped(op);
 }
 
-/* One chunk from op->pos; op->end says how far it came. */
-static int write_chunk(struct write_op *op)
+static int write_chunk_held(struct write_op *op)
 {
 	struct gfs2_inode *ip = op->ip;
 	uint32_t bsize = ip->i_sbd->sd_bsize;
@@ -498,6 +504,22 @@ static int write_chunk(struct write_op *op)
 	return op->holes ? write_alloc(op) : write_mapped(op);
 }
 
+/*
+ * One chunk from op->pos; op->end says how far it came.  The dinode's buffer is kept all the time: if it cannot be read, nothing has been
+ * done yet, and in the transactions gfs2_dinode_log() need not read.
+ */
+static int write_chunk(struct write_op *op)
+{
+	struct gfs2_bh *dibh;
+	int error = gfs2_meta_inode_buffer(op->ip, &dibh);
+
+	if (error)
+		return error;
+	error = write_chunk_held(op);
+	buf_put(dibh);
+	return error;
+}
+
 static void throttle(struct gfs2_inode *ip)
 {
 	struct gfs2_sbd *sdp = ip->i_sbd;
@@ -515,7 +537,7 @@ static void throttle(struct gfs2_inode *ip)
 int64_t gfs2_file_write(struct gfs2_inode *ip, const void *buf, uint64_t pos, uint32_t size,
 			bool kill_priv)
 {
-	struct write_op op = { .ip = ip, .jdata = gfs2_is_jdata(ip) };
+	struct write_op op = { .ip = ip, .jdata = gfs2_is_jdata(ip), .kill_priv = kill_priv };
 	uint64_t end;
 	uint32_t done = 0;
 	int error = 0;
@@ -530,9 +552,7 @@ int64_t gfs2_file_write(struct gfs2_inode *ip, const void *buf, uint64_t pos, ui
 	end = min_t(uint64_t, pos + size, INT64_MAX);
 	if (pos > ip->i_size && !gfs2_is_stuffed(ip))
 		error = gfs2_zero_tail(ip, ip->i_size);
-	op.changed = gfs2_pending_mtime_fold(ip);
-	if (kill_priv && gfs2_kill_priv(ip))
-		op.changed = true;
+	op.changed = gfs2_pending_mtime_any(ip) || (kill_priv && gfs2_has_privs(ip, true, false));
 	while (!error && pos + done < end) {
 		op.src = (const char *)buf + done;
 		op.pos = pos + done;

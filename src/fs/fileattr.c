@@ -136,7 +136,7 @@ static int settle_data(struct gfs2_inode *ip)
 /* EX held. */
 static int set_flags(struct gfs2_inode *ip, uint32_t flags)
 {
-	struct gfs2_log *log = ip->i_sbd->sd_log;
+	struct gfs2_bh *dibh;
 	uint32_t diskflags = 0;
 	int error = has_flags(ip) ? new_diskflags(ip, flags, &diskflags) : -ENOTTY;
 
@@ -145,14 +145,14 @@ static int set_flags(struct gfs2_inode *ip, uint32_t flags)
 	if (S_ISREG(ip->i_mode) && (diskflags ^ ip->i_diskflags) & GFS2_DIF_JDATA)
 		error = settle_data(ip);
 	if (!error)
-		error = gfs2_trans_begin(log, 1, 0);
+		error = gfs2_dinode_trans_begin(ip, 1, &dibh);
 	if (error)
 		return error;
 	gfs2_pending_mtime_fold(ip);
 	ip->i_diskflags = diskflags;
 	ip->i_ctime = current_time();
 	error = gfs2_dinode_log(ip);
-	gfs2_trans_end(log);
+	gfs2_dinode_trans_end(ip, dibh);
 	return error;
 }
 

@@ -84,21 +84,17 @@ static enum lm_state glock_state(struct gfs2_glock *gl)
 /* EX is held by the node and, during the transition, by no holder. */
 static int publish_under_ex(struct gfs2_inode *ip)
 {
-	struct gfs2_log *log = ip->i_sbd->sd_log;
-	bool pending;
+	struct gfs2_bh *dibh;
 	int error;
 
-	rmutex_lock(&ip->i_lock);
-	pending = ip->i_pending_mtime;
-	rmutex_unlock(&ip->i_lock);
-	if (!pending || !ip->i_valid || !ip->i_nlink)
+	if (!gfs2_pending_mtime_any(ip) || !ip->i_valid || !ip->i_nlink)
 		return 0;
-	error = gfs2_trans_begin(log, 1, 0);
+	error = gfs2_dinode_trans_begin(ip, 1, &dibh);
 	if (error)
 		return error;
 	gfs2_pending_mtime_fold(ip);
 	error = gfs2_dinode_log_times(ip);
-	gfs2_trans_end(log);
+	gfs2_dinode_trans_end(ip, dibh);
 	return error;
 }
 

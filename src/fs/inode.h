@@ -250,9 +250,19 @@ int gfs2_dinode_in(struct gfs2_inode *ip, const struct gfs2_bh *bh);
 void gfs2_dinode_out(const struct gfs2_inode *ip, void *block);
 /* The dinode's buffer (any holder). */
 int gfs2_meta_inode_buffer(struct gfs2_inode *ip, struct gfs2_bh **out);
-/* In a transaction, EX: log the dinode as it is in core. */
+/*
+ * In a transaction, EX: log the dinode as it is in core.  Fails if the dinode has to be read and cannot be: whoever changes the inode before that
+ * keeps the dinode's buffer from before the transaction on (gfs2_dinode_trans_begin()), has it in the transaction already, or withdraws after
+ * an error (namei_trans_end()).
+ */
 int gfs2_dinode_log(struct gfs2_inode *ip);
 int gfs2_dinode_log_times(struct gfs2_inode *ip); /* the same when only time stamps changed: fdatasync does not wait */
+/*
+ * EX: a transaction of @blocks with the dinode at hand: a device that cannot read it fails the call before anything has been changed in core or in
+ * the log.  *@dibh is for gfs2_dinode_trans_end().  (When the mount withdraws meanwhile gfs2_dinode_log() fails all the same.)
+ */
+int gfs2_dinode_trans_begin(struct gfs2_inode *ip, unsigned blocks, struct gfs2_bh **dibh);
+void gfs2_dinode_trans_end(struct gfs2_inode *ip, struct gfs2_bh *dibh);
 /*
  * Note that the current transaction changed @ip (fsync); @only_times: fdatasync need not wait for
  * it.
@@ -323,6 +333,7 @@ void gfs2_pending_mtime_set(struct gfs2_inode *ip, struct timespec t);
  * dinode).
  */
 bool gfs2_pending_mtime_fold(struct gfs2_inode *ip);
+bool gfs2_pending_mtime_any(struct gfs2_inode *ip); /* is there one? */
 /* Takes EX + a transaction if there is a pending time (fsync, close, timer). */
 int gfs2_pending_mtime_publish(struct gfs2_inode *ip);
 /* The same under the caller's EX; no transaction. */

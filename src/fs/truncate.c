@@ -497,8 +497,8 @@ static int grow_unstuff(struct gfs2_inode *ip, uint64_t size)
 
 static int grow(struct gfs2_inode *ip, uint64_t size)
 {
-	struct gfs2_log *log = ip->i_sbd->sd_log;
 	bool times_only = size == ip->i_size;
+	struct gfs2_bh *dibh;
 	int error;
 
 	if (gfs2_is_stuffed(ip))
@@ -506,13 +506,13 @@ static int grow(struct gfs2_inode *ip, uint64_t size)
 							  truncate_stuffed(ip, size);
 	error = times_only ? 0 : gfs2_zero_tail(ip, ip->i_size);
 	if (!error)
-		error = gfs2_trans_begin(log, 1, 0);
+		error = gfs2_dinode_trans_begin(ip, 1, &dibh);
 	if (error)
 		return error;
 	ip->i_size = size;
 	set_times(ip);
 	error = times_only ? gfs2_dinode_log_times(ip) : gfs2_dinode_log(ip);
-	gfs2_trans_end(log);
+	gfs2_dinode_trans_end(ip, dibh);
 	return error;
 }
 

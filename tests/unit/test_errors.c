@@ -4,6 +4,8 @@
  * volume, and that the process goes on.
  */
 #include "volfile.h"
+#include <linux/falloc.h>
+#include <linux/fs.h>
 #include <linux/fuse.h>
 #include "fs/falloc.h"
 #include "fs/file.h"
@@ -182,11 +184,191 @@ static void test_metadata_over_data(void **state)
 	}
 }
 
+/* --- the dinode cannot be read --- */
+
+static void fault(struct mounted *m, uint64_t block, const char *rest)
+{
+	char text[100];
+	struct io_fault f;
+
+	snprintf(text, sizeof(text), "op=read,cls=meta,pos=%" PRIu64 ",len=%u,error=5%s", block * BS, BS, rest);
+	assert_int_equal(io_fault_parse(text, &f), 0);
+	assert_int_equal(io_fault_add(m->e, &f), 0);
+}
+
+/* What is in memory of it is all in place, and is not needed to be read again but for the block. */
+static void evict_block(struct gfs2_sbd *sdp, uint64_t block)
+{
+	assert_int_equal(gfs2_log_sync(sdp->sd_log), 0);
+	assert_int_equal(gfs2_ail_flush(sdp->sd_log), 0);
+	buf_forget(sdp->sd_bufs, block, 1);
+}
+
+static int64_t do_append(struct gfs2_inode *ip)
+{
+	int64_t ret = write_at(ip, data, ip->i_size, 10);
+
+	return ret == 10 ? 0 : ret;
+}
+
+static int64_t do_append_block(struct gfs2_inode *ip)
+{
+	int64_t ret = write_at(ip, data, ALIGN_UP(ip->i_size, (uint64_t)BS), BS);
+
+	return ret == BS ? 0 : ret;
+}
+
+static int64_t do_overwrite(struct gfs2_inode *ip)
+{
+	int64_t ret = write_at(ip, data, 5, 10);
+
+	return ret == 10 ? 0 : ret;
+}
+
+/* Takes the set-user-ID bit, too. */
+static int64_t do_overwrite_suid(struct gfs2_inode *ip)
+{
+	struct gfs2_holder gh;
+	int64_t ret;
+
+	lock(ip, LM_ST_EXCLUSIVE, &gh);
+	ret = gfs2_file_write(ip, data, 5, 10, true);
+	gfs2_glock_dq_uninit(&gh);
+	return ret == 10 ? 0 : ret;
+}
+
+static int64_t do_grow(struct gfs2_inode *ip)
+{
+	return gfs2_setattr_size(ip, ip->i_size + 3000);
+}
+
+static int64_t do_cut(struct gfs2_inode *ip)
+{
+	return gfs2_setattr_size(ip, 0);
+}
+
+static int64_t do_allocate(struct gfs2_inode *ip)
+{
+	return gfs2_fallocate(ip, 0, 0, ip->i_size + 2 * BS, false);
+}
+
+static int64_t do_punch(struct gfs2_inode *ip)
+{
+	return gfs2_fallocate(ip, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, BS, false);
+}
+
+static int64_t do_fill(struct gfs2_inode *ip)
+{
+	struct gfs2_fill f = { aligned_alloc(4096, BS), 0, BS };
+	struct gfs2_holder gh;
+	uint64_t seq;
+	int ret;
+
+	memset((char *)(uintptr_t)f.buf, 'f', BS);
+	lock(ip, LM_ST_EXCLUSIVE, &gh);
+	ret = gfs2_file_fill(ip, &f, 1, &seq);
+	gfs2_glock_dq_uninit(&gh);
+	free((char *)(uintptr_t)f.buf);
+	return ret;
+}
+
+static int64_t do_chmod(struct gfs2_inode *ip)
+{
+	return chmod_to(ip, 04711);
+}
+
+static int64_t do_remove_privs(struct gfs2_inode *ip)
+{
+	int ret = gfs2_remove_privs(ip, true);
+
+	return ret == 1 ? 0 : ret;
+}
+
+static int64_t do_flags(struct gfs2_inode *ip)
+{
+	return gfs2_fileattr_set(ip, FS_NOATIME_FL);
+}
+
+static int64_t do_publish(struct gfs2_inode *ip)
+{
+	struct gfs2_holder gh;
+
+	lock(ip, LM_ST_EXCLUSIVE, &gh);
+	gfs2_glock_dq_uninit(&gh);
+	return gfs2_pending_mtime_publish(ip);
+}
+
+static void in_core(struct gfs2_inode *ip, struct stat *st, uint32_t *flags)
+{
+	struct gfs2_holder gh;
+
+	lock(ip, LM_ST_SHARED, &gh);
+	gfs2_getattr(ip, st);
+	*flags = ip->i_diskflags;
+	gfs2_glock_dq_uninit(&gh);
+}
+
+/* What fails because the dinode is not there to be changed has changed nothing, in core either, and can be done again. */
+static void test_dinode_unreadable(void **state)
+{
+	static const struct {
+		const char *name;
+		int64_t (*op)(struct gfs2_inode *ip);
+		bool pending; /* a time of direct writes, to be folded in */
+	} ops[] = {
+		{ "append", do_append, true }, { "append a block", do_append_block, true }, { "overwrite", do_overwrite, true },
+		{ "overwrite suid", do_overwrite_suid, false }, { "grow", do_grow, true }, { "cut", do_cut, true },
+		{ "allocate", do_allocate, true }, { "punch", do_punch, true }, { "fill", do_fill, true },
+		{ "chmod", do_chmod, true }, { "remove privs", do_remove_privs, true }, { "flags", do_flags, true },
+		{ "publish", do_publish, true },
+	};
+	struct mounted m;
+
+	memset(data, 'd', sizeof(data));
+	vol_make(BS, 64, 1, "");
+	m = do_mount();
+	for (unsigned i = 0; i < ARRAY_SIZE(ops); i++) {
+		struct gfs2_inode *ip = make_file(m.sdp, ops[i].name);
+		struct timespec later;
+		struct stat before, after;
+		uint32_t flags[2];
+
+		assert_int_equal(write_at(ip, data, 0, BS + 1000), BS + 1000);
+		assert_int_equal(chmod_to(ip, 04755), 0);
+		evict_block(m.sdp, ip->i_no_addr);
+		later = ip->i_mtime;
+		later.tv_sec += 5;
+		if (ops[i].pending)
+			gfs2_pending_mtime_set(ip, later);
+		in_core(ip, &before, &flags[0]);
+		fault(&m, ip->i_no_addr, "");
+		msg_set_level((enum msg_level)-1);
+		if (ops[i].op(ip) != -EIO)
+			fail_msg("%s: no error", ops[i].name);
+		msg_set_level(MSG_INFO);
+		io_fault_clear(m.e);
+		assert_false(gfs2_withdrawn(m.sdp));
+		in_core(ip, &after, &flags[1]);
+		if (memcmp(&before, &after, sizeof(before)) || flags[0] != flags[1])
+			fail_msg("%s: changed by what failed: size %lu, then %lu; mode %o, %o; mtime %ld, %ld; flags %x, %x",
+				 ops[i].name, before.st_size, after.st_size, before.st_mode, after.st_mode,
+				 before.st_mtim.tv_sec, after.st_mtim.tv_sec, flags[0], flags[1]);
+		if (ops[i].op(ip))
+			fail_msg("%s: not again", ops[i].name);
+		/* The time is not lost either. */
+		in_core(ip, &after, &flags[1]);
+		assert_false(ip->i_pending_mtime);
+		gfs2_inode_put(ip);
+	}
+	do_unmount(&m);
+}
+
 static int run(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_data_into_metadata),
 		cmocka_unit_test(test_metadata_over_data),
+		cmocka_unit_test(test_dinode_unreadable),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
