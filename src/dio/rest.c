@@ -68,17 +68,6 @@ static int rest_nq(struct gfs2_inode *ip, struct gfs2_holder *gh)
 	return error;
 }
 
-/* EX held; what is written has still to be made durable. */
-static int write_buffered(struct gfs2_inode *ip, const struct gfs2_fill *f)
-{
-	int64_t ret = gfs2_file_write(ip, f->buf, f->pos, f->len, false);
-
-	if (ret < 0)
-		return (int)ret;
-	/* A short answer would become EIO for asynchronous callers. */
-	return ret == f->len ? 0 : -ENOSPC;
-}
-
 /* @through: the data are written under EX, so that they can be taken back. */
 static int rest_buffered(struct gfs2_inode *ip, struct gfs2_rest *r, bool through)
 {
@@ -91,7 +80,9 @@ static int rest_buffered(struct gfs2_inode *ip, struct gfs2_rest *r, bool throug
 	rest_stop(ip, r);
 	r->eof[0] = ip->i_size;
 	errors = mapping_errors(&ip->i_data);
-	r->error = through ? gfs2_file_write_through(ip, &r->fill, 1) : write_buffered(ip, &r->fill);
+	/* A short answer would become EIO for asynchronous callers. */
+	r->error = through ? gfs2_file_write_through(ip, &r->fill, 1) :
+			     gfs2_file_write_all(ip, r->fill.buf, r->fill.pos, r->fill.len);
 	r->eof[1] = ip->i_size;
 	gfs2_glock_dq_uninit(&gh);
 	rest_written(ip, r);

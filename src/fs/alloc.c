@@ -99,6 +99,33 @@ int gfs2_alloc_meta_missing(struct gfs2_inode *ip, uint64_t lblock, unsigned *mi
 	return error;
 }
 
+int gfs2_alloc_read_path(struct gfs2_inode *ip, uint64_t lblock, struct gfs2_bh **path, unsigned *nr)
+{
+	struct gfs2_sbd *sdp = ip->i_sbd;
+	int error = gfs2_meta_inode_buffer(ip, &path[0]);
+
+	*nr = !error;
+	/* In a tree that becomes higher all that leads there is new. */
+	if (error || lblock >= sdp->sd_heightsize[ip->i_height] >> sdp->sd_bsize_shift)
+		return error;
+	for (unsigned level = 0; level + 1 < ip->i_height; level++) {
+		uint64_t idx = lblock / gfs2_span(sdp, ip->i_height, level);
+		uint64_t blkno = be64_to_cpu(gfs2_metaptrs(path[level], level)[level ? idx % sdp->sd_inptrs : idx]);
+
+		if (!blkno)
+			break;
+		error = gfs2_check_pointer(ip, blkno);
+		if (!error)
+			error = gfs2_meta_read(sdp, ip->i_gl, blkno, GFS2_METATYPE_IN, &path[level + 1]);
+		if (error)
+			break;
+		++*nr;
+	}
+	while (error && *nr)
+		buf_put(path[--*nr]);
+	return error;
+}
+
 unsigned gfs2_alloc_trans_blocks(const struct gfs2_alloc *ap, unsigned meta, unsigned blocks)
 {
 	const unsigned dinode = 1, statfs = 1;
@@ -216,7 +243,7 @@ int gfs2_alloc_extent(struct gfs2_inode *ip, struct gfs2_alloc *ap, uint64_t lbl
 {
 	unsigned idx[GFS2_MAX_META_HEIGHT], height = height_for(ip, lblock);
 	struct gfs2_bh *bh;
-	int error;
+	int error, error2;
 
 	gfs2_assert_held(ip->i_gl, true);
 	GFS2_BUG_ON(gfs2_is_stuffed(ip) || !*len || lblock >= gfs2_max_lblock(ip->i_sbd));
@@ -236,11 +263,15 @@ int gfs2_alloc_extent(struct gfs2_inode *ip, struct gfs2_alloc *ap, uint64_t lbl
 		struct extent e = { lblock, *len, *pblock };
 
 		extmap_insert(&ip->i_map, &e);
-		error = gfs2_dinode_log(ip);
 	}
 out:
+	/*
+	 * Also when an indirect block could not be read: what has been made until then, a higher tree above all, is in the transaction, and the
+	 * dinode has to agree.  It is pinned: this does not fail but after a withdraw.
+	 */
+	error2 = gfs2_dinode_log(ip);
 	buf_put(bh);
-	return error;
+	return error ? error : error2;
 }
 
 /* The contents of a stuffed inode into its new block 0. */

@@ -10,7 +10,7 @@
  *  1. Neither a crash nor an error of the device in the middle lets anybody see what was in a block before: if the contents cannot be
  *     written the hole stays a hole.
  *  2. Each piece (one run, all metadata that leads to it) is one transaction.
- *  3. Nobody waits for the device inside a transaction, and no commit waits for the contents.
+ *  3. Nobody waits for the device inside a transaction, and no commit waits for the contents: the tree is read before.
  *
  * The price: the resource group is held EX while the contents are written.
  *
@@ -26,7 +26,47 @@ struct piece {
 	uint64_t len;		/* blocks, from the first hole's first on */
 	unsigned worst, meta;	/* blocks of metadata: that may be logged; that are reserved */
 	struct gfs2_alloc ap;
+	struct gfs2_bh **held;	/* of the tree */
+	unsigned nr_held, cap_held;
 };
+
+/*
+ * Keep what the transaction will look at of the tree: if some of it could not be read only then, the blocks before would be the file's already,
+ * behind its end perhaps.
+ */
+static int hold_tree(struct piece *p)
+{
+	uint32_t inptrs = p->ip->i_sbd->sd_inptrs;
+	uint64_t left = p->len, last = UINT64_MAX;
+	int error = 0;
+
+	for (unsigned i = 0; left && !error; i++) {
+		uint64_t l = p->holes[i].lblock, n = min_t(uint64_t, left, p->holes[i].len), end = l + n;
+
+		for (; l < end && !error; l += inptrs - l % inptrs) {
+			unsigned nr;
+
+			if (l / inptrs == last)
+				continue;
+			last = l / inptrs;
+			if (p->nr_held + GFS2_MAX_META_HEIGHT > p->cap_held) {
+				p->cap_held = 2 * p->cap_held + GFS2_MAX_META_HEIGHT;
+				p->held = xrealloc(p->held, p->cap_held * sizeof(*p->held));
+			}
+			error = gfs2_alloc_read_path(p->ip, l, p->held + p->nr_held, &nr);
+			p->nr_held += nr;
+		}
+		left -= n;
+	}
+	return error;
+}
+
+static void let_go_tree(struct piece *p)
+{
+	while (p->nr_held)
+		buf_put(p->held[--p->nr_held]);
+	free(p->held);
+}
 
 /* Metadata that the first p->len blocks may need at worst. */
 static unsigned piece_meta(const struct piece *p)
@@ -116,9 +156,13 @@ int gfs2_alloc_filled(struct gfs2_inode *ip, const struct gfs2_hole *holes, unsi
 
 	for (unsigned i = 0; i < nr && p.len < max; i++)
 		p.len = min_t(uint64_t, p.len + holes[i].len, max);
-	error = piece_reserve(&p);
-	if (error)
+	error = hold_tree(&p);
+	if (!error)
+		error = piece_reserve(&p);
+	if (error) {
+		let_go_tree(&p);
 		return error;
+	}
 	n = (unsigned)min_t(uint64_t, p.len, p.ap.allowed - p.meta);
 	error = gfs2_alloc_peek_run(ip, &p.ap, &bn, &n);
 	p.len = n;
@@ -133,6 +177,7 @@ int gfs2_alloc_filled(struct gfs2_inode *ip, const struct gfs2_hole *holes, unsi
 		gfs2_trans_end(sdp->sd_log);
 	}
 	gfs2_inplace_release(ip, &p.ap);
+	let_go_tree(&p);
 	if (!error)
 		*done = n;
 	return error;

@@ -34,10 +34,17 @@ unsigned gfs2_alloc_meta_blocks(struct gfs2_inode *ip, uint64_t lblock, uint64_t
  */
 int gfs2_alloc_meta_missing(struct gfs2_inode *ip, uint64_t lblock, unsigned *missing);
 /*
+ * Before a transaction, EX, not stuffed: the blocks of the tree that allocating at @lblock will look at, each with a reference in @path
+ * (GFS2_MAX_META_HEIGHT of them); as long as these are held gfs2_alloc_extent() reads nothing there.
+ */
+int gfs2_alloc_read_path(struct gfs2_inode *ip, uint64_t lblock, struct gfs2_bh **path, unsigned *nr);
+/*
  * In a transaction with ap reserved, EX, not stuffed: allocate data blocks for the hole at
  * @lblock, up to *@len blocks (never across an indirect block); new pointers, dinode, i_blocks,
  * i_goal are logged; the extent map is updated.  *@pblock, *@len: what was allocated.  The caller
- * sees to the contents (ordered data) before gfs2_trans_end.
+ * sees to the contents (ordered data) before gfs2_trans_end, also when a later call in the same transaction fails: what this one
+ * has linked is committed then, too.  After an error there may be more indirect blocks, but no data block has been linked (-EIO, when a block of the tree
+ * cannot be read) or the mount has withdrawn.
  */
 int gfs2_alloc_extent(struct gfs2_inode *ip, struct gfs2_alloc *ap, uint64_t lblock, uint64_t *pblock,
 		      unsigned *len);

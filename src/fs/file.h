@@ -37,11 +37,13 @@ int64_t gfs2_file_read_cached(struct gfs2_inode *ip, void *buf, uint64_t pos, ui
 /*
  * Write @size bytes at @pos, extending, allocating and unstuffing as needed.  Caller holds EX, no
  * transaction.  Sets mtime/ctime; clears suid/sgid if @kill_priv.  The data are in dirty buffers
- * (or the dinode, or the journal) at return. Returns bytes written (short only on -ENOSPC after
- * progress) or -errno: -EFBIG, -ENOSPC, -EIO.
+ * (or the dinode, or the journal) at return. Returns bytes written (short only after an error that came after
+ * progress, of which the call for the rest will tell) or -errno: -EFBIG, -ENOSPC, -EIO; then size, times and mode are as they were.
  */
 int64_t gfs2_file_write(struct gfs2_inode *ip, const void *buf, uint64_t pos, uint32_t size,
 			bool kill_priv);
+/* For who cannot tell of a short write: 0, or the error, before which some may have been written. */
+int gfs2_file_write_all(struct gfs2_inode *ip, const void *buf, uint64_t pos, uint32_t size);
 
 /* One of several writes of whole blocks. */
 struct gfs2_fill {

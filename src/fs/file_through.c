@@ -83,15 +83,13 @@ static void forget(struct before *b)
 /* Back into the inode. */
 static int stuff_again(struct gfs2_inode *ip, const struct before *b)
 {
-	int64_t ret;
+	int error;
 
 	if (gfs2_is_stuffed(ip))
 		return 0;
 	/* If the size has not moved, there may be blocks behind it. */
-	ret = ip->i_size ? gfs2_truncate(ip, 0) : gfs2_truncate_resume(ip);
-	if (!ret && b->size)
-		ret = gfs2_file_write(ip, b->payload, 0, (uint32_t)b->size, false);
-	return ret < 0 ? (int)ret : 0;
+	error = ip->i_size ? gfs2_truncate(ip, 0) : gfs2_truncate_resume(ip);
+	return error ? error : gfs2_file_write_all(ip, b->payload, 0, (uint32_t)b->size);
 }
 
 static int undo(struct gfs2_inode *ip, const struct before *b)
@@ -108,16 +106,6 @@ static int undo(struct gfs2_inode *ip, const struct before *b)
 	return error;
 }
 
-static int write_one(struct gfs2_inode *ip, const struct gfs2_fill *f)
-{
-	int64_t ret = gfs2_file_write(ip, f->buf, f->pos, f->len, false);
-
-	if (ret < 0)
-		return (int)ret;
-	/* A short answer would become EIO for asynchronous callers. */
-	return ret == f->len ? 0 : -ENOSPC;
-}
-
 int gfs2_file_write_through(struct gfs2_inode *ip, const struct gfs2_fill *fills, unsigned nr)
 {
 	struct before b;
@@ -128,7 +116,7 @@ int gfs2_file_write_through(struct gfs2_inode *ip, const struct gfs2_fill *fills
 	errors = mapping_errors(&ip->i_data);
 	error = remember(ip, fills, nr, &b);
 	for (unsigned i = 0; i < nr && !error; i++)
-		error = write_one(ip, &fills[i]);
+		error = gfs2_file_write_all(ip, fills[i].buf, fills[i].pos, fills[i].len);
 	error2 = gfs2_file_data_sync(ip);
 	if (!error2)
 		error2 = mapping_failed_since(&ip->i_data, errors);

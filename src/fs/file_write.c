@@ -15,7 +15,9 @@
  *  2. A block is only read from the device if some of its old contents stay.
  *  3. Nobody is left with a size that includes blocks that could not be allocated.
  *  4. Size, times and mode change with the transaction that logs them, and not if that fails.
- *  5. The amount of dirty data is bounded: a writer that goes beyond its share writes back first.
+ *  5. A block that has become the file's is on the device with its new contents before that is committed, whatever goes wrong later in the
+ *     transaction; what has been written before an error is a short write.
+ *  6. The amount of dirty data is bounded: a writer that goes beyond its share writes back first.
  *
  * Needs from callers: EX on the inode, no transaction.
  */
@@ -205,13 +207,16 @@ out:
 	return error;
 }
 
-static int copy_run(struct write_op *op, uint64_t lblock, uint64_t pblock, uint64_t len,
+/* *@lblock: the next one. */
+static int copy_run(struct write_op *op, uint64_t *lblock, uint64_t pblock, uint64_t len,
 		    bool is_new)
 {
 	int error = 0;
 
-	for (uint64_t i = 0; i < len && !error; i++)
-		error = copy_block(op, lblock + i, pblock + i, is_new);
+	for (uint64_t i = 0; i < len && !error; i++) {
+		error = copy_block(op, *lblock, pblock + i, is_new);
+		*lblock += !error;
+	}
 	return error;
 }
 
@@ -291,6 +296,18 @@ static void preread_end(struct write_op *op)
 	op->pre[0] = op->pre[1] = NULL;
 }
 
+/*
+ * The chunk cannot go on at file block @lblock, because of @error.  What has been copied is the file's, to be logged as if no more had been asked for;
+ * the error will be there again for who asks for the rest.  After a withdraw nothing is logged any more.
+ */
+static int end_early(struct write_op *op, uint64_t lblock, int error)
+{
+	if (lblock == op_first(op) || gfs2_withdrawn(op->ip->i_sbd))
+		return error;
+	shorten(op, lblock);
+	return 0;
+}
+
 static int copy_mapped(struct write_op *op)
 {
 	uint64_t lblock = op_first(op), end = op_end(op);
@@ -300,12 +317,10 @@ static int copy_mapped(struct write_op *op)
 		struct extent e;
 
 		error = gfs2_map_extent(op->ip, lblock, end - lblock, &e);
-		if (error)
-			return error;
-		error = copy_run(op, lblock, e.pblock, e.len, false);
-		lblock += e.len;
+		if (!error)
+			error = copy_run(op, &lblock, e.pblock, e.len, false);
 	}
-	return error;
+	return error ? end_early(op, lblock, error) : 0;
 }
 
 /*
@@ -338,20 +353,24 @@ out:
 	return error;
 }
 
-/* In the transaction: allocate and copy; the chunk ends where the reservation does. */
+/*
+ * In the transaction: allocate and copy; the chunk ends where the reservation does, or where the tree cannot be read.  What was linked before
+ * is committed all the same.  So nothing may be linked without its data: copying to new blocks reads nothing and waits for memory, so it
+ * fails only if a block turns out to be somebody else's, and then nothing is committed.
+ */
 static int fill_chunk(struct write_op *op, struct gfs2_alloc *ap, uint64_t avail)
 {
 	struct gfs2_inode *ip = op->ip;
 	uint64_t lblock = op_first(op), end = op_end(op);
 	int error = 0;
 
-	while (lblock < end) {
+	while (!error && lblock < end) {
 		struct extent e;
 		bool is_new;
 
 		error = gfs2_map_extent(ip, lblock, end - lblock, &e);
 		if (error)
-			return error;
+			break;
 		is_new = !e.pblock;
 		if (is_new) {
 			unsigned n = (unsigned)min_t(uint64_t, e.len, avail);
@@ -360,15 +379,15 @@ static int fill_chunk(struct write_op *op, struct gfs2_alloc *ap, uint64_t avail
 				break;
 			error = gfs2_alloc_extent(ip, ap, lblock, &e.pblock, &n);
 			if (error)
-				return error;
+				break;
 			e.len = n;
 			avail -= n;
 		}
-		error = copy_run(op, lblock, e.pblock, e.len, is_new);
-		if (error)
-			return error;
-		lblock += e.len;
+		error = copy_run(op, &lblock, e.pblock, e.len, is_new);
+		gfs2_assert_debug(!error || !is_new || gfs2_withdrawn(ip->i_sbd));
 	}
+	if (error)
+		return end_early(op, lblock, error);
 	shorten(op, lblock);
 	return 0;
 }
@@ -389,11 +408,11 @@ static int alloc_trans(struct write_op *op, struct gfs2_alloc *ap, unsigned wors
 		error = gfs2_unstuff(ip, NULL);
 	if (!error)
 		error = fill_chunk(op, ap, min_t(uint64_t, op->holes, ap->allowed - meta));
-	if (!error) {
-		if (!op->jdata)
-			gfs2_ordered_add(log, &ip->i_data);
+	/* Whatever the error: what has become the file's is committed, and must have its data then. */
+	if (!op->jdata)
+		gfs2_ordered_add(log, &ip->i_data);
+	if (!error)
 		error = update_dinode(op, op->end);
-	}
 	gfs2_trans_end(log);
 	return error;
 }
@@ -564,7 +583,17 @@ int64_t gfs2_file_write(struct gfs2_inode *ip, const void *buf, uint64_t pos, ui
 			done = (uint32_t)(op.end - pos);
 	}
 	throttle(ip);
-	if (error && (error != -ENOSPC || !done))
-		return error;
-	return done;
+	return error && !done ? error : (int64_t)done;
+}
+
+int gfs2_file_write_all(struct gfs2_inode *ip, const void *buf, uint64_t pos, uint32_t size)
+{
+	for (uint32_t done = 0; done < size;) {
+		int64_t ret = gfs2_file_write(ip, (const char *)buf + done, pos + done, size - done, false);
+
+		if (ret <= 0)
+			return ret ? (int)ret : -EIO;
+		done += (uint32_t)ret;
+	}
+	return 0;
 }

@@ -523,9 +523,12 @@ static int64_t write_before(struct gfs2_inode *ip, const char *buf, uint64_t pos
 	}
 	if (ret >= 0) {
 		memcpy(all, buf, size);
-		ret = write_locked(ip, all, pos, size + tail, direct);
+		if (direct)
+			ret = write_locked(ip, all, pos, size + tail, true);
+		else
+			ret = gfs2_file_write_all(ip, all, pos, (uint32_t)(size + tail));
 		if (ret >= 0)
-			ret = (uint64_t)ret == size + tail ? (int64_t)size : -ENOSPC;
+			ret = (int64_t)size;
 	}
 	free(piece);
 	free(all);

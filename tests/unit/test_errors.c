@@ -363,12 +363,137 @@ static void test_dinode_unreadable(void **state)
 	do_unmount(&m);
 }
 
+/* --- the tree cannot be read, in the middle of a transaction --- */
+
+#define JUNK '\245'
+
+/*
+ * A volume whose free blocks are full of JUNK, and a file with two indirect blocks: of @size blocks, none of them allocated but the first and (behind
+ * the end) 609.  The second indirect block is not in memory and cannot be read; what it holds is known.
+ */
+static struct gfs2_inode *make_torn(struct mounted *m, uint64_t size)
+{
+	const uint64_t blocks[] = { 0, 508, 509, 609, 700 };
+	struct gfs2_inode *ip;
+	struct gfs2_holder gh;
+	struct gfs2_bh *bh;
+	struct extent e;
+	uint64_t second;
+
+	snprintf(vol_path, sizeof(vol_path), "%s/volume", vol_dir);
+	assert_int_equal(vol_sh("tr '\\0' '\\245' </dev/zero | head -c 64M >%s && mkfs.gfs2 -O -q -K -p lock_nolock -b %u -j 1 -J 8 %s",
+				vol_path, BS, vol_path), 0);
+	*m = do_mount();
+	ip = make_file(m->sdp, "torn");
+	memset(data, 'd', sizeof(data));
+	assert_int_equal(write_at(ip, data, 0, BS), BS);
+	assert_int_equal(gfs2_setattr_size(ip, size * BS), 0);
+	assert_int_equal(gfs2_fallocate(ip, FALLOC_FL_KEEP_SIZE, 609 * BS, BS, false), 0);
+	lock(ip, LM_ST_EXCLUSIVE, &gh);
+	assert_int_equal(gfs2_meta_inode_buffer(ip, &bh), 0);
+	second = be64_to_cpu(((__be64 *)(bh->b_data + sizeof(struct gfs2_dinode)))[1]);
+	buf_put(bh);
+	for (unsigned i = 0; i < ARRAY_SIZE(blocks); i++)
+		assert_int_equal(gfs2_map_extent(ip, blocks[i], 1, &e), 0);
+	gfs2_glock_dq_uninit(&gh);
+	evict_block(m->sdp, second);
+	fault(m, second, "");
+	memset(data, 'X', sizeof(data));
+	return ip;
+}
+
+static void expect_block(struct gfs2_inode *ip, uint64_t lblock, char byte)
+{
+	char *buf = aligned_alloc(4096, 4 * BS);
+	struct gfs2_holder gh;
+	uint32_t skip;
+
+	lock(ip, LM_ST_SHARED, &gh);
+	assert_int_equal(gfs2_file_read(ip, buf, lblock * BS, BS, &skip), BS);
+	gfs2_glock_dq_uninit(&gh);
+	for (unsigned i = 0; i < BS; i++)
+		assert_int_equal(buf[skip + i], byte);
+	free(buf);
+}
+
+/* Everything is committed and then the node dies. */
+static void crash(struct mounted *m, struct gfs2_inode *ip)
+{
+	assert_int_equal(gfs2_log_flush(m->sdp->sd_log, 0), 0);
+	assert_int_equal(vol_sh("cp %s %s.then", vol_path, vol_path), 0);
+	gfs2_inode_put(ip);
+	do_unmount(m);
+	assert_int_equal(vol_sh("mv %s.then %s", vol_path, vol_path), 0);
+	*m = do_mount();
+}
+
+/* Two blocks, of which only the first can be had. */
+static void test_torn_write(void **state)
+{
+	for (unsigned i = 0; i < 3; i++) {
+		uint64_t size = i == 1 ? 508 : 900;	/* an append, or in the middle */
+		bool jdata = i == 2;
+		struct gfs2_inode *ip;
+		struct mounted m;
+		int64_t ret;
+
+		ip = make_torn(&m, size);
+		if (jdata)
+			set_jdata(ip);
+		msg_set_level((enum msg_level)-1);
+		ret = write_at(ip, data, 508 * BS, 2 * BS);
+		assert_int_equal(write_at(ip, data, 509 * BS, BS), -EIO);
+		msg_set_level(MSG_INFO);
+		io_fault_clear(m.e);
+		assert_int_equal(ip->i_size, (i == 1 ? 509 : 900) * BS);
+		crash(&m, ip);
+		ip = open_file(m.sdp, "torn");
+		assert_int_equal(gfs2_setattr_size(ip, 900 * BS), 0);
+		expect_block(ip, 508, 'X');
+		expect_block(ip, 509, 0);
+		assert_int_equal(ret, BS);
+		assert_int_equal(write_at(ip, data, 509 * BS, BS), BS);
+		gfs2_inode_put(ip);
+		do_unmount(&m);
+	}
+}
+
+/* Directly, behind the end: all or nothing, and there is nothing to be seen when the file grows over it. */
+static void test_torn_fill(void **state)
+{
+	struct gfs2_fill f = { aligned_alloc(4096, 2 * BS), 508 * BS, 2 * BS };
+	struct gfs2_inode *ip;
+	struct gfs2_holder gh;
+	struct mounted m;
+	uint64_t seq;
+
+	memset((char *)(uintptr_t)f.buf, 'X', f.len);
+	ip = make_torn(&m, 508);
+	msg_set_level((enum msg_level)-1);
+	lock(ip, LM_ST_EXCLUSIVE, &gh);
+	assert_int_equal(gfs2_file_fill(ip, &f, 1, &seq), -EIO);
+	gfs2_glock_dq_uninit(&gh);
+	msg_set_level(MSG_INFO);
+	io_fault_clear(m.e);
+	assert_int_equal(ip->i_size, 508 * BS);
+	crash(&m, ip);
+	ip = open_file(m.sdp, "torn");
+	assert_int_equal(gfs2_setattr_size(ip, 900 * BS), 0);
+	expect_block(ip, 508, 0);
+	expect_block(ip, 509, 0);
+	gfs2_inode_put(ip);
+	do_unmount(&m);
+	free((char *)(uintptr_t)f.buf);
+}
+
 static int run(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_data_into_metadata),
 		cmocka_unit_test(test_metadata_over_data),
 		cmocka_unit_test(test_dinode_unreadable),
+		cmocka_unit_test(test_torn_write),
+		cmocka_unit_test(test_torn_fill),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
