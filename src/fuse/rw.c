@@ -581,6 +581,11 @@ static int64_t write_buffered(struct server *s, struct gfs2_inode *ip, const cha
 	if (ret >= 0)
 		ret = append && pos == ip->i_size ? append_locked(s, append, w, ip, buf, where, flags & O_DIRECT)
 						  : write_locked(ip, buf, pos, size, false);
+	/* The kernel does not look how many bytes of its pages have been written: who calls fsync is to be told that not all have. */
+	if (writepage && ret >= 0 && (uint64_t)ret < size)
+		ret = gfs2_file_write_all(ip, buf + ret, pos + (uint64_t)ret, (uint32_t)(size - (size_t)ret));
+	if (writepage && !ret)
+		ret = (int64_t)size;
 	if (ip->i_diskflags & GFS2_DIF_SYNC && !writepage)
 		sync = full_sync = true;
 	w->eof[1] = ip->i_size;

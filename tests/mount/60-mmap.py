@@ -200,4 +200,33 @@ def case_with_truncate():
     volume.fsck()
 
 
+def case_no_space():
+    """Pages over a hole, and room for some of them: msync says so, although one request has pages of both kinds."""
+    bs, pages, room = 4096, 150, 100
+    volume = Volume(size="64M", bs=bs)
+    with volume.mount() as mount:
+        fd = fresh(mount, size=pages * bs)
+        memory = mmap.mmap(fd, pages * bs)
+        with open(mount / "fill", "wb", 0) as fill:
+            try:
+                while fill.write(bytes(1 << 16)):
+                    pass
+            except OSError as e:
+                equal(e.errno, errno.ENOSPC, "filling up")
+            fill.truncate(fill.tell() - room * bs)
+            os.fsync(fill.fileno())
+        for i in range(pages):
+            memory[i * bs:i * bs + 1] = b"m"
+        error = 0
+        try:
+            memory.flush()
+        except OSError as e:
+            error = e.errno
+        equal(error, errno.ENOSPC, "msync")
+        check(os.fstat(fd).st_blocks * 512 < pages * bs, "there was room for all of it")
+        memory.close()
+        os.close(fd)
+    volume.fsck()
+
+
 main()
