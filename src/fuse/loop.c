@@ -240,7 +240,7 @@ static bool independent(const struct fuse_in_header *in)
 	const struct fuse_read_in *rd = (const void *)(in + 1);
 
 	/* Past the cache nothing is owned, and dirty pages may have to be waited for: stores_first(). */
-	return (in->opcode == FUSE_READ && in->len >= sizeof(*in) + sizeof(*rd) && !read_past_cache(rd->read_flags)) ||
+	return (in->opcode == FUSE_READ && !(in->len >= sizeof(*in) + sizeof(*rd) && read_past_cache(rd->read_flags))) ||
 	       (in->opcode == FUSE_WRITE && in->len >= sizeof(*in) + sizeof(*write) &&
 		!write_past_cache(write->write_flags));
 }

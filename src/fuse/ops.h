@@ -62,7 +62,7 @@ fuse_ino_t server_node(struct server *s, struct gfs2_inode *ip);
 void inval_pages(struct server *s, struct gfs2_inode *ip, uint64_t off, uint64_t len);
 /*
  * Before anything goes past the kernel's pages: what has been stored into a shared mapping is on its way first, as with gfs2.  From Linux 6.18
- * on (protocol 7.45) the kernel's client writes these pages back itself, for reads as for writes; older ones leave them dirty.  If we wrote before
+ * on (protocol 7.45) the kernel's client writes these pages back itself (before reads from 6.18.3 on); older ones leave them dirty.  If we wrote before
  * them they would come when we have them dropped, all of the page, and undo what we have written.
  */
 static inline bool stores_come_first(const struct server *s, struct gfs2_inode *ip)
