@@ -186,11 +186,11 @@ int gfs2_acl_set(struct gfs2_inode *ip, const char *name, const void *value, siz
 	char stored[ACL_MAX_SIZE];
 	struct ea_change c;
 	struct acl acl = { .nr = 0 };
-	int error = 0;
+	int error = gfs2_check_owner(ip);
 
 	if (S_ISLNK(ip->i_mode))
 		return -EOPNOTSUPP;
-	if (value)
+	if (!error && value)
 		error = acl_decode(value, size, acl_max_entries(ip->i_sbd), &acl);
 	if (error)
 		return error;
@@ -200,7 +200,7 @@ int gfs2_acl_set(struct gfs2_inode *ip, const char *name, const void *value, siz
 		bool equiv = acl_equiv_mode(&acl, &perm);
 
 		mode = (mode & ~0777u) | perm;
-		if (kill_sgid)
+		if (kill_sgid || !gfs2_may_setgid(ip))
 			mode &= ~(uint32_t)S_ISGID;
 		if (equiv)
 			acl.nr = 0;

@@ -3,8 +3,8 @@
  * Attributes: stat, and setting mode, owner, times and size (kernel: inode.c:gfs2_getattr,
  * gfs2_setattr; fs/attr.c).
  *
- * Permission to change was checked by the kernel (default_permissions).  What it cannot know of,
- * the immutable and append-only flags, is checked here.
+ * Permission to change was checked by the kernel (default_permissions).  What it cannot know of is
+ * checked here: the immutable and append-only flags, and an owner that another node has changed.
  */
 #include <linux/fuse.h>
 #include <sys/sysmacros.h>
@@ -136,6 +136,23 @@ static bool takes_rights(const struct gfs2_inode *ip, int valid)
 	return !valid && !S_ISDIR(ip->i_mode) && kill_bits(ip->i_mode);
 }
 
+int gfs2_check_owner(const struct gfs2_inode *ip)
+{
+	const struct gfs2_ctx *ctx = current_ctx();
+
+	gfs2_assert_held(ip->i_gl, true);
+	if (!atomic_load_explicit(&ip->i_owner_moved, memory_order_relaxed))
+		return 0;
+	return !ctx->uid || ctx->uid == ip->i_uid ? 0 : -EPERM;
+}
+
+bool gfs2_may_setgid(const struct gfs2_inode *ip)
+{
+	const struct gfs2_ctx *ctx = current_ctx();
+
+	return !atomic_load_explicit(&ip->i_owner_moved, memory_order_relaxed) || !ctx->uid || ctx->gid == ip->i_gid;
+}
+
 /* kernel: may_setattr() */
 static int may_change(const struct gfs2_inode *ip, int valid)
 {
@@ -147,6 +164,9 @@ static int may_change(const struct gfs2_inode *ip, int valid)
 
 		if (explicit_times || valid & (FATTR_MODE | FATTR_UID | FATTR_GID)) {
 			if (flags & (GFS2_DIF_IMMUTABLE | GFS2_DIF_APPENDONLY))
+				return -EPERM;
+			/* Other requests come from who need not be the owner, or on behalf of a write. */
+			if (gfs2_check_owner(ip))
 				return -EPERM;
 		}
 	}
@@ -168,7 +188,7 @@ static void apply_attr(struct gfs2_inode *ip, const struct stat *attr, int valid
 	if (valid & FATTR_GID)
 		ip->i_gid = attr->st_gid;
 	if (valid & FATTR_MODE)
-		ip->i_mode = (ip->i_mode & S_IFMT) | (attr->st_mode & 07777);
+		ip->i_mode = (ip->i_mode & S_IFMT) | (attr->st_mode & (gfs2_may_setgid(ip) ? 07777 : 05777));
 	else if ((valid & (FATTR_UID | FATTR_GID) || !valid) && !S_ISDIR(ip->i_mode))
 		ip->i_mode &= ~kill_bits(ip->i_mode);
 	if (valid & FATTR_ATIME_NOW)

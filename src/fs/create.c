@@ -106,6 +106,8 @@ static void create_fill(struct create_ctx *c, uint64_t generation)
 		if (S_ISDIR(a->mode))
 			ip->i_mode |= S_ISGID;
 	}
+	ip->i_owner_known = true;
+	atomic_store_explicit(&ip->i_owner_moved, false, memory_order_relaxed);
 	ip->i_nlink = S_ISDIR(a->mode) ? 2 : 1;
 	ip->i_blocks = 1;
 	ip->i_atime = ip->i_mtime = ip->i_ctime = current_time();

@@ -63,6 +63,15 @@ static const char *dinode_broken_rule(const struct gfs2_inode *ip, const struct 
 	return NULL;
 }
 
+static void owner_in(struct gfs2_inode *ip, uint32_t uid, uint32_t gid)
+{
+	if (ip->i_owner_known && (uid != ip->i_uid || gid != ip->i_gid))
+		atomic_store_explicit(&ip->i_owner_moved, true, memory_order_relaxed);
+	ip->i_uid = uid;
+	ip->i_gid = gid;
+	ip->i_owner_known = true;
+}
+
 int gfs2_dinode_in(struct gfs2_inode *ip, const struct gfs2_bh *bh)
 {
 	const struct gfs2_dinode *di = (const void *)bh->b_data;
@@ -76,8 +85,7 @@ int gfs2_dinode_in(struct gfs2_inode *ip, const struct gfs2_bh *bh)
 	if (!ip->i_no_formal_ino)
 		__atomic_store_n(&ip->i_no_formal_ino, formal, __ATOMIC_RELAXED);
 	ip->i_mode = be32_to_cpu(di->di_mode);
-	ip->i_uid = be32_to_cpu(di->di_uid);
-	ip->i_gid = be32_to_cpu(di->di_gid);
+	owner_in(ip, be32_to_cpu(di->di_uid), be32_to_cpu(di->di_gid));
 	ip->i_nlink = be32_to_cpu(di->di_nlink);
 	if (!ip->i_size || !SEEDED_BUG("size-kept"))
 		ip->i_size = be64_to_cpu(di->di_size);

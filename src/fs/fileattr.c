@@ -140,6 +140,8 @@ static int set_flags(struct gfs2_inode *ip, uint32_t flags)
 	uint32_t diskflags = 0;
 	int error = has_flags(ip) ? new_diskflags(ip, flags, &diskflags) : -ENOTTY;
 
+	if (!error)
+		error = gfs2_check_owner(ip);
 	if (error || diskflags == ip->i_diskflags)
 		return error;
 	if (S_ISREG(ip->i_mode) && (diskflags ^ ip->i_diskflags) & GFS2_DIF_JDATA)

@@ -51,6 +51,12 @@ struct gfs2_inode {
 	uint64_t i_eattr;
 	/* CAPS_*: is there a security.capability?  Forgotten when the dinode is read (xattr.c). */
 	atomic_int i_capability;
+	/*
+	 * i_uid and i_gid were set before; the kernel may believe in other ones (gfs2_check_owner()). relaxed: whoever has to see it has
+	 * found the object, or got the lock, after it was set.
+	 */
+	bool i_owner_known;
+	atomic_bool i_owner_moved;
 	/* dir.c: in-memory copy of the hash table, NULL if not read; dropped by go_inval */
 	__be64 *i_hash_cache;
 	/*
@@ -299,6 +305,14 @@ void gfs2_getattr(struct gfs2_inode *ip, struct stat *st);
  * follows the mode; ctime becomes now.  -EPERM for immutable and append-only inodes.
  */
 int gfs2_setattr(struct gfs2_inode *ip, const struct stat *attr, int valid);
+/*
+ * For what only the owner may do, EX held.  The kernel has asked its own copy of the attributes, which may be older: an open file's are
+ * not read again first.  If another node has changed owner or group since the inode came into core, that counts for nothing, and -EPERM is
+ * for everybody but the owner and root: capabilities are not in a request (kernel: setattr_prepare() under the lock).
+ */
+int gfs2_check_owner(const struct gfs2_inode *ip);
+/* The same for a setgid bit, which only somebody of the group may set; other groups than the caller's first one are not in a request. */
+bool gfs2_may_setgid(const struct gfs2_inode *ip);
 /*
  * Truncate to @size; takes EX (fs/truncate.c). -EISDIR, -EINVAL (not a regular file), -EPERM,
  * -EFBIG, -ENOSPC.

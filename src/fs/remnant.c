@@ -141,6 +141,8 @@ void remnant_take(struct gfs2_icache *ic, struct gfs2_remnant **slot, struct gfs
 	if (!ip->i_nlookup)
 		ip->i_refs++;
 	ip->i_nlookup += r->r_nlookup;
+	/* Nobody knows what was told. */
+	atomic_store_explicit(&ip->i_owner_moved, ip->i_sbd->sd_lm->lm_has_peers, memory_order_relaxed);
 	if (r->r_kcached)
 		atomic_store_explicit(&ip->i_kcached, true, memory_order_relaxed);
 	remnant_drop(ic, slot);
