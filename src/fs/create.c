@@ -220,7 +220,7 @@ out:
 }
 
 /*
- * The name exists: for an open without O_EXCL that is as good. Parent held; +1 reference on c->ip.
+ * -ENOENT: the name is free.  Parent held.
  */
 static int create_existing(struct create_ctx *c)
 {
@@ -232,15 +232,11 @@ static int create_existing(struct create_ctx *c)
 		return error;
 	if (!S_ISREG(c->args->mode) || c->args->excl)
 		return -EEXIST;
-	if (type == DT_DIR)
-		return -EISDIR;
 	/*
-	 * A symbolic link or a device that somebody made just now: the caller has to look the name
-	 * up again.
+	 * Another node made it just now.  Nobody has asked whether the caller may open it, nor would O_TRUNC be heeded: to the kernel,
+	 * what FUSE_CREATE answers is new.  At ESTALE it looks the name up once more, and opens what it finds.
 	 */
-	if (type != DT_REG)
-		return -ESTALE;
-	return namei_find(c->dip, &c->q, &c->ip, NULL);
+	return type == DT_DIR ? -EISDIR : -ESTALE;
 }
 
 static int create_check_args(const struct gfs2_inode *dip, const struct gfs2_create_args *a)
@@ -266,13 +262,12 @@ static int create_check_args(const struct gfs2_inode *dip, const struct gfs2_cre
 }
 
 int gfs2_create(struct gfs2_inode *dip, const char *name, const struct gfs2_create_args *a,
-		struct gfs2_inode **out, struct stat *st, bool *created)
+		struct gfs2_inode **out, struct stat *st)
 {
 	struct create_ctx c = { .dip = dip, .args = a };
-	struct gfs2_holder dgh, gh;
+	struct gfs2_holder dgh;
 	int error;
 
-	*created = false;
 	if (dip->i_sbd->sd_ro)
 		return -EROFS;
 	error = namei_qname(name, true, &c.q);
@@ -290,17 +285,9 @@ int gfs2_create(struct gfs2_inode *dip, const char *name, const struct gfs2_crea
 		error = namei_may_add(dip, S_ISDIR(a->mode));
 		if (!error)
 			error = create_new(&c, st);
-		*created = !error;
 	}
 	gfs2_glock_dq_uninit(&dgh);
 
-	if (!error && !*created) {
-		error = gfs2_glock_nq_init(c.ip->i_gl, LM_ST_SHARED, LM_FLAG_ANY, &gh);
-		if (!error) {
-			gfs2_getattr(c.ip, st);
-			gfs2_glock_dq_uninit(&gh);
-		}
-	}
 	if (error && c.ip)
 		gfs2_inode_put(c.ip);
 	else if (!error)

@@ -26,14 +26,14 @@ struct gfs2_create_args {
 	gid_t gid;
 	uint32_t major, minor;	/* device nodes */
 	const char *symlink;	/* target, for S_IFLNK */
-	bool excl;		/* regular files: -EEXIST instead of returning what is there */
+	bool excl;		/* regular files: -EEXIST instead of -ESTALE if there is something */
 };
 /*
- * Any type.  -EEXIST, -ENAMETOOLONG, -ENOSPC, -EMLINK ... *@created false: a regular file existed
- * (not excl).
+ * Any type.  -EEXIST, -ENAMETOOLONG, -ENOSPC, -EMLINK ...  What exists is never returned: that a caller may open it has to be asked first
+ * (-ESTALE, see there).
  */
 int gfs2_create(struct gfs2_inode *dip, const char *name, const struct gfs2_create_args *a,
-		struct gfs2_inode **out, struct stat *st, bool *created);
+		struct gfs2_inode **out, struct stat *st);
 int gfs2_link(struct gfs2_inode *ip, struct gfs2_inode *newdip, const char *name, struct stat *st);
 int gfs2_unlink(struct gfs2_inode *dip, const char *name);	/* -EISDIR for directories */
 int gfs2_rmdir(struct gfs2_inode *dip, const char *name);	/* -ENOTEMPTY, -ENOTDIR */

@@ -253,8 +253,7 @@ static void make_node(fuse_req_t req, struct server *s, fuse_ino_t parent, const
 {
 	struct gfs2_inode *dip = server_inode(s, parent), *ip;
 	struct stat st;
-	bool created;
-	int error = dip ? gfs2_create(dip, name, a, &ip, &st, &created) : -ESTALE;
+	int error = dip ? gfs2_create(dip, name, a, &ip, &st) : -ESTALE;
 
 	gfs2_inode_put(dip);
 	if (error)

@@ -232,8 +232,7 @@ void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t mode,
 	struct gfs2_inode *dip = server_inode(s, parent), *ip = NULL;
 	struct gfs2_file *f;
 	struct stat st;
-	bool created;
-	int error = dip ? gfs2_create(dip, name, &a, &ip, &st, &created) : -ESTALE;
+	int error = dip ? gfs2_create(dip, name, &a, &ip, &st) : -ESTALE;
 
 	gfs2_inode_put(dip);
 	if (!error) {

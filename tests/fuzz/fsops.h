@@ -106,12 +106,11 @@ FSO_UNUSED static int fso_make(struct fso *f, const char *path, mode_t mode, con
 	struct gfs2_inode *dip, *ip = NULL;
 	const char *name;
 	struct stat st;
-	bool created;
 	int err = fso_parent(f, path, &dip, &name);
 
 	if (err)
 		return err;
-	err = gfs2_create(dip, name, &a, &ip, &st, &created);
+	err = gfs2_create(dip, name, &a, &ip, &st);
 	gfs2_inode_put(dip);
 	if (!err)
 		gfs2_inode_put(ip);

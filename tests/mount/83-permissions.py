@@ -178,5 +178,46 @@ def case_capabilities():
         equal(oct(os.stat(a / "f").st_mode), "0o100600", "root's chmod")
 
 
+def case_created_elsewhere():
+    """open(O_CREAT) of a name that the other node has just made is an open as any other: it asks for permission, and O_TRUNC cuts."""
+    with nodes() as (a, b):
+        os.mkdir(a / "d")
+        os.chmod(a / "d", 0o777)
+
+        def use():
+            seen, end = {}, time.monotonic() + 4
+            while time.monotonic() < end:
+                flags = os.O_EXCL if sum(seen.values()) % 4 == 0 else os.O_TRUNC
+                try:
+                    fd = os.open(b / "d/x", os.O_CREAT | os.O_RDWR | flags, 0o644)
+                    st = os.fstat(fd)
+                    what = f"own {st.st_mode:o}" if st.st_uid else f"root's {st.st_mode:o} {os.read(fd, 20)}"
+                    os.close(fd)
+                except OSError as error:
+                    what = errno.errorcode[error.errno] + (" EXCL" if flags == os.O_EXCL else "")
+                seen[what] = seen.get(what, 0) + 1
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(b / "d/x")
+            write_file(b / "d/seen", json.dumps(seen).encode())
+
+        user = User(lambda: None, lambda _: use())
+        user.start()
+        turn = 0
+        while not os.path.exists(a / "d/seen"):
+            turn += 1
+            write_file(a / "d/y", b"of root")
+            os.chmod(a / "d/y", (0o600, 0o666)[turn % 2])
+            os.rename(a / "d/y", a / "d/x")
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(a / "d/x")
+        equal(user.result(), "done", "the user")
+        user.end()
+        seen = json.loads(read_file(a / "d/seen"))
+        log(f"{turn} files of root's, the user's opens: {seen}")
+        # ESTALE: twice in a row another node made the name between the kernel's look and its request.
+        good = {"own 100644", "EACCES", "EEXIST EXCL", "root's 100666 b''", "ESTALE"}
+        check(set(seen) <= good, f"what came of open(O_CREAT): {seen}")
+
+
 if __name__ == "__main__":
     main()

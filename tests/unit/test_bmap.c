@@ -386,12 +386,11 @@ static void test_delete_dir(void **state)
 	struct stat st;
 	int64_t before;
 	char name[32];
-	bool created;
 
 	vol_make(512, 64, 1, "");
 	m = do_mount();
 	before = free_blocks(m.sdp);
-	assert_int_equal(gfs2_create(m.sdp->sd_root, "dir", &a, &dip, &st, &created), 0);
+	assert_int_equal(gfs2_create(m.sdp->sd_root, "dir", &a, &dip, &st), 0);
 	for (int pass = 0; pass < 2; pass++) {
 		for (unsigned i = 0; i < 2000; i++) {
 			const struct gfs2_create_args f = { .mode = S_IFREG | 0644, .excl = true };
@@ -400,7 +399,7 @@ static void test_delete_dir(void **state)
 			if (pass) {
 				assert_int_equal(gfs2_unlink(dip, name), 0);
 			} else {
-				assert_int_equal(gfs2_create(dip, name, &f, &ip, &st, &created), 0);
+				assert_int_equal(gfs2_create(dip, name, &f, &ip, &st), 0);
 				gfs2_inode_put(ip);
 			}
 		}
@@ -568,7 +567,6 @@ static void *race_thread(void *arg)
 		const char *name = rand_r(&seed) & 64 ? "x" : "y";
 		struct gfs2_inode *ip = NULL;
 		struct stat st;
-		bool created;
 		int error;
 
 		switch (rand_r(&seed) / 64 % 4) {
@@ -581,7 +579,7 @@ static void *race_thread(void *arg)
 			GFS2_BUG_ON(error && error != -ENOENT && error != -ESTALE);
 			break;
 		default:
-			error = gfs2_create(r->sdp->sd_root, name, &a, &ip, &st, &created);
+			error = gfs2_create(r->sdp->sd_root, name, &a, &ip, &st);
 			GFS2_BUG_ON(error && error != -ESTALE);
 		}
 		if (!ip)

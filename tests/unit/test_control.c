@@ -271,9 +271,8 @@ static struct gfs2_inode *make_file(void)
 	struct gfs2_holder gh;
 	struct gfs2_inode *ip;
 	struct stat st;
-	bool created;
 
-	assert_int_equal(gfs2_create(sdp->sd_root, "file", &a, &ip, &st, &created), 0);
+	assert_int_equal(gfs2_create(sdp->sd_root, "file", &a, &ip, &st), 0);
 	assert_int_equal(gfs2_glock_nq_init(ip->i_gl, LM_ST_EXCLUSIVE, 0, &gh), 0);
 	assert_int_equal(gfs2_file_write(ip, data, 0, sizeof(data), false), sizeof(data));
 	assert_int_equal(gfs2_file_write(ip, data, 100 * 4096, 4096, false), 4096);

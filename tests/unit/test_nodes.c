@@ -58,9 +58,8 @@ static struct gfs2_inode *make(struct gfs2_sbd *sdp, const char *name)
 	const struct gfs2_create_args args = { .mode = S_IFREG | 0644, .excl = true };
 	struct gfs2_inode *ip;
 	struct stat st;
-	bool created;
 
-	OK(gfs2_create(sdp->sd_root, name, &args, &ip, &st, &created));
+	OK(gfs2_create(sdp->sd_root, name, &args, &ip, &st));
 	return ip;
 }
 

@@ -167,10 +167,8 @@ static void make_file(struct gfs2_sbd *sdp, const char *name, struct gfs2_inode 
 {
 	const struct gfs2_create_args a = { .mode = S_IFREG | 0644, .excl = true };
 	struct stat st;
-	bool created;
 
-	assert_int_equal(gfs2_create(sdp->sd_root, name, &a, out, &st, &created), 0);
-	assert_true(created);
+	assert_int_equal(gfs2_create(sdp->sd_root, name, &a, out, &st), 0);
 }
 
 static int unlinked_seen;
@@ -305,7 +303,6 @@ static void test_withdraw(void **state)
 	struct gfs2_sbd *sdp;
 	struct io_engine *e;
 	struct stat st;
-	bool created;
 
 	vol_make(4096, 64, 1, "");
 	e = vol_open(false);
@@ -318,7 +315,7 @@ static void test_withdraw(void **state)
 	assert_int_equal(io_fault_add(e, &f), 0);
 	assert_int_equal(gfs2_log_flush(sdp->sd_log, GFS2_LOG_HEAD_FLUSH_NORMAL), -EIO);
 	assert_true(gfs2_withdrawn(sdp));
-	assert_int_equal(gfs2_create(sdp->sd_root, "after", &a, &ip, &st, &created), -EIO);
+	assert_int_equal(gfs2_create(sdp->sd_root, "after", &a, &ip, &st), -EIO);
 	assert_int_equal(gfs2_unmount(sdp), -EIO);
 	io_fault_clear(e);
 
@@ -457,7 +454,6 @@ static void test_small_cache(void **state)
 	struct io_engine *e;
 	struct stat st;
 	char name[32];
-	bool created;
 
 	args.ar_cache = 1 << 20;
 	vol_make(4096, 128, 1, "");
@@ -467,10 +463,10 @@ static void test_small_cache(void **state)
 		const struct gfs2_create_args file = { .mode = S_IFREG | 0644, .excl = true };
 
 		snprintf(name, sizeof(name), "dir%d", d);
-		assert_int_equal(gfs2_create(sdp->sd_root, name, &dir, &dip, &st, &created), 0);
+		assert_int_equal(gfs2_create(sdp->sd_root, name, &dir, &dip, &st), 0);
 		for (int i = 0; i < 100; i++) {
 			snprintf(name, sizeof(name), "file%d", i);
-			assert_int_equal(gfs2_create(dip, name, &file, &ip, &st, &created), 0);
+			assert_int_equal(gfs2_create(dip, name, &file, &ip, &st), 0);
 			gfs2_inode_put(ip);
 		}
 		gfs2_inode_put(dip);

@@ -55,9 +55,8 @@ static struct gfs2_inode *make(struct gfs2_inode *dip, const char *name, mode_t 
 					    .symlink = "target" };
 	struct gfs2_inode *ip;
 	struct stat st;
-	bool created;
 
-	assert_int_equal(gfs2_create(dip, name, &a, &ip, &st, &created), 0);
+	assert_int_equal(gfs2_create(dip, name, &a, &ip, &st), 0);
 	return ip;
 }
 

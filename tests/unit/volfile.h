@@ -39,9 +39,8 @@ static inline struct gfs2_inode *make_file(struct gfs2_sbd *sdp, const char *nam
 	const struct gfs2_create_args a = { .mode = S_IFREG | 0644, .excl = true };
 	struct gfs2_inode *ip;
 	struct stat st;
-	bool created;
 
-	assert_int_equal(gfs2_create(sdp->sd_root, name, &a, &ip, &st, &created), 0);
+	assert_int_equal(gfs2_create(sdp->sd_root, name, &a, &ip, &st), 0);
 	return ip;
 }
 
