@@ -8,6 +8,7 @@
  * one deletes.
  */
 #include "fs/namei_i.h"
+#include "util/ctx.h"
 #include "util/seeded.h"
 
 int namei_qname(const char *name, bool entry, struct gfs2_qname *q)
@@ -39,6 +40,17 @@ int namei_may_add(const struct gfs2_inode *dip, bool child_is_dir)
 	return 0;
 }
 
+/*
+ * kernel: check_sticky(), for the inode that has the name now.  The kernel has asked this of the one that it found there, which without other nodes is
+ * the same, as it keeps the directory locked; then its answer holds, which knows of capabilities.
+ */
+static bool sticky_forbids(const struct gfs2_inode *dip, const struct gfs2_inode *ip)
+{
+	uid_t uid = current_ctx()->uid;
+
+	return dip->i_mode & S_ISVTX && dip->i_sbd->sd_lm->lm_has_peers && uid && uid != dip->i_uid && uid != ip->i_uid;
+}
+
 int namei_may_remove(const struct gfs2_inode *dip, const struct gfs2_inode *ip)
 {
 	const uint32_t fixed = GFS2_DIF_IMMUTABLE | GFS2_DIF_APPENDONLY;
@@ -47,7 +59,7 @@ int namei_may_remove(const struct gfs2_inode *dip, const struct gfs2_inode *ip)
 		return -ENOENT;
 	if ((dip->i_diskflags | ip->i_diskflags) & fixed)
 		return -EPERM;
-	return 0;
+	return sticky_forbids(dip, ip) ? -EPERM : 0;
 }
 
 int namei_dir_empty(struct gfs2_inode *ip)

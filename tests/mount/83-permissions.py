@@ -178,6 +178,42 @@ def case_capabilities():
         equal(oct(os.stat(a / "f").st_mode), "0o100600", "root's chmod")
 
 
+def case_sticky_directory():
+    """
+    The user's name is looked up, and while the kernel waits for its attributes root on the other node puts a file of his in its place.  The user
+    may remove his own files, not root's.
+    """
+    calls = {
+        "unlink": (False, lambda d: os.unlink(d / "x")),
+        "rmdir": (True, lambda d: os.rmdir(d / "x")),
+        "rename of it": (False, lambda d: os.rename(d / "x", d / "z")),
+        "rename over it": (False, lambda d: os.rename(d / "own", d / "x")),
+    }
+    with nodes() as (a, b):
+        control = Control(b)
+        for name, (directory, call) in calls.items():
+            where = name.replace(" ", "_")
+            ours, theirs = a / where, Path(b / where)
+            os.mkdir(ours)
+            os.chmod(ours, 0o1777)
+            make = os.mkdir if directory else lambda path: write_file(path, b"mine")
+            make(ours + "/root")
+            user = User(lambda make=make, theirs=theirs: (make(theirs / "own"), make(theirs / "x"), theirs)[2], call)
+            inode = os.stat(ours + "/x").st_ino
+            os.utime(ours + "/x")       # the lock is on node a
+            control("break", "-1", f"inode:{inode}", "*->*")
+            user.start()
+            control("wait", "60")
+            root = os.stat(ours + "/root").st_ino
+            os.rename(ours + "/x", ours + "/away")
+            os.rename(ours + "/root", ours + "/x")
+            control("continue")
+            equal(user.result(), "EPERM", name)
+            equal(os.stat(ours + "/x").st_ino, root, f"after {name}: root's file")
+            user.end()
+        control.close()
+
+
 def case_created_elsewhere():
     """open(O_CREAT) of a name that the other node has just made is an open as any other: it asks for permission, and O_TRUNC cuts."""
     with nodes() as (a, b):
