@@ -186,7 +186,7 @@ int gfs2_acl_set(struct gfs2_inode *ip, const char *name, const void *value, siz
 	char stored[ACL_MAX_SIZE];
 	struct ea_change c;
 	struct acl acl = { .nr = 0 };
-	int error = gfs2_check_owner(ip);
+	int error = gfs2_caller_owns(ip);
 
 	if (S_ISLNK(ip->i_mode))
 		return -EOPNOTSUPP;

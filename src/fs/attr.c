@@ -136,7 +136,7 @@ static bool takes_rights(const struct gfs2_inode *ip, int valid)
 	return !valid && !S_ISDIR(ip->i_mode) && kill_bits(ip->i_mode);
 }
 
-int gfs2_check_owner(const struct gfs2_inode *ip)
+int gfs2_caller_owns(const struct gfs2_inode *ip)
 {
 	const struct gfs2_ctx *ctx = current_ctx();
 
@@ -166,7 +166,7 @@ static int may_change(const struct gfs2_inode *ip, int valid)
 			if (flags & (GFS2_DIF_IMMUTABLE | GFS2_DIF_APPENDONLY))
 				return -EPERM;
 			/* Other requests come from who need not be the owner, or on behalf of a write. */
-			if (gfs2_check_owner(ip))
+			if (gfs2_caller_owns(ip))
 				return -EPERM;
 		}
 	}

@@ -141,7 +141,7 @@ static int set_flags(struct gfs2_inode *ip, uint32_t flags)
 	int error = has_flags(ip) ? new_diskflags(ip, flags, &diskflags) : -ENOTTY;
 
 	if (!error)
-		error = gfs2_check_owner(ip);
+		error = gfs2_caller_owns(ip);
 	if (error || diskflags == ip->i_diskflags)
 		return error;
 	if (S_ISREG(ip->i_mode) && (diskflags ^ ip->i_diskflags) & GFS2_DIF_JDATA)

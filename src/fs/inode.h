@@ -52,7 +52,7 @@ struct gfs2_inode {
 	/* CAPS_*: is there a security.capability?  Forgotten when the dinode is read (xattr.c). */
 	atomic_int i_capability;
 	/*
-	 * i_uid and i_gid were set before; the kernel may believe in other ones (gfs2_check_owner()). relaxed: whoever has to see it has
+	 * i_uid and i_gid were set before; the kernel may believe in other ones (gfs2_caller_owns()). relaxed: whoever has to see it has
 	 * found the object, or got the lock, after it was set.
 	 */
 	bool i_owner_known;
@@ -310,7 +310,7 @@ int gfs2_setattr(struct gfs2_inode *ip, const struct stat *attr, int valid);
  * not read again first.  If another node has changed owner or group since the inode came into core, that counts for nothing, and -EPERM is
  * for everybody but the owner and root: capabilities are not in a request (kernel: setattr_prepare() under the lock).
  */
-int gfs2_check_owner(const struct gfs2_inode *ip);
+int gfs2_caller_owns(const struct gfs2_inode *ip);
 /* The same for a setgid bit, which only somebody of the group may set; other groups than the caller's first one are not in a request. */
 bool gfs2_may_setgid(const struct gfs2_inode *ip);
 /*

@@ -311,7 +311,7 @@ static int set_or_remove(struct gfs2_inode *ip, const char *name, const void *va
 		return error;
 	if (ip->i_diskflags & (GFS2_DIF_IMMUTABLE | GFS2_DIF_APPENDONLY))
 		error = -EPERM;
-	else if (type == GFS2_EATYPE_USR && gfs2_is_dir(ip) && ip->i_mode & S_ISVTX && gfs2_check_owner(ip))
+	else if (type == GFS2_EATYPE_USR && gfs2_is_dir(ip) && ip->i_mode & S_ISVTX && gfs2_caller_owns(ip))
 		error = -EPERM; /* kernel: xattr_permission() */
 	else if (type == GFS2_EATYPE_SYS)
 		error = gfs2_acl_set(ip, rest, value, size, kill_sgid);
