@@ -46,7 +46,12 @@ static int try_setup(struct io_ring *r, unsigned entries, unsigned flags)
 		.cq_entries = entries * 4,
 	};
 
-	return io_uring_queue_init_params(entries, &r->r_uring, &p);
+	int error = io_uring_queue_init_params(entries, &r->r_uring, &p);
+
+	/* A child that has closed our descriptors would still have the rings, and with them what is registered there: the volume, /dev/fuse. */
+	if (!error)
+		io_uring_ring_dontfork(&r->r_uring);
+	return error;
 }
 
 static int ring_setup(struct io_ring *r, unsigned entries, bool defer)

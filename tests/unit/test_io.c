@@ -610,6 +610,35 @@ static void threads_outlive_engines(void **state)
 	pthread_barrier_destroy(&barrier);
 }
 
+static unsigned ring_mappings(void)
+{
+	FILE *maps = fopen("/proc/self/maps", "re");
+	unsigned found = 0;
+	char line[512];
+
+	while (maps && fgets(line, sizeof(line), maps))
+		found += strstr(line, "[io_uring]") != NULL;
+	if (maps)
+		fclose(maps);
+	return found;
+}
+
+/* A process that the daemon leaves behind keeps neither the volume nor /dev/fuse, which are registered in rings, once it has closed what it has. */
+static void children_have_no_rings(void **state)
+{
+	int status;
+	pid_t pid;
+
+	assert_int_equal(io_ring_create(e, 8, false, &r), 0);
+	assert_int_equal(io_read(e, IO_DATA, mem, BLK, 0), 0);
+	assert_true(ring_mappings());
+	pid = fork();
+	if (!pid)
+		_exit(ring_mappings() != 0);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+}
+
 /* Closing gives back a lock on the volume at once, although rings end in the background. */
 static void close_releases_the_lock(void **state)
 {
@@ -1081,7 +1110,7 @@ int main(void)
 		T(company_for_lone_transfers),
 		T(threads_have_their_own_rings),
 		T(threads_outlive_engines),
-		T(close_releases_the_lock),
+		T(children_have_no_rings), T(close_releases_the_lock),
 		T(buffered_engine),
 		T(truncated_store),
 		T(durable_calls), T(flush_errors_stay),
