@@ -214,7 +214,6 @@ int gfs2_pending_mtime_publish_held(struct gfs2_inode *ip)
 	struct gfs2_bh *dibh;
 	int error;
 
-	gfs2_assert_held(ip->i_gl, true);
 	if (!gfs2_pending_mtime_any(ip))
 		return 0;
 	error = gfs2_dinode_trans_begin(ip, 1, &dibh);

@@ -84,18 +84,7 @@ static enum lm_state glock_state(struct gfs2_glock *gl)
 /* EX is held by the node and, during the transition, by no holder. */
 static int publish_under_ex(struct gfs2_inode *ip)
 {
-	struct gfs2_bh *dibh;
-	int error;
-
-	if (!gfs2_pending_mtime_any(ip) || !ip->i_valid || !ip->i_nlink)
-		return 0;
-	error = gfs2_dinode_trans_begin(ip, 1, &dibh);
-	if (error)
-		return error;
-	gfs2_pending_mtime_fold(ip);
-	error = gfs2_dinode_log_times(ip);
-	gfs2_dinode_trans_end(ip, dibh);
-	return error;
+	return ip->i_valid && ip->i_nlink ? gfs2_pending_mtime_publish_held(ip) : 0;
 }
 
 /* --- the kernel's pages --- */

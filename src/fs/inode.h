@@ -350,7 +350,7 @@ bool gfs2_pending_mtime_fold(struct gfs2_inode *ip);
 bool gfs2_pending_mtime_any(struct gfs2_inode *ip); /* is there one? */
 /* Takes EX + a transaction if there is a pending time (fsync, close, timer). */
 int gfs2_pending_mtime_publish(struct gfs2_inode *ip);
-/* The same under the caller's EX; no transaction. */
+/* The same under EX that is the caller's, or the node's in a transition (no holder); no transaction. */
 int gfs2_pending_mtime_publish_held(struct gfs2_inode *ip);
 /* The same if EX is to be had at once; else it is left to the timer, or to who wants the lock.  For close. */
 int gfs2_pending_mtime_publish_try(struct gfs2_inode *ip);

@@ -510,6 +510,11 @@ def on_mount_with_control(function):
     return functools.wraps(function)(wrapped)
 
 
+def kernel_before(*version):
+    """Is the running kernel older than that (6, 18)?"""
+    return tuple(int(n) for n in re.findall(r"\d+", os.uname().release)[:2]) < version
+
+
 # ---------------------------------------------------------------- lock traces
 
 class Trace:

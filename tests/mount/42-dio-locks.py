@@ -208,7 +208,7 @@ def case_mtime_strict():
 def case_close_does_not_wait():
     """Who closes a file after a direct write does not wait for the direct writes of others, nor keep them waiting."""
     need_fuse()
-    if tuple(int(n) for n in re.findall(r"\d+", os.uname().release)[:2]) < (6, 2):
+    if kernel_before(6, 2):
         skip("before Linux 6.2 a direct write keeps the kernel's lock of the inode, which close(2) takes")
     volume = Volume(size="128M")
     with volume.mount("dio_mtime_interval=3600", f"control={temp('control')}") as mount, Aligned(b"c" * 4096) as data:

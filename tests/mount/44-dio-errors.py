@@ -234,7 +234,7 @@ def case_error_of_ones_own():
     written.  So is the write.  (In a cluster, where the kernel lets an asynchronous write and fsync at a file together.)
     """
     need_fuse()
-    if tuple(int(n) for n in re.findall(r"\d+", os.uname().release)[:2]) < (6, 18):
+    if kernel_before(6, 18):
         skip("older kernels keep their lock of the inode until the write is through, and fsync takes it")
     volume = Volume(size="64M", proto="lock_dlm", table="test:vol")
     with volume.mount("lockproto=lock_local", f"control={temp('control')}") as mount:

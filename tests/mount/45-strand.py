@@ -172,7 +172,7 @@ def case_demand_for_ex():
     The kernel keeps buffered writers of a file away while a direct one is in flight, but not the write-back of a shared
     mapping: it needs EX while a direct read has DF.
     """
-    if tuple(int(n) for n in re.findall(r"\d+", os.uname().release)[:2]) < (6, 18):
+    if kernel_before(6, 18):
         skip("before Linux 6.18 a direct read of what may be mapped for writing is a worker's, which has stores written back first")
 
     def demand(_mount, path):
