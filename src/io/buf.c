@@ -41,7 +41,7 @@ static void chunk_add(struct buf_cache *c, struct buf_chunk *chunk)
 		struct gfs2_bh *bh = &chunk->bhs[i];
 
 		bh->b_data = chunk->data + (size_t)i * c->c_bsize;
-		bh->b_released = true;
+		bh->b_free = bh->b_released = true;
 		list_add_tail(&bh->b_lru, &c->c_free);
 	}
 	chunk->next = c->c_chunks;
@@ -59,7 +59,7 @@ static struct gfs2_bh *bh_take(struct buf_cache *c)
 		list_del_init(&bh->b_lru);
 		if (bh->b_released)
 			c->c_resident++;
-		bh->b_released = false;
+		bh->b_free = bh->b_released = false;
 	}
 	rmutex_unlock(&c->c_free_lock);
 	return bh;
@@ -89,10 +89,40 @@ static struct gfs2_bh *bh_memory(struct buf_cache *c)
 	return bh;
 }
 
+/* The free lock is held. */
+static bool over_limit(const struct buf_cache *c)
+{
+	return c->c_resident > atomic_load_explicit(&c->c_limit, memory_order_relaxed);
+}
+
+/*
+ * The free lock is held.  With more memory than the limit allows the page that @bh is in goes back to the system, as soon as all buffers in it
+ * are free.
+ */
+static void page_release(struct buf_cache *c, struct gfs2_bh *bh)
+{
+	unsigned size = max_t(unsigned, c->c_bsize, 4096), resident = 0;
+	struct gfs2_bh *first = bh - (uintptr_t)bh->b_data % size / c->c_bsize;
+
+	if (!over_limit(c))
+		return;
+	for (unsigned i = 0; i < size / c->c_bsize; i++) {
+		if (!first[i].b_free)
+			return;
+		resident += !first[i].b_released;
+	}
+	if (!resident || madvise(first->b_data, size, MADV_DONTNEED))
+		return;
+	for (unsigned i = 0; i < size / c->c_bsize; i++) {
+		first[i].b_released = true;
+		list_move_tail(&first[i].b_lru, &c->c_free);
+	}
+	c->c_resident -= resident;
+}
+
 static void bh_free(struct gfs2_bh *bh)
 {
 	struct buf_cache *c = bh->b_cache;
-	uint64_t limit = atomic_load_explicit(&c->c_limit, memory_order_relaxed);
 
 	atomic_fetch_sub_explicit(&c->c_used, 1, memory_order_relaxed);
 	if (EXACT_ALLOC) {
@@ -101,14 +131,24 @@ static void bh_free(struct gfs2_bh *bh)
 		return;
 	}
 	rmutex_lock(&c->c_free_lock);
-	/* After a time above the limit the memory goes back to the system. */
-	if (c->c_resident > limit && c->c_bsize >= 4096 &&
-	    !madvise(bh->b_data, c->c_bsize, MADV_DONTNEED)) {
-		bh->b_released = true;
-		c->c_resident--;
-		list_add_tail(&bh->b_lru, &c->c_free);
-	} else {
-		list_add(&bh->b_lru, &c->c_free);
+	bh->b_free = true;
+	list_add(&bh->b_lru, &c->c_free);
+	page_release(c, bh);
+	rmutex_unlock(&c->c_free_lock);
+}
+
+void buf_release_free(struct buf_cache *c)
+{
+	struct buf_chunk *chunk;
+
+	rmutex_lock(&c->c_free_lock);
+	/* Chunks stay, and new ones come first.  Mostly there is nothing to do. */
+	for (chunk = c->c_chunks; chunk && over_limit(c); chunk = chunk->next) {
+		for (unsigned i = 0; i < CHUNK_BYTES / c->c_bsize; i += max_t(unsigned, 4096 / c->c_bsize, 1))
+			page_release(c, &chunk->bhs[i]);
+		/* Others wait for the lock, and this takes a system call for each page. */
+		rmutex_unlock(&c->c_free_lock);
+		rmutex_lock(&c->c_free_lock);
 	}
 	rmutex_unlock(&c->c_free_lock);
 }
@@ -371,6 +411,20 @@ void buf_clear_state(struct gfs2_bh *bh, unsigned bits)
 	atomic_fetch_and_explicit(&bh->b_state, ~bits, memory_order_release);
 }
 
+bool buf_pin(struct gfs2_mapping *m, struct gfs2_bh *bh, unsigned more)
+{
+	struct buf_shard *s = buf_shard(bh->b_cache, bh->b_blocknr);
+	bool is_of;
+
+	/* It is moved and dropped under this lock. */
+	rmutex_lock(&s->s_lock);
+	is_of = buf_is_of(bh, m);
+	if (is_of)
+		buf_set_state(bh, B_PINNED | more);
+	rmutex_unlock(&s->s_lock);
+	return is_of;
+}
+
 void buf_wait_state(struct gfs2_bh *bh, unsigned bits)
 {
 	struct buf_shard *s = buf_shard(bh->b_cache, bh->b_blocknr);
@@ -485,6 +539,18 @@ void buf_cache_destroy(struct buf_cache *c)
 uint64_t buf_cache_used(struct buf_cache *c)
 {
 	return atomic_load_explicit(&c->c_used, memory_order_relaxed) * c->c_bsize;
+}
+
+uint64_t buf_cache_resident(struct buf_cache *c)
+{
+	uint64_t nr;
+
+	if (EXACT_ALLOC)
+		return buf_cache_used(c);
+	rmutex_lock(&c->c_free_lock);
+	nr = c->c_resident;
+	rmutex_unlock(&c->c_free_lock);
+	return nr * c->c_bsize;
 }
 
 uint64_t buf_cache_dirty(struct buf_cache *c)

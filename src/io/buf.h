@@ -79,7 +79,8 @@ struct gfs2_bh {
 	uint64_t b_dirty_seq;		/* m_dirty_seq when it became dirty */
 	/* buf.c, shard lock */
 	struct list_head b_lru;
-	bool b_released;		/* free, and its memory given back to the system */
+	/* buf.c, the lock of the free ones: on their list; its memory given back to the system */
+	bool b_free, b_released;
 	/* journal/log.c, log lock */
 	struct list_head b_pin_list;
 	struct list_head b_ail_list;
@@ -107,6 +108,8 @@ int buf_cache_create(struct io_engine *e, uint32_t bsize, uint64_t limit_bytes,
 void buf_cache_destroy(struct buf_cache *c); /* everything must be clean and unreferenced: asserted */
 void buf_cache_set_limit(struct buf_cache *c, uint64_t limit_bytes);
 uint64_t buf_cache_used(struct buf_cache *c); /* bytes */
+/* Bytes of memory that buffers have: those in use, and free ones whose memory is kept for the next (within the limit). */
+uint64_t buf_cache_resident(struct buf_cache *c);
 uint64_t buf_cache_dirty(struct buf_cache *c); /* bytes of B_DIRTY data */
 /*
  * Called by a thread of the cache's own (so without any lock or transaction) when more than the limit is used and
@@ -144,13 +147,23 @@ void buf_set_state(struct gfs2_bh *bh, unsigned bits);
 void buf_clear_state(struct gfs2_bh *bh, unsigned bits);
 
 /*
+ * B_PINNED and @more, if the buffer is @m's (the log's lock is held).  False, and nothing is done: it is not, or not any more (see buf_get()).  From
+ * here on it is, and stays in the cache, until that state and B_AIL are gone.
+ */
+bool buf_pin(struct gfs2_mapping *m, struct gfs2_bh *bh, unsigned more);
+/*
  * Data buffers of @m: contents changed by the caller (EX on the inode), to be written in place.  False: the buffer is not, or not any more,
  * @m's (see buf_get()), and nothing is done.
  */
 bool buf_mark_dirty(struct gfs2_mapping *m, struct gfs2_bh *bh);
-/* Drop a buffer whatever its data state (not pinned, not AIL): the block was freed or is going to be overwritten by
- * direct I/O.  Waits for a write-back of it that is under way. Consumes no reference. */
-void buf_forget(struct buf_cache *c, uint64_t blkno, uint64_t nr);
+/*
+ * Drop a buffer whatever its data state: the block was freed or is going to be overwritten by direct I/O.  Waits for a write-back of it
+ * that is under way.  Consumes no reference.  0, or the block whose buffer is in the log (pinned, AIL): it stays, and what has not been
+ * dropped before it.  Who has taken the blocks out of the log, or has the inode to himself, sees that only where somebody else has the block, too.
+ */
+uint64_t buf_forget(struct buf_cache *c, uint64_t blkno, uint64_t nr);
+/* The same for blocks that nobody has (the bitmap): what the device does not have stays, too. */
+uint64_t buf_forget_clean(struct buf_cache *c, uint64_t blkno, uint64_t nr);
 
 /* Is there anything for mapping_write() to do?  As of now: writers may add more. */
 bool mapping_dirty(struct gfs2_mapping *m);

@@ -70,6 +70,8 @@ static inline struct buf_shard *buf_shard(struct buf_cache *c, uint64_t blkno)
 	return &c->c_shards[buf_hash(blkno) & c->c_shard_mask];
 }
 
+/* Memory of free buffers beyond the limit goes back to the system.  No lock is held. */
+void buf_release_free(struct buf_cache *c);
 /* With the shard's lock held: the buffer or NULL, no reference. */
 struct gfs2_bh *buf_lookup(struct buf_shard *s, uint64_t blkno);
 /* The limit is exceeded: make room, from @own first. No buffer lock is held. */

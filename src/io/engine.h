@@ -43,6 +43,14 @@ struct io_engine {
 	struct list_head e_faults;
 	atomic_bool e_has_faults;	/* relaxed: spares the lock; a rule acts on requests that come after it */
 
+	/*
+	 * For threads that get no ring of their own, for want of descriptors or memory: their I/O, maybe the log's, is no error for that, and
+	 * to wait for one would be for ever if those that have one wait for them.  The lock is the ring's, while a thread has it; under any other.
+	 */
+	struct io_ring *e_reserve;
+	pthread_mutex_t e_reserve_lock;
+	atomic_bool e_no_rings;		/* relaxed: that there was none has been said */
+
 	/* io_rings_lock */
 	struct list_head e_rings;
 	uint64_t e_retired[ST_NR];

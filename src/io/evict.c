@@ -186,7 +186,8 @@ int buf_cache_set_pressure(struct buf_cache *c, void (*fn)(void *), void *arg)
 
 /* --- forgetting --- */
 
-static void forget_one(struct buf_cache *c, uint64_t blkno)
+/* False: it is in one of the states @keep. */
+static bool forget_one(struct buf_cache *c, uint64_t blkno, unsigned keep)
 {
 	struct buf_shard *s = buf_shard(c, blkno);
 	struct gfs2_mapping *m;
@@ -197,13 +198,19 @@ static void forget_one(struct buf_cache *c, uint64_t blkno)
 		bh = buf_lookup(s, blkno);
 		if (!bh) {
 			rmutex_unlock(&s->s_lock);
-			return;
+			return true;
 		}
 		m = bh->b_map;
 		if (!rmutex_trylock(&m->m_lock)) {
 			rmutex_unlock(&s->s_lock);
 			sched_yield();
 			continue;
+		}
+		/* It becomes dirty under m_lock. */
+		if (buf_test(bh, keep)) {
+			rmutex_unlock(&m->m_lock);
+			rmutex_unlock(&s->s_lock);
+			return false;
 		}
 		/* New write-backs of data start under m_lock, those of the log only with B_AIL. */
 		if (!buf_test(bh, B_WRITEBACK))
@@ -214,11 +221,11 @@ static void forget_one(struct buf_cache *c, uint64_t blkno)
 		buf_wait_state(bh, B_WRITEBACK);
 		buf_put(bh);
 	}
-	GFS2_BUG_ON(buf_test(bh, B_PINNED | B_AIL));
 	buf_remove(s, bh);
 	rmutex_unlock(&m->m_lock);
 	rmutex_unlock(&s->s_lock);
 	buf_put(bh);
+	return true;
 }
 
 /* Block numbers in [blkno, blkno + nr) that a shard has, up to @max. */
@@ -239,24 +246,37 @@ static unsigned shard_range(struct buf_shard *s, uint64_t blkno, uint64_t nr, ui
 	return n;
 }
 
-void buf_forget(struct buf_cache *c, uint64_t blkno, uint64_t nr)
+static uint64_t forget(struct buf_cache *c, uint64_t blkno, uint64_t nr, unsigned keep)
 {
 	uint64_t used = atomic_load_explicit(&c->c_used, memory_order_relaxed);
 	uint64_t found[128];
 	unsigned n;
 
 	if (!used)
-		return;
+		return 0;
 	if (nr <= max_t(uint64_t, used, c->c_shard_mask)) {
 		for (uint64_t i = 0; i < nr; i++)
-			forget_one(c, blkno + i);
-		return;
+			if (!forget_one(c, blkno + i, keep))
+				return blkno + i;
+		return 0;
 	}
 	/* More blocks than the cache has: go by the cache's. */
 	for (unsigned i = 0; i <= c->c_shard_mask; i++)
 		while ((n = shard_range(&c->c_shards[i], blkno, nr, found, ARRAY_SIZE(found))))
 			while (n)
-				forget_one(c, found[--n]);
+				if (!forget_one(c, found[--n], keep))
+					return found[n];
+	return 0;
+}
+
+uint64_t buf_forget(struct buf_cache *c, uint64_t blkno, uint64_t nr)
+{
+	return forget(c, blkno, nr, B_PINNED | B_AIL);
+}
+
+uint64_t buf_forget_clean(struct buf_cache *c, uint64_t blkno, uint64_t nr)
+{
+	return forget(c, blkno, nr, B_PINNED | B_AIL | B_DIRTY);
 }
 
 /* --- the limit --- */
@@ -266,6 +286,7 @@ void buf_cache_set_limit(struct buf_cache *c, uint64_t limit_bytes)
 	atomic_store_explicit(&c->c_limit, max_t(uint64_t, limit_bytes / c->c_bsize, 1),
 			      memory_order_relaxed);
 	evict_all_over(c, UINT32_MAX);
+	buf_release_free(c);
 	if (excess(c))
 		tell_pressure(c);
 }

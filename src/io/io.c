@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "util/util.h"
+#include "util/wait.h"
 
 #define WORKER_ENTRIES 64
 #define MIN_ALIGN 512
@@ -172,6 +173,16 @@ static int open_store(struct io_engine *e, const char *path)
 	return 0;
 }
 
+static int reserve_open(struct io_engine *e)
+{
+	int error = ring_create(e, WORKER_ENTRIES, false, true, &e->e_reserve);
+
+	/* The slot would be this thread's. */
+	if (!error)
+		io_uring_unregister_ring_fd(&e->e_reserve->r_uring);
+	return error;
+}
+
 int io_engine_open(const char *path, bool ro, struct io_engine **out)
 {
 	static atomic_uint_least64_t ids;
@@ -182,6 +193,7 @@ int io_engine_open(const char *path, bool ro, struct io_engine **out)
 	e->e_ro = ro;
 	e->e_id = atomic_fetch_add_explicit(&ids, 1, memory_order_relaxed) + 1;
 	rmutex_init(&e->e_lock, RANK_IO);
+	pthread_mutex_init(&e->e_reserve_lock, NULL);
 	list_init(&e->e_faults);
 	list_init(&e->e_rings);
 
@@ -189,6 +201,8 @@ int io_engine_open(const char *path, bool ro, struct io_engine **out)
 	if (!error)
 		error = e->e_direct ? probe(e) :
 				      io_engine_set_buffered(e, "its store refuses direct I/O");
+	if (!error)
+		error = reserve_open(e);
 	if (error) {
 		io_engine_close(e);
 		return error;
@@ -227,6 +241,9 @@ void io_engine_close(struct io_engine *e)
 		ring_close_locked(r);
 	}
 	rmutex_unlock(&io_rings_lock);
+	if (e->e_reserve)
+		ring_free(e->e_reserve);
+	pthread_mutex_destroy(&e->e_reserve_lock);
 	inmem_close(e);
 	io_fault_clear(e);
 	rmutex_destroy(&e->e_lock);
@@ -339,16 +356,22 @@ static int thread_ring(struct io_engine *e, struct io_ring **out)
 
 /* --- blocking use --- */
 
+static struct io_ring *reserve_get(struct io_engine *e)
+{
+	about_to_wait();
+	pthread_mutex_lock(&e->e_reserve_lock);
+	e->e_reserve->r_thread = pthread_self();
+	return e->e_reserve;
+}
+
 int io_run(struct io_engine *e, struct io_req *reqs, unsigned nr)
 {
 	struct io_ring *r = NULL;
-	int error = thread_ring(e, &r);
+	bool reserve = thread_ring(e, &r);
+	int error = 0;
 
-	if (error) {
-		for (unsigned i = 0; i < nr; i++)
-			reqs[i].res = error;
-		return error;
-	}
+	if (reserve)
+		r = reserve_get(e);
 	for (unsigned i = 0; i < nr; i++) {
 		/* More than that and the kernel would have to keep completions for us. */
 		while (r->r_inflight >= r->r_max_inflight)
@@ -359,6 +382,8 @@ int io_run(struct io_engine *e, struct io_req *reqs, unsigned nr)
 	/* One system call submits all and waits for all; only continuations need another. */
 	while (r->r_inflight)
 		GFS2_BUG_ON(io_ring_wait(r, r->r_inflight));
+	if (reserve)
+		pthread_mutex_unlock(&e->e_reserve_lock);
 	for (unsigned i = 0; i < nr && !error; i++)
 		error = reqs[i].res;
 	return error;

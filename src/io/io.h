@@ -12,7 +12,8 @@
  *    A read or write past the end of the device is -EIO, never short.
  *  - Memory, offset and length handed to an O_DIRECT engine must be aligned to io_align(); the
  *    buffer cache and the receive slabs are.  Misaligned requests get -EINVAL and are not sent.
- *  - io_run() may be called by any thread; it creates the calling thread's ring when needed.
+ *  - io_run() may be called by any thread; it creates the calling thread's ring when needed.  Threads that get none (descriptors, memory) use
+ *    the engine's reserve, one after the other.
  *  - Fault rules are looked at once per request, before it is sent; delays do not block the ring.
  *  - An engine and its rings belong to the process that opened it: no fork() in between (daemons
  *    fork first).  A ring belongs to the thread that created it.

@@ -365,6 +365,24 @@ int mapping_failed_since(struct gfs2_mapping *m, uint64_t errors)
 	return mapping_errors(m) == errors ? 0 : -EIO;
 }
 
+/*
+ * Who waits for the data is told; but nobody may be waiting, or ever ask (fsync): data that are lost are told to the log, too.
+ * m_lock not held; @v: sorted, as buf_transfer() has left it
+ */
+static void say_lost(const struct buf_vec *v, unsigned nr)
+{
+	unsigned first = nr, lost = 0;
+
+	for (unsigned i = nr; i--;)
+		if (v[i].error) {
+			first = i;
+			lost++;
+		}
+	if (lost)
+		fs_err_limited("cannot write block %" PRIu64 " (%u of file data in all): %s; what was written there is lost",
+			       v[first].bh->b_blocknr, lost, strerror(-v[first].error));
+}
+
 int mapping_write(struct gfs2_mapping *m)
 {
 	struct wb_batch b = { .max = 0 };
@@ -392,6 +410,8 @@ int mapping_write(struct gfs2_mapping *m)
 		rmutex_unlock(&m->m_lock);
 		buf_vec_sort(b.v, b.nr);
 		e = buf_transfer(m->m_cache, IO_WRITE, mapping_class(m), b.v, b.nr);
+		if (e)
+			say_lost(b.v, b.nr);
 		if (!error)
 			error = e;
 		rmutex_lock(&m->m_lock);
@@ -412,6 +432,8 @@ static void write_together(struct wb_batch *b, struct gfs2_mapping **maps, unsig
 
 	buf_vec_sort(all, nr_all);
 	error = buf_transfer(maps[0]->m_cache, IO_WRITE, IO_DATA, all, nr_all);
+	if (error)
+		say_lost(all, nr_all);
 	/* Before the first batch ends, and with it its buffers.  b_map: what is being written is not forgotten. */
 	for (unsigned i = 0; error && i < nr; i++)
 		for (unsigned k = 0; !b[i].error && k < nr_all; k++)

@@ -31,7 +31,6 @@
 enum { PH_DELAY, PH_IO, PH_FLUSH, PH_END };
 
 /* Of one SQE; the kernel itself stops a page short of 2 GiB. */
-#define RING_BYTES 16384		/* of a small ring, about: what its owner waits for */
 #define MAX_TRANSFER (1u << 30)
 #define MAX_RETRIES 100
 
@@ -70,24 +69,20 @@ static int ring_setup(struct io_ring *r, unsigned entries, bool defer)
 	return error;
 }
 
-static bool have_rings(struct io_engine *e)
-{
-	bool have;
-
-	rmutex_lock(&io_rings_lock);
-	have = !list_empty(&e->e_rings);
-	rmutex_unlock(&io_rings_lock);
-	return have;
-}
-
 int ring_create(struct io_engine *e, unsigned entries, bool defer, bool worker,
 		struct io_ring **out)
 {
 	/* Slot 0 is the volume, the others are the owner's. */
 	int files[4] = { e->e_fd, -1, -1, -1 };
 	struct io_ring *r = xzalloc(sizeof(*r));
-	int error;
+	int error = ring_setup(r, entries, defer);
 
+	if (error) {
+		if (!atomic_exchange_explicit(&e->e_no_rings, true, memory_order_relaxed))
+			fs_err("cannot set up io_uring: %s", strerror(-error));
+		free(r);
+		return error;
+	}
 	r->r_engine = e;
 	r->r_engine_id = e->e_id;
 	r->r_thread = pthread_self();
@@ -95,17 +90,6 @@ int ring_create(struct io_engine *e, unsigned entries, bool defer, bool worker,
 	r->r_quick = defer;
 	list_init(&r->r_engine_list);
 	list_init(&r->r_called);
-	/* A worker's I/O, maybe the log's, is not an error for want of memory; no ring at all is the mount's to report. */
-	for (unsigned i = 0; (error = ring_setup(r, entries, defer)) == -ENOMEM; i++) {
-		if (!worker || !have_rings(e))
-			break;
-		memory_wait(RING_BYTES, i);
-	}
-	if (error) {
-		fs_err("cannot set up io_uring: %s", strerror(-error));
-		free(r);
-		return error;
-	}
 	r->r_max_inflight = r->r_uring.cq.ring_entries;
 	/* Both only spare the kernel a look-up per call. */
 	r->r_fixed_file = !io_uring_register_files(&r->r_uring, files, ARRAY_SIZE(files));

@@ -49,6 +49,7 @@ struct gfs2_jdesc {
 	struct gfs2_journal_extent *jd_extents; /* ascending, without holes */
 	struct gfs2_inode *jd_inode;	/* referenced from mount to unmount (fs/journals.c) */
 	uint64_t jd_statfs_addr, jd_quota_addr; /* dinodes of statfs_change<jid>, quota_change<jid> */
+	int jd_told;	/* why it could not be replayed, which has been said; the recovery thread's */
 };
 
 struct gfs2_log_header_host {
@@ -66,6 +67,8 @@ struct gfs2_log_hooks {
 	void (*local_statfs)(void *arg, int64_t vals[3]);
 	/* The log cannot be written any more. */
 	void (*withdraw)(void *arg, int error, const char *what);
+	/* On a damaged volume: block @blkno is somebody else's, too; nothing more may be written.  Under any mutex, in a transaction. */
+	void (*used_twice)(void *arg, uint64_t blkno);
 	/* For events: flush started (true) or ended. */
 	void (*flush_event)(void *arg, bool start, uint64_t seq, uint32_t flags);
 };
@@ -118,6 +121,8 @@ unsigned gfs2_log_max_trans(const struct gfs2_log *log);
  * Before changing b_data of a metadata buffer: pins it, clears the header's pad and sets mh_jid.  First use of a *new* block: fill in the
  * header (gfs2_metatype_set) before or after, it must have one when the transaction ends.  Several open transactions may
  * add the same buffer at once (one holder for all of them); its contents are then theirs to guard.
+ * A buffer that is not (any more) @gl's, because somebody else has the same block, is not pinned: hooks.used_twice.  The caller need not care:
+ * nothing that is changed from here on gets out.
  */
 void gfs2_trans_add_meta(struct gfs2_log *log, struct gfs2_glock *gl, struct gfs2_bh *bh);
 /* The same for a block of journaled file data (no header, escaped in the log when it looks like one). */

@@ -199,17 +199,26 @@ static atomic_uint *pin_counter(struct gfs2_log *log, bool jdata)
 	return jdata ? &log->o_nr_jdata : &log->o_nr_meta;
 }
 
-/* False: another open transaction was faster. */
+/* False: another open transaction was faster, or it is not @gl's buffer. */
 static bool trans_pin(struct gfs2_log *log, struct gfs2_glock *gl, struct gfs2_bh *bh, bool jdata)
 {
 	struct log_block *e;
 	unsigned nr;
 
 	rmutex_lock(&log->l_lock);
+	/*
+	 * From here on no in-place write copies b_data (ail.c looks at this bit and copies under
+	 * l_lock), so the caller may change it.
+	 */
+	if (!buf_pin(&gl->gl_mapping, bh, jdata ? B_JDATA : 0)) {
+		rmutex_unlock(&log->l_lock);
+		log->l_hooks.used_twice(log->l_hooks.arg, bh->b_blocknr);
+		return false;
+	}
 	nr = log_nr_pins(log);
 	e = blktab_get(&log->l_tab, bh->b_blocknr);
 	if (e->pin) {
-		/* Not another buffer of the same block. */
+		/* Not another buffer of the same block: what is pinned is in the cache, and so is this one. */
 		GFS2_BUG_ON(log->o_pins[e->pin - 1].bh != bh);
 		rmutex_unlock(&log->l_lock);
 		return false;
@@ -224,11 +233,6 @@ static bool trans_pin(struct gfs2_log *log, struct gfs2_glock *gl, struct gfs2_b
 	log->o_pins[nr] = (struct log_pin){ bh->b_blocknr, bh, gl, jdata };
 	e->pin = nr + 1;
 	atomic_fetch_add_explicit(pin_counter(log, jdata), 1, memory_order_relaxed);
-	/*
-	 * From here on no in-place write copies b_data (ail.c looks at this bit and copies under
-	 * l_lock), so the caller may change it.
-	 */
-	buf_set_state(bh, B_PINNED | (jdata ? B_JDATA : 0));
 	rmutex_unlock(&log->l_lock);
 	gfs2_current_trans.tr_nr_pins++;
 	return true;
@@ -242,7 +246,7 @@ static bool trans_pin(struct gfs2_log *log, struct gfs2_glock *gl, struct gfs2_b
 static bool trans_add(struct gfs2_log *log, struct gfs2_glock *gl, struct gfs2_bh *bh, bool jdata)
 {
 	GFS2_BUG_ON(gfs2_current_trans.tr_log != log);
-	if (buf_test(bh, B_PINNED))
+	if (buf_test(bh, B_PINNED) && likely(buf_is_of(bh, &gl->gl_mapping)))
 		return false;
 	return trans_pin(log, gl, bh, jdata);
 }
@@ -348,7 +352,7 @@ static struct gfs2_bh *wipe_one(struct gfs2_log *log, struct log_block *e)
 void gfs2_journal_wipe(struct gfs2_log *log, uint64_t bstart, uint32_t blen)
 {
 	struct gfs2_bh *put[64];
-	uint64_t b = bstart, end = bstart + blen;
+	uint64_t b = bstart, end = bstart + blen, twice;
 
 	GFS2_BUG_ON(gfs2_current_trans.tr_log != log);
 	while (b < end) {
@@ -373,7 +377,10 @@ void gfs2_journal_wipe(struct gfs2_log *log, uint64_t bstart, uint32_t blen)
 	 * although this batch frees them: a crash may come in between.
 	 */
 	ordered_wait(log);
-	buf_forget(log->l_bufs, bstart, blen);
+	twice = buf_forget(log->l_bufs, bstart, blen);
+	/* It has been pinned since. */
+	if (twice)
+		log->l_hooks.used_twice(log->l_hooks.arg, twice);
 }
 
 /* --- the end --- */

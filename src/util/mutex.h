@@ -27,9 +27,9 @@ enum lock_rank {
 	RANK_STATFS,	  /* fs/statfs.c: local and master counters */
 	RANK_INODE,	  /* fs/inode.c: one inode's pending times and flags */
 	RANK_ORDERED,	  /* journal/log.c: list of ordered mappings */
+	RANK_LOG,	  /* journal/log.c: pins, AIL lists, revokes */
 	RANK_MAPPING,	  /* io/buf.c: the buffers of one glock or inode */
 	RANK_BUF_SHARD,	  /* io/buf.c: a shard of the buffer hash and its LRU */
-	RANK_LOG,	  /* journal/log.c: pins, AIL lists, revokes */
 	RANK_GLOCK_TABLE, /* lock/glock.c: a shard of the glock hash, LRU */
 	RANK_GLOCK,	  /* lock/glock.c: one glock: state, holders */
 	RANK_GLOCK_WORK,  /* lock/glock.c: work queue of demotions */

@@ -20,10 +20,13 @@
 
 #define MSG_MAX 1024
 #define PATIENCE_MS 200
+#define LIMIT_NS 5000000000u
+#define LIMIT_NR 10
 
 /* Set before threads exist (mount), read by all; the level may be changed at run time (relaxed: a hint). */
 static char msg_prefix[128] = "gfs2-fuse: ";
 static atomic_int msg_max_level = MSG_INFO;
+static atomic_bool msg_no_limits; /* relaxed: set before threads exist */
 static const char *msg_syslog_path; /* before msg_syslog is */
 static atomic_bool msg_syslog;
 /* What nobody has taken since somebody last did; nothing is waited for then. relaxed: counters */
@@ -103,6 +106,13 @@ static void deliver(bool (*write_to)(int priority, const char *text), atomic_uin
 	write_to(LOG_WARNING, note);
 }
 
+static _Thread_local bool msg_hushed;
+
+void msg_hush(bool hush)
+{
+	msg_hushed = hush;
+}
+
 void msg(enum msg_level level, const char *fmt, ...)
 {
 	static const int prio[] = { LOG_ERR, LOG_WARNING, LOG_INFO, LOG_DEBUG };
@@ -112,6 +122,8 @@ void msg(enum msg_level level, const char *fmt, ...)
 	va_list ap;
 	int n;
 
+	if (msg_hushed)
+		level = MSG_DEBUG;
 	if ((int)level > atomic_load_explicit(&msg_max_level, memory_order_relaxed))
 		return;
 
@@ -134,6 +146,28 @@ void msg(enum msg_level level, const char *fmt, ...)
 		deliver(write_syslog, &lost_syslog, prio[level], text);
 	deliver(write_stderr, &lost_stderr, prio[level], text);
 	errno = saved_errno;
+}
+
+void msg_without_limits(void)
+{
+	atomic_store_explicit(&msg_no_limits, true, memory_order_relaxed);
+}
+
+bool msg_limit(struct msg_limit *l)
+{
+	uint64_t now = now_ns(), since = atomic_load_explicit(&l->since, memory_order_relaxed);
+	unsigned nr;
+
+	if (atomic_load_explicit(&msg_no_limits, memory_order_relaxed))
+		return true;
+	/* relaxed: whoever loses a race here counts for the other window */
+	if ((!since || now - since >= LIMIT_NS) &&
+	    atomic_compare_exchange_strong_explicit(&l->since, &since, now, memory_order_relaxed, memory_order_relaxed))
+		atomic_store_explicit(&l->nr, 0, memory_order_relaxed);
+	nr = atomic_fetch_add_explicit(&l->nr, 1, memory_order_relaxed);
+	if (nr == LIMIT_NR)
+		fs_warn("more messages like the last ones are left out for some seconds");
+	return nr < LIMIT_NR;
 }
 
 _Noreturn void gfs2_bug(const char *expr, const char *file, int line, const char *func)

@@ -8,6 +8,7 @@
 #include <endian.h>
 #include <errno.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -87,9 +88,28 @@ ssize_t msg_send(int fd, struct iovec *iov, unsigned nr, int wait_ms);
 void msg_say_fatal_signals(void);
 /* For threads that leave signals to the main thread: all are blocked but those of fatal.c, which a thread causes itself. */
 void block_all_but_faults(sigset_t *old);
+/* What this thread does has been tried and told before: until it is called with false all messages of the thread are MSG_DEBUG. */
+void msg_hush(bool hush);
 void msg(enum msg_level level, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 #define fs_err(...) msg(MSG_ERR, __VA_ARGS__)
 #define fs_warn(...) msg(MSG_WARN, __VA_ARGS__)
+/*
+ * What a device that fails can be made to say again and again: ten of one kind in five seconds, as the kernel's printk_ratelimit().  The first one
+ * that is left out is replaced by a word about that.
+ */
+struct msg_limit {
+	atomic_uint_least64_t since;	/* now_ns(); 0: never */
+	atomic_uint nr;
+};
+bool msg_limit(struct msg_limit *l);
+/* For tests that look at every message. */
+void msg_without_limits(void);
+#define fs_err_limited(...) \
+	do { \
+		static struct msg_limit limit_; \
+		if (msg_limit(&limit_)) \
+			fs_err(__VA_ARGS__); \
+	} while (0)
 #define fs_info(...) msg(MSG_INFO, __VA_ARGS__)
 #define fs_dbg(...) msg(MSG_DEBUG, __VA_ARGS__)
 

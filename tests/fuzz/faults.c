@@ -592,6 +592,7 @@ int main(int argc, char **argv)
 
 	if (argc != 5)
 		return 2;
+	msg_without_limits();
 	messages = memfd_create("messages", MFD_CLOEXEC);
 	shown_at = mmap(NULL, sizeof(*shown_at), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	pid = fork();

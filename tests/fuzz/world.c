@@ -20,6 +20,7 @@ void world_paths(const char *base, const char *work_suffix)
 	snprintf(path_base, sizeof(path_base), "%s", base);
 	snprintf(path_dirty, sizeof(path_dirty), "%s.dirty", path_base);
 	snprintf(path_work, sizeof(path_work), "%s.work%s", path_base, work_suffix);
+	msg_without_limits();
 }
 
 /* --- the volume --- */

@@ -219,6 +219,7 @@ struct fix {
 	struct gfs2_log *log;
 	struct gfs2_log_header_host head;
 	atomic_int withdrawn;
+	uint64_t used_twice;
 	atomic_llong stat_free, stat_dinodes;	/* local statfs */
 	unsigned commit_secs;
 };
@@ -246,6 +247,12 @@ static inline void fix_flush_event(void *arg, bool start, uint64_t sequence, uin
 static inline void fix_withdraw(void *arg, int error, const char *what)
 {
 	atomic_fetch_add(&((struct fix *)arg)->withdrawn, 1);
+}
+
+static inline void fix_used_twice(void *arg, uint64_t blkno)
+{
+	((struct fix *)arg)->used_twice = blkno;
+	gfs2_log_stop(((struct fix *)arg)->log);
 }
 
 static inline void fix_dinode(char *block, uint64_t addr)
@@ -315,7 +322,7 @@ static inline void fix_open_log(struct fix *f)
 		.engine = f->e, .bufs = f->bufs, .bsize = f->bsize, .jd = &f->jd, .head = f->head,
 		.commit_secs = f->commit_secs,
 		.hooks = { .arg = f, .local_statfs = fix_local_statfs, .withdraw = fix_withdraw,
-			   .flush_event = fix_flush_event },
+			   .used_twice = fix_used_twice, .flush_event = fix_flush_event },
 	};
 
 	assert_int_equal(gfs2_log_create(&cfg, &f->log), 0);

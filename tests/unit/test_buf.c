@@ -363,6 +363,27 @@ static void limit_can_change(void **state)
 	assert_int_equal(buf_cache_used(c), 300 * BSIZE);
 }
 
+/* Memory of free buffers is kept for the next ones, as much as the limit allows, and counted. */
+static void free_buffers_within_the_limit(void **state)
+{
+	buf_cache_set_limit(c, 500 * BSIZE);
+	read_range(&data, 0, 500);
+	assert_int_equal(buf_cache_resident(c), 500 * BSIZE);
+	buf_forget(c, 0, 500);
+	assert_int_equal(buf_cache_used(c), 0);
+	assert_int_equal(buf_cache_resident(c), EXACT_ALLOC ? 0 : 500 * BSIZE);
+	buf_cache_set_limit(c, 100 * BSIZE);
+	assert_int_equal(buf_cache_resident(c), EXACT_ALLOC ? 0 : 100 * BSIZE);
+	/* Those that still have memory come first. */
+	read_range(&data, 0, 100);
+	assert_int_equal(buf_cache_resident(c), 100 * BSIZE);
+	for (unsigned i = 0; i < 100; i++)
+		assert_true(cached(i));
+	/* The next take the memory of those that go for them. */
+	read_range(&data, 100, 150);
+	assert_in_range(buf_cache_resident(c), buf_cache_used(c), 100 * BSIZE);
+}
+
 /* Shards lose all they have, and go on waking those who wait for a block of theirs (when they did not: for ever). */
 static void emptied_shards_wake_their_waiters(void **state)
 {
@@ -849,9 +870,19 @@ static void moving(void **state)
 	bh = buf_get(&data, 71);
 	assert_ptr_equal(bh, pinned);
 	assert_ptr_equal(bh->b_map, &meta);
+	/* And nobody drops it. */
+	assert_int_equal(buf_forget(c, 71, 1), 71);
+	assert_int_equal(buf_forget(c, 71, UINT64_MAX / 2), 71);
+	assert_true(cached(71));
 	buf_clear_state(pinned, B_PINNED);
 	buf_put(bh);
 	buf_put(pinned);
+	/* Nobody pins what is not his. */
+	assert_false(buf_pin(&data, pinned, B_JDATA));
+	assert_false(buf_test(pinned, B_PINNED));
+	assert_true(buf_pin(&meta, pinned, B_JDATA));
+	assert_true(buf_test(pinned, B_PINNED) && buf_test(pinned, B_JDATA));
+	buf_clear_state(pinned, B_PINNED | B_JDATA);
 	/* Two files on one block: the first one's data are not lost, and nobody marks the other's buffer. */
 	buf_put(dirty(&data, 72, 'd'));
 	bh = buf_get(&data2, 72);
@@ -892,6 +923,22 @@ static void small_blocks(void **state)
 		buf_put(bh);
 	}
 	mapping_invalidate(&m);
+	/* Their memory goes back to the system in whole pages. */
+	if (!EXACT_ALLOC) {
+		buf_cache_set_limit(small, 3000 * 512);
+		for (unsigned i = 0; i < 2048; i++)
+			buf_put(buf_get(&m, i));
+		bh = buf_get(&m, 7);
+		memset(bh->b_data, '7', 512);
+		buf_forget(small, 0, 7);
+		buf_forget(small, 8, 2040);
+		buf_cache_set_limit(small, 512);
+		assert_int_equal(buf_cache_resident(small), 4096);
+		assert_int_equal(bh->b_data[511], '7');
+		buf_put(bh);
+		buf_forget(small, 7, 1);
+		assert_int_equal(buf_cache_resident(small), 0);
+	}
 	mapping_destroy(&m);
 	buf_cache_destroy(small);
 }
@@ -1102,6 +1149,7 @@ int main(void)
 		T(what_is_in_use_stays),
 		T(pressure),
 		T(limit_can_change),
+		T(free_buffers_within_the_limit),
 		T(emptied_shards_wake_their_waiters),
 		T(memory_of_others_will_do),
 		T(neighbours_in_one_request),

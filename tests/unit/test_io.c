@@ -639,6 +639,43 @@ static void children_have_no_rings(void **state)
 	assert_int_equal(status, 0);
 }
 
+static void *writes_and_reads(void *arg)
+{
+	char *buf = aligned_alloc(BLK, 2 * BLK);
+	const uint64_t pos = (uintptr_t)arg * BLK;
+	uintptr_t bad = !buf;
+
+	for (unsigned i = 0; !bad && i < 50; i++) {
+		fill(buf, BLK, (unsigned)(pos + i));
+		bad |= io_write(e, IO_DATA, buf, BLK, pos) != 0;
+		bad |= io_flush(e, IO_LOG) != 0;
+		bad |= io_read(e, IO_DATA, buf + BLK, BLK, pos) != 0;
+		bad |= memcmp(buf, buf + BLK, BLK) != 0;
+	}
+	free(buf);
+	return (void *)bad;
+}
+
+/* Threads that get no ring of their own share one: it was an error of their I/O, and of the log's the end of the mount. */
+static void no_descriptors_for_rings(void **state)
+{
+	struct rlimit before, none;
+	pthread_t t[6];
+	void *bad;
+
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+	none = before;
+	none.rlim_cur = 0;
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &none), 0);
+	for (unsigned i = 0; i < ARRAY_SIZE(t); i++)
+		assert_int_equal(pthread_create(&t[i], NULL, writes_and_reads, (void *)(uintptr_t)(i + 1)), 0);
+	for (unsigned i = 0; i < ARRAY_SIZE(t); i++) {
+		pthread_join(t[i], &bad);
+		assert_null(bad);
+	}
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+}
+
 /* Closing gives back a lock on the volume at once, although rings end in the background. */
 static void close_releases_the_lock(void **state)
 {
@@ -1110,7 +1147,8 @@ int main(void)
 		T(company_for_lone_transfers),
 		T(threads_have_their_own_rings),
 		T(threads_outlive_engines),
-		T(children_have_no_rings), T(close_releases_the_lock),
+		T(children_have_no_rings), T(no_descriptors_for_rings),
+		T(close_releases_the_lock),
 		T(buffered_engine),
 		T(truncated_store),
 		T(durable_calls), T(flush_errors_stay),

@@ -188,6 +188,44 @@ static bool drained(int fd, const char *text)
 	return found;
 }
 
+static void say_often(void *unused)
+{
+	struct msg_limit l = { 0 };
+
+	for (unsigned round = 0; round < 2; round++) {
+		for (unsigned i = 0; i < 1000; i++)
+			if (msg_limit(&l))
+				fs_err("round %u", round);
+		/* As if those five seconds were over. */
+		atomic_store(&l.since, now_ns() - 6000000000u);
+	}
+	msg_without_limits();
+	for (unsigned i = 0; i < 20; i++)
+		if (msg_limit(&l))
+			fs_err("always");
+	_exit(0);
+}
+
+static unsigned count(const char *text, const char *word)
+{
+	unsigned n = 0;
+
+	for (; (text = strstr(text, word)); text++)
+		n++;
+	return n;
+}
+
+static void messages_have_a_limit(void **state)
+{
+	char text[4096];
+
+	assert_int_equal(end_of_child(say_often, NULL, text, sizeof(text)), 0);
+	assert_int_equal(count(text, "round 0\n"), 10);
+	assert_int_equal(count(text, "round 1\n"), 10);
+	assert_int_equal(count(text, "left out"), 2);
+	assert_int_equal(count(text, "always\n"), 20);
+}
+
 static void nobody_reads_stderr(void *unused)
 {
 	int sv[2];
@@ -312,6 +350,7 @@ int main(void)
 		cmocka_unit_test(lists),
 		cmocka_unit_test(messages),
 		cmocka_unit_test(long_message_is_cut),
+		cmocka_unit_test(messages_have_a_limit),
 		cmocka_unit_test(unread_messages),
 		cmocka_unit_test(deaths_are_told),
 	};
