@@ -66,6 +66,7 @@ struct dead {
 	uint32_t since;			/* only members newer than this one are asked; 0: anybody */
 	uint32_t asked, last_asked;	/* member's node; 0: nobody */
 	uint64_t retry_ns;
+	unsigned failed;		/* how often in a row it could not be replayed, by whomever */
 };
 
 struct broker {
@@ -155,11 +156,23 @@ static void drop_protocol_locks(struct broker *b, const struct dead *d)
 	dlm_rules_purge_resource(b->rules, owner, name, sizeof(name));
 }
 
+/* Something has changed that may be what a recovery was waiting for. */
+static void retry_now(struct broker *b)
+{
+	struct dead *d;
+
+	list_for_each_entry(d, &b->dead, list) {
+		d->retry_ns = 0;
+		d->failed = 0;
+	}
+}
+
 static void bury(struct broker *b, struct dead *d)
 {
 	dlm_rules_purge(b->rules, (struct dlm_owner){ .node = d->node });
 	list_del_init(&d->list);
 	free(d);
+	retry_now(b);
 }
 
 static bool may_recover(const struct member *m, const struct dead *d)
@@ -209,7 +222,8 @@ static void recovered(struct broker *b, const struct member *m, uint32_t jid, in
 		if (d->jid != jid || d->asked != m->node)
 			continue;
 		d->asked = 0;
-		d->retry_ns = now_ns() + RETRY_NS;
+		d->retry_ns = now_ns() + lm_retry_ns(RETRY_NS, d->failed);
+		d->failed += status == LM_RD_FAILED;
 		if (status == LM_RD_SUCCESS) {
 			fs_info("lock broker: journal %u of node %u was recovered by node %u", jid, d->node,
 				m->node);
@@ -246,6 +260,7 @@ static void welcome(struct broker *b, struct member *m, bool first)
 	while (jid_used(b, m->jid))
 		m->jid++;
 	m->state = first ? MEMBER_FIRST : MEMBER_IN;
+	retry_now(b);
 	send_msg(m, &(struct lb_msg){ .op = LB_WELCOME, .version = LB_VERSION, .node = m->node,
 				      .jid = m->jid, .flags = first ? LB_FIRST : 0 });
 }
@@ -327,8 +342,7 @@ static bool room_for(struct member *m, uint32_t handle)
 		return false;
 	while (nr <= handle)
 		nr *= 2;
-	m->lkids = realloc(m->lkids, nr * sizeof(*m->lkids));
-	GFS2_BUG_ON(!m->lkids);
+	m->lkids = xrealloc(m->lkids, nr * sizeof(*m->lkids));
 	memset(m->lkids + m->nr_lkids, 0, (nr - m->nr_lkids) * sizeof(*m->lkids));
 	m->nr_lkids = nr;
 	return true;
@@ -502,8 +516,7 @@ static void serve(struct broker *b)
 
 		list_for_each_entry(m, &b->members, list)
 			nr++;
-		fds = realloc(fds, nr * sizeof(*fds));
-		GFS2_BUG_ON(!fds);
+		fds = xrealloc(fds, nr * sizeof(*fds));
 		fds[0] = (struct pollfd){ .fd = b->listen_fd, .events = POLLIN };
 		nr = 1;
 		list_for_each_entry(m, &b->members, list) {

@@ -112,6 +112,7 @@ void dlm_control_news(struct lm_dlm *dc, const struct dlm_news *news)
 			}
 		}
 		dc->dc_retry_ns = 0;
+		memset(dc->dc_failed, 0, sizeof(dc->dc_failed));
 		rcond_broadcast(&dc->dc_cond);
 		break;
 	}
@@ -121,18 +122,33 @@ void dlm_control_news(struct lm_dlm *dc, const struct dlm_news *news)
 
 static bool recover_jid(struct lm_dlm *dc, unsigned jid, uint32_t gen)
 {
-	bool success;
+	int result = LM_RD_SUCCESS;
+	uint64_t retry = RETRY_NS;
+	bool again, success;
 
-	fs_info("recover generation %u jid %u", gen, jid);
-	/* Ours: set by one who does not know whose it is. */
-	success = (jid == dc->dc_jid && !gfs2_glock_table_withdrawn(dc->dc_table)) ||
-		  gfs2_glock_table_recover_journal(dc->dc_table, jid) == LM_RD_SUCCESS;
-	fs_info("recover jid %u result %s", jid, success ? "success" : "busy");
 	rmutex_lock(&dc->dc_lock);
-	if (success)
-		dc->dc_recovered[jid] = true;
-	else
-		dc->dc_retry_ns = now_ns() + RETRY_NS;
+	/* The same was said the last time. */
+	again = dc->dc_failed[jid];
+	rmutex_unlock(&dc->dc_lock);
+	if (!again)
+		fs_info("recover generation %u jid %u", gen, jid);
+	/* Ours: set by one who does not know whose it is. */
+	if (jid != dc->dc_jid || gfs2_glock_table_withdrawn(dc->dc_table))
+		result = gfs2_glock_table_recover_journal(dc->dc_table, jid);
+	success = result == LM_RD_SUCCESS;
+	if (!again || result != LM_RD_FAILED)
+		fs_info("recover jid %u result %s", jid, success ? "success" : result == LM_RD_FAILED ? "failed" : "busy");
+	rmutex_lock(&dc->dc_lock);
+	dc->dc_recovered[jid] |= success;
+	if (result == LM_RD_FAILED) {
+		retry = lm_retry_ns(RETRY_NS, dc->dc_failed[jid]);
+		dc->dc_failed[jid] += dc->dc_failed[jid] < UINT8_MAX;
+	} else {
+		dc->dc_failed[jid] = 0;
+	}
+	/* News that came meanwhile do not wait, nor does the one of several that is to be asked for soonest. */
+	if (!success && gen == dc->dc_start && (!dc->dc_retry_ns || now_ns() + retry < dc->dc_retry_ns))
+		dc->dc_retry_ns = now_ns() + retry;
 	rmutex_unlock(&dc->dc_lock);
 	return success;
 }

@@ -133,6 +133,7 @@ struct lm_dlm {
 	uint32_t dc_submit[DLM_MAX_JID]; /* journals of dead nodes: generation before the death, plus one; 0: none */
 	uint32_t dc_submit_unknown; /* the same, if one has died whose slot is not known */
 	bool dc_recovered[DLM_MAX_JID];
+	uint8_t dc_failed[DLM_MAX_JID]; /* how often in a row it could not be replayed here since the last recovery of the DLM */
 	uint64_t dc_retry_ns;	/* when the control thread looks again, 0: when something happens */
 
 	struct dlm_lock dc_control, dc_mounted;

@@ -490,18 +490,25 @@ static bool dq_granted(struct gfs2_glock *gl, struct gfs2_holder *gh)
 	return false;
 }
 
+bool glock_fire_cancel(struct gfs2_glock *gl, enum glock_event event)
+{
+	bool canceled = gl->gl_canceled;
+
+	glock_fire(gl, event, NULL);
+	return gl->gl_phase == GLP_WAIT && gl->gl_asked && gl->gl_canceled && !canceled;
+}
+
 /* A waiter leaves; the request that was made for it may have to be taken back. */
 static void dq_waiting_and_unlock(struct gfs2_glock *gl, struct gfs2_holder *gh)
 {
-	bool first = gl->gl_holders.next == &gh->gh_list, canceled = gl->gl_canceled, cancel;
+	bool first = gl->gl_holders.next == &gh->gh_list, cancel;
 
 	list_del_init(&gh->gh_list);
 	note_idle(gl);
 	gh->gh_error = -ECANCELED;
 	if (gh->gh_cond && !SEEDED_BUG("glock-cancel-wakes-nobody"))
 		rcond_signal(gh->gh_cond);
-	glock_fire(gl, first ? GLE_CANCEL : GLE_DEQUEUE, NULL);
-	cancel = gl->gl_phase == GLP_WAIT && gl->gl_asked && gl->gl_canceled && !canceled;
+	cancel = glock_fire_cancel(gl, first ? GLE_CANCEL : GLE_DEQUEUE);
 	/* After the call somebody who sleeps for it must find a consistent holder, so this comes last. */
 	set_iflags(gh, 0);
 	glock_run(gl, GLR_NO_STEP);

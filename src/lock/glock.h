@@ -240,7 +240,7 @@ struct gfs2_glock {
  * until all such journals are clean the module is *blocked*: answers that grant a state are kept back, except to requests
  * with LM_FLAG_NOEXP (the journals' own locks); answers to requests for LM_ST_UNLOCKED, refusals and errors pass.
  * A module also begins blocked, until lm_mount() returns.  On a thread of its own that may sleep it calls
- * lm_recover_journal() for every journal that may need it, again after a while if that gave up, and ends blocking when
+ * lm_recover_journal() for every journal that may need it, again after a while if that gave up (lm_retry_ns()), and ends blocking when
  * all nodes agree that none is left.
  */
 #define LM_OUT_ST_MASK 3
@@ -253,8 +253,18 @@ struct gfs2_glock {
 #define LM_OUT_LOST 16
 
 /* Outcome of a recovery; values as the kernel's recover_status. */
-#define LM_RD_GAVEUP 308	/* somebody else has the journal's lock, or it could not be done here: ask again */
+#define LM_RD_GAVEUP 308	/* somebody else has the journal's lock, or another one that is needed: ask again */
 #define LM_RD_SUCCESS 309	/* the journal is clean and was not in use */
+#define LM_RD_FAILED 310	/* ours: it cannot be replayed here, as things are: ask again, but ever less often */
+#define LM_RETRY_MAX_NS 15000000000ull
+
+/* When to ask again after @failed failures in a row: @first_ns, for each twice as long, up to LM_RETRY_MAX_NS or six doublings. */
+static inline uint64_t lm_retry_ns(uint64_t first_ns, unsigned failed)
+{
+	uint64_t ns = first_ns << (failed < 6 ? failed : 6);
+
+	return ns < LM_RETRY_MAX_NS ? ns : LM_RETRY_MAX_NS;
+}
 
 /* What a module needs of the file system; registered before lm_mount(), called without ranked mutexes. */
 struct lm_recovery_ops {
@@ -488,7 +498,10 @@ bool gfs2_glock_demote_wanted(struct gfs2_glock *gl);
 bool gfs2_glock_wait_demoted(struct gfs2_glock *gl, uint64_t timeout_ns);
 /* Is a demotion pending or running just now?  May have changed by the time of the answer: for statistics. */
 bool gfs2_glock_demote_asked(struct gfs2_glock *gl);
-/* Demote up to @nr LRU glocks that nobody holds and that have no object to UN (memory); returns how many were started. */
+/*
+ * Demote up to @nr LRU glocks that nobody holds and that have no object to UN (memory), those without buffers first; returns how many
+ * were started.
+ */
 unsigned gfs2_glock_shrink(struct gfs2_glock_table *t, unsigned nr);
 /* After withdraw: new holders without LM_FLAG_NOEXP on disk types get -EIO, nothing is given up any more. */
 void gfs2_glock_table_withdraw(struct gfs2_glock_table *t);

@@ -145,6 +145,8 @@ const char *glock_phase_name(enum gl_phase p);
 
 /* All with gl_lock held. */
 void glock_fire(struct gfs2_glock *gl, enum glock_event ev, const struct glock_arg *arg);
+/* The same where a request may have to be taken back: true: the caller calls lm_cancel once it has released gl_lock. */
+bool glock_fire_cancel(struct gfs2_glock *gl, enum glock_event event);
 /*
  * Run the transitions that are needed until the glock is at rest or waits for an answer.  A step may block in go_sync, and releases
  * gl_lock in between.  What may not be run here is left to a worker.

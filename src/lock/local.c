@@ -61,6 +61,7 @@ struct local {
 	bool lost, leaving, stop_recovery;
 	bool reader_runs, recovery_runs;
 	uint32_t *wanted, nr_wanted;	/* journals to recover */
+	uint32_t told_not_ended;	/* recovery's: journal + 1 */
 	int who;		/* LB_WHO_IS: the answer; WHO_ASKED: it has not come */
 	pthread_t reader, recovery;
 	char path[128];
@@ -117,10 +118,8 @@ static struct local_lock *new_lock(struct local *ll, struct gfs2_glock *gl)
 	} else {
 		if (ll->nr_locks == ll->room) {
 			ll->room = ll->room ? 2 * ll->room : 256;
-			ll->locks = realloc(ll->locks, ll->room * sizeof(*ll->locks));
-			ll->free_handles = realloc(ll->free_handles,
-						   ll->room * sizeof(*ll->free_handles));
-			GFS2_BUG_ON(!ll->locks || !ll->free_handles);
+			ll->locks = xrealloc(ll->locks, ll->room * sizeof(*ll->locks));
+			ll->free_handles = xrealloc(ll->free_handles, ll->room * sizeof(*ll->free_handles));
 		}
 		l->handle = ll->nr_locks++;
 	}
@@ -215,6 +214,17 @@ static void local_cancel(struct gfs2_glock *gl)
 	rmutex_unlock(&ll->lock);
 }
 
+/*
+ * Does the end of the connection let go of the lock?  Where that is a clean one value blocks would not be kept.  After a withdraw it is a death, and
+ * what this node had must not be free before its journal has been replayed.
+ */
+static bool goes_with_the_connection(const struct gfs2_glock *gl)
+{
+	const struct gfs2_glock_table *t = gl->gl_table;
+
+	return gfs2_glock_table_dying(t) && (!(gl->gl_ops->go_flags & GLOF_LVB) || gfs2_glock_table_withdrawn(t));
+}
+
 static void local_put_lock(struct gfs2_glock *gl)
 {
 	struct local *ll = local_of(gl);
@@ -229,8 +239,7 @@ static void local_put_lock(struct gfs2_glock *gl)
 	l = gl->gl_lm_priv;
 	if (!l) {
 		now = true;
-	} else if (l->exists && !ll->lost &&
-		   !(gfs2_glock_table_dying(gl->gl_table) && !(gl->gl_ops->go_flags & GLOF_LVB))) {
+	} else if (l->exists && !ll->lost && !goes_with_the_connection(gl)) {
 		l->busy = BUSY_UNLOCK;
 		send_msg(ll, &(struct lb_msg){ .op = LB_UNLOCK, .handle = l->handle });
 	} else {
@@ -330,8 +339,7 @@ static void got_bast(struct local *ll, const struct lb_msg *m)
 static void got_recover(struct local *ll, uint32_t jid)
 {
 	rmutex_lock(&ll->lock);
-	ll->wanted = realloc(ll->wanted, (ll->nr_wanted + 1) * sizeof(*ll->wanted));
-	GFS2_BUG_ON(!ll->wanted);
+	ll->wanted = xrealloc(ll->wanted, (ll->nr_wanted + 1) * sizeof(*ll->wanted));
 	ll->wanted[ll->nr_wanted++] = jid;
 	rcond_broadcast(&ll->cond);
 	rmutex_unlock(&ll->lock);
@@ -447,10 +455,11 @@ static void recover_one(struct local *ll, uint32_t jid)
 	struct lb_msg m = { .op = LB_RECOVERED, .jid = jid, .status = LM_RD_GAVEUP };
 	int error = fence_wait(ll, jid, 1);
 
-	if (error)
+	if (error && ll->told_not_ended != jid + 1)
 		fs_warn("lock_local: the process that owned journal %u has not ended (%s): not replayed",
 			jid, strerror(-error));
-	else
+	ll->told_not_ended = error ? jid + 1 : 0;
+	if (!error)
 		m.status = gfs2_glock_table_recover_journal(ll->table, jid);
 	rmutex_lock(&ll->lock);
 	send_msg(ll, &m);

@@ -436,9 +436,9 @@ static bool shrinkable(const struct gfs2_glock *gl)
 
 /*
  * Once round the list: those that were used since the last look get another round, the others are taken.  Keeping the list in
- * the order of use would cost every holder a shared lock.
+ * the order of use would cost every holder a shared lock.  @empty: only those that cover no buffer, or only those that do.
  */
-static unsigned scan_shard(struct glock_shard *sh, struct gfs2_glock **found, unsigned room)
+static unsigned scan_shard(struct glock_shard *sh, struct gfs2_glock **found, unsigned room, bool empty)
 {
 	struct list_head *last;
 	unsigned nr = 0;
@@ -451,15 +451,28 @@ static unsigned scan_shard(struct glock_shard *sh, struct gfs2_glock **found, un
 
 		list_move_tail(&gl->gl_lru, &sh->lru);
 		if (rmutex_trylock(&gl->gl_lock)) {
-			if (shrinkable(gl) && !gl->gl_used && glock_hold_live(gl))
-				found[nr++] = gl;
-			gl->gl_used = false;
+			/* relaxed: only what is given up first depends on it */
+			if (empty == !atomic_load_explicit(&gl->gl_mapping.m_nr, memory_order_relaxed)) {
+				if (shrinkable(gl) && !gl->gl_used && glock_hold_live(gl))
+					found[nr++] = gl;
+				gl->gl_used = false;
+			}
 			rmutex_unlock(&gl->gl_lock);
 		}
 		if (end)
 			break;
 	}
 	rmutex_unlock(&sh->lock);
+	return nr;
+}
+
+static unsigned scan_all(struct gfs2_glock_table *t, unsigned cursor, struct gfs2_glock **found, unsigned room, bool empty)
+{
+	unsigned nr = 0;
+
+	/* Twice, since the first look at a glock may only have found it used. */
+	for (unsigned i = 0; i < 2 * GLOCK_SHARDS && nr < room; i++)
+		nr += scan_shard(&t->t_shards[(cursor + i) % GLOCK_SHARDS], found + nr, room - nr, empty);
 	return nr;
 }
 
@@ -474,7 +487,7 @@ static int cmp_number(const void *a, const void *b)
 unsigned gfs2_glock_shrink(struct gfs2_glock_table *t, unsigned nr)
 {
 	const struct glock_arg give_up = { .wished = LM_ST_UNLOCKED };
-	unsigned started = 0, found = 0, cursor, i;
+	unsigned started = 0, found, cursor;
 	struct gfs2_glock **gls;
 
 	if (!nr)
@@ -484,13 +497,12 @@ unsigned gfs2_glock_shrink(struct gfs2_glock_table *t, unsigned nr)
 	rmutex_lock(&t->t_work_lock);
 	cursor = t->t_shrink_cursor++;
 	rmutex_unlock(&t->t_work_lock);
-	/* Twice, since the first look at a glock may only have found it used. */
-	for (i = 0; i < 2 * GLOCK_SHARDS && found < nr; i++)
-		found += scan_shard(&t->t_shards[(cursor + i) % GLOCK_SHARDS], gls + found,
-				    nr - found);
+	/* Locks of inodes that were removed come before those without which metadata of live ones would have to be read again. */
+	found = scan_all(t, cursor, gls, nr, true);
+	found += scan_all(t, cursor, gls + found, nr - found, false);
 	/* In the order of the device, since most of them have something to write there. */
 	qsort(gls, found, sizeof(*gls), cmp_number);
-	for (i = 0; i < found; i++) {
+	for (unsigned i = 0; i < found; i++) {
 		struct gfs2_glock *gl = gls[i];
 
 		rmutex_lock(&gl->gl_lock);
@@ -510,13 +522,22 @@ unsigned gfs2_glock_shrink(struct gfs2_glock_table *t, unsigned nr)
 
 static void clear_one(struct gfs2_glock *gl, void *arg)
 {
+	bool cancel;
+
 	rmutex_lock(&gl->gl_lock);
 	if (!list_empty(&gl->gl_holders))
 		glock_bug(gl, "held at unmount");
+	/*
+	 * A withdraw has sent away who waited, but not taken back the request: whoever has the lock may be waiting for one that this node keeps
+	 * until it has gone.
+	 */
+	cancel = gfs2_glock_table_withdrawn(gl->gl_table) && glock_fire_cancel(gl, GLE_CANCEL);
 	glock_fire(gl, GLE_DEMAND, &(struct glock_arg){ .wished = LM_ST_UNLOCKED });
 	/* Even if there is nothing to do: work that waits for its time has a reference. */
 	glock_queue_work(gl, GLW_RUN, 0);
 	glock_unlock(gl);
+	if (cancel)
+		gl->gl_table->t_lm->lm_cancel(gl);
 }
 
 static void dump_one(struct gfs2_glock *gl, void *arg)

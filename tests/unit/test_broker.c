@@ -22,6 +22,7 @@
 
 #include "lock/glock.h"
 #include "lock/local_proto.h"
+#include "util/util.h"
 
 /* Long enough for any machine; only a failure takes that long. */
 #define PATIENCE_MS 20000
@@ -266,6 +267,38 @@ static void test_death(void **state)
 	leave(c);
 }
 
+/*
+ * A journal that cannot be replayed is asked for ever less often: after 200 ms, 400, ... (measured from below only).  Who comes new is asked
+ * at once.
+ */
+static void test_failed_recovery(void **state)
+{
+	int a = join(0), b, c;
+	uint64_t began = 0, alone, with_another;
+
+	welcome(a, 0, true);
+	say(a, &(struct lb_msg){ .op = LB_FIRST_DONE });
+	b = join(0);
+	welcome(b, 1, false);
+	close(b);
+	for (unsigned i = 0; i < 5; i++) {
+		recovered(a, 1, LM_RD_FAILED);
+		if (!i)
+			began = now_ns();
+	}
+	alone = now_ns() - began;
+	began = now_ns();
+	c = join(0);
+	welcome(c, 2, false);
+	recovered(c, 1, LM_RD_SUCCESS);
+	with_another = now_ns() - began;
+	leave(a);
+	leave(c);
+	assert_true(alone >= (200 + 400 + 800 + 1600) * 1000000ull);
+	/* Not only when it would have been A's turn. */
+	assert_true(with_another < 3200000000ull);
+}
+
 /* Who was asked dies, too; the last one recovers both. */
 static bool held_by_the_dead(int fd, uint32_t jid, uint64_t number)
 {
@@ -394,6 +427,7 @@ int main(void)
 #define TEST(t) cmocka_unit_test_setup_teardown(t, start, ended)
 	const struct CMUnitTest tests[] = {
 		TEST(test_first_and_others), TEST(test_first_dies), TEST(test_locks), TEST(test_death),
+		TEST(test_first_and_others), TEST(test_first_dies), TEST(test_locks), TEST(test_failed_recovery),
 		TEST(test_deaths), TEST(test_who_holds), TEST(test_keep_locks), TEST(test_stranger),
 	};
 

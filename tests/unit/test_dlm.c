@@ -335,7 +335,7 @@ static void test_first_mounter_is_not_blocked(void **state)
 
 static struct {
 	char order[64];
-	unsigned first, busy, looked;	/* bits: journals */
+	unsigned first, busy, failed, looked;	/* bits: journals */
 } journals;
 
 static int recover(void *private, unsigned jid)
@@ -344,7 +344,7 @@ static int recover(void *private, unsigned jid)
 	bool busy = journals.busy >> jid & 1;
 
 	snprintf(journals.order + len, sizeof(journals.order) - len, "%u%s ", jid, busy ? "-" : "");
-	return busy ? LM_RD_GAVEUP : LM_RD_SUCCESS;
+	return busy ? LM_RD_GAVEUP : journals.failed >> jid & 1 ? LM_RD_FAILED : LM_RD_SUCCESS;
 }
 
 static bool comes_first(void *private, unsigned jid)
@@ -360,10 +360,48 @@ static const char *recover_bits(struct lm_dlm *dc, uint8_t set, unsigned first, 
 	memset(&journals, 0, sizeof(journals));
 	memset(dc->dc_recovered, 0, sizeof(dc->dc_recovered));
 	dc->dc_retry_ns = 0;
+	dc->dc_start = 9;
 	journals.first = first;
 	journals.busy = busy;
 	dlm_control_recover(dc, &c, 9);
 	return journals.order;
+}
+
+/* When journal 1, which cannot be replayed, is tried again, from now on; journal 3 is another node's at the moment, or clean. */
+static uint64_t retry_after(struct lm_dlm *dc, uint32_t gen, bool busy)
+{
+	const struct control_lvb c = { .owner = CONTROL_US, .generation = gen, .bits = { 0x0a } };
+	uint64_t now = now_ns();
+
+	memset(&journals, 0, sizeof(journals));
+	dc->dc_retry_ns = 0;
+	journals.failed = 1u << 1;
+	journals.busy = busy ? 1u << 3 : 0;
+	dlm_control_recover(dc, &c, gen);
+	return dc->dc_retry_ns ? dc->dc_retry_ns - now : 0;
+}
+
+static void test_failed_recovery(void **state)
+{
+	static const struct lm_recovery_ops ops = { .lm_recover_journal = recover, .lm_comes_first = comes_first };
+	struct lm_dlm *dc = member();
+
+	assert_int_equal(gfs2_glock_table_create(&lm_nolock, NULL, 0, NULL, &dc->dc_table), 0);
+	gfs2_glock_table_set_recovery(dc->dc_table, &ops);
+	dc->dc_jid = 2;
+	dc->dc_start = 9;
+	for (unsigned s = 1; s < 15; s *= 2)
+		assert_true(retry_after(dc, 9, false) >= s * 1000000000ull);
+	assert_true(retry_after(dc, 9, false) >= 15000000000ull);
+	/* Another node's that is on its way is looked at soon. */
+	assert_true(retry_after(dc, 9, true) < 15000000000ull);
+	/* So is everything after news, which do not wait. */
+	assert_int_equal(retry_after(dc, 8, false), 0);
+	tell(dc, "dlm_recover 10");
+	tell(dc, "dlm_recover 10 generation 10 done: 0 ms");
+	assert_true(retry_after(dc, 10, false) < 15000000000ull);
+	gfs2_glock_table_destroy(dc->dc_table);
+	member_free(dc);
 }
 
 /* What the dead held is free at once: who is replayed before the one who died with the lock of the block counts has his overwritten. */
@@ -415,6 +453,7 @@ int main(void)
 		cmocka_unit_test(test_death_after_a_return),
 		cmocka_unit_test(test_first_mounter_is_not_blocked),
 		cmocka_unit_test(test_order_of_recoveries),
+		cmocka_unit_test(test_failed_recovery),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1592,6 +1592,35 @@ static void test_shrink(void **state)
 	gfs2_glock_put(rg);
 }
 
+/* Those that cover no buffers go first, in whatever order they were used; the others when these do not suffice. */
+static void test_shrink_empty_first(void **state)
+{
+	struct gfs2_glock *gl[64];
+	unsigned empty = 0, full = 0;
+
+	for (int i = 0; i < 64; i++) {
+		gl[i] = gfs2_glock_get(table, i, &plain_ops);
+		cache_state(gl[i], SH);
+		atomic_store(&gl[i]->gl_mapping.m_nr, i % 2);
+	}
+	atomic_store(&lm.automatic, true);
+	assert_int_equal(gfs2_glock_shrink(table, 32), 32);
+	for (int i = 0; i < 64; i += 2) {
+		assert_true(gfs2_glock_wait_demoted(gl[i], 60000000000ull));
+		empty += state_of(gl[i]) == UN;
+		full += state_of(gl[i + 1]) == UN;
+	}
+	assert_int_equal(empty, 32);
+	assert_int_equal(full, 0);
+	assert_int_equal(gfs2_glock_shrink(table, 40), 32);
+	for (int i = 0; i < 64; i++) {
+		assert_true(gfs2_glock_wait_demoted(gl[i], 60000000000ull));
+		assert_int_equal(state_of(gl[i]), UN);
+		atomic_store(&gl[i]->gl_mapping.m_nr, 0);
+		gfs2_glock_put(gl[i]);
+	}
+}
+
 static void test_multi(void **state)
 {
 	struct gfs2_glock *gl[3];
@@ -2173,7 +2202,7 @@ int main(void)
 		MANUAL(test_granted_callback),
 		MANUAL(test_go_callback),
 		MANUAL(test_life),
-		MANUAL(test_shrink),
+		MANUAL(test_shrink), MANUAL(test_shrink_empty_first),
 		MANUAL(test_multi),
 		MANUAL(test_withdraw),
 		MANUAL(test_dump),
