@@ -164,10 +164,14 @@ static int acl_read(struct gfs2_inode *ip, const char *name, struct acl *acl)
 static int acl_store(struct gfs2_inode *ip, struct ea_change *c, uint32_t mode)
 {
 	struct gfs2_sbd *sdp = ip->i_sbd;
-	int error = gfs2_trans_begin(sdp->sd_log, 1 + (c ? c->trans : 0), c ? c->revokes : 0);
+	struct gfs2_bh *dibh;
+	int error = namei_read(&ip, 1, &dibh);
 
 	if (error)
 		return error;
+	error = gfs2_trans_begin(sdp->sd_log, 1 + (c ? c->trans : 0), c ? c->revokes : 0);
+	if (error)
+		goto out;
 	gfs2_pending_mtime_fold(ip);
 	ip->i_mode = mode;
 	ip->i_ctime = current_time();
@@ -175,7 +179,10 @@ static int acl_store(struct gfs2_inode *ip, struct ea_change *c, uint32_t mode)
 		error = ea_change_apply(c);
 	if (!error)
 		error = gfs2_dinode_log(ip);
-	return namei_trans_end(sdp, error, "setting an ACL");
+	error = namei_trans_end(sdp, error, "setting an ACL");
+out:
+	namei_read_end(&dibh, 1);
+	return error;
 }
 
 int gfs2_acl_set(struct gfs2_inode *ip, const char *name, const void *value, size_t size,
@@ -251,6 +258,9 @@ int gfs2_acl_inherit(struct gfs2_inode *dip, uint32_t *mode, uint32_t umask,
 		*mode &= ~(umask & 0777);
 		return 0;
 	}
+	/* Nobody could have set it.  Copies have to fit into a block each. */
+	if (acl.nr > acl_max_entries(dip->i_sbd))
+		return -E2BIG;
 	if (S_ISDIR(*mode))
 		inh->ea[inh->nr++] = (struct ea_new){ GFS2_EATYPE_SYS, ACL_DEFAULT_NAME, inh->dflt,
 						      acl_encode(&acl, inh->dflt) };

@@ -145,6 +145,17 @@ static int piece_link(struct piece *p, uint64_t bn)
 	return 0;
 }
 
+/*
+ * The run is going to be written to past the cache.  Nothing of it is there, unless somebody has a block that the bitmap wrongly calls free: what
+ * he has changed would be written over what the file gets, and what is old would be read instead.
+ */
+static int check_nobodys(struct gfs2_sbd *sdp, uint64_t bn, unsigned n)
+{
+	uint64_t twice = buf_forget_clean(sdp->sd_bufs, bn, n);
+
+	return twice ? gfs2_consist(sdp, twice, "the block is used, and free in the bitmap") : 0;
+}
+
 int gfs2_alloc_filled(struct gfs2_inode *ip, const struct gfs2_hole *holes, unsigned nr, uint64_t max,
 		      struct gfs2_filler *filler, uint64_t *done)
 {
@@ -166,6 +177,8 @@ int gfs2_alloc_filled(struct gfs2_inode *ip, const struct gfs2_hole *holes, unsi
 	n = (unsigned)min_t(uint64_t, p.len, p.ap.allowed - p.meta);
 	error = gfs2_alloc_peek_run(ip, &p.ap, &bn, &n);
 	p.len = n;
+	if (!error)
+		error = check_nobodys(sdp, bn, n);
 	if (!error)
 		error = filler->fill(filler, bn, n);
 	if (!error)

@@ -73,7 +73,10 @@ static uint64_t buffer_bytes(const struct gfs2_sbd *sdp, uint64_t bytes)
 	return bytes / (sdp->sd_bsize + sizeof(struct gfs2_bh)) * sdp->sd_bsize;
 }
 
-/* Anonymous memory of the process without the contents of buffers; 0: not known. */
+/*
+ * Anonymous memory of the process without the contents of buffers; 0: not known.  Free buffers are no reason to make the cache smaller, as the
+ * next ones take their place.
+ */
 static uint64_t measured(struct gfs2_sbd *sdp)
 {
 	unsigned long long size, resident = 0, shared = 0;
@@ -86,7 +89,7 @@ static uint64_t measured(struct gfs2_sbd *sdp)
 		resident = shared = 0;
 	fclose(file);
 	anon = (resident - shared) * (uint64_t)sysconf(_SC_PAGESIZE);
-	buffers = buf_cache_used(sdp->sd_bufs);
+	buffers = buf_cache_resident(sdp->sd_bufs);
 	return anon > buffers ? anon - buffers : 0;
 }
 

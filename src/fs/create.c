@@ -97,7 +97,8 @@ static void create_fill(struct create_ctx *c, uint64_t generation)
 	const struct gfs2_create_args *a = c->args;
 	struct gfs2_inode *dip = c->dip, *ip = c->ip;
 
-	ip->i_no_formal_ino = ip->i_generation = generation;
+	gfs2_set_formal_ino(ip, generation);
+	ip->i_generation = generation;
 	ip->i_mode = c->mode;
 	ip->i_uid = a->uid;
 	ip->i_gid = a->gid;
@@ -188,6 +189,8 @@ static int create_new(struct create_ctx *c, struct stat *st)
 {
 	struct gfs2_sbd *sdp = c->dip->i_sbd;
 	uint64_t generation, ea[MAX_EA_BLOCKS];
+	struct namei_held held = { .nr = 0 };
+	struct gfs2_bh *dibh;
 	int error;
 
 	c->mode = c->args->mode;
@@ -195,9 +198,14 @@ static int create_new(struct create_ctx *c, struct stat *st)
 	if (error)
 		return error;
 	c->ea_blocks = ea_new_blocks(sdp, c->acl.ea, c->acl.nr);
-	error = create_prepare(c);
+	error = namei_read(&c->dip, 1, &dibh);
 	if (error)
 		return error;
+	error = namei_hold(&held, c->dip, &c->q);
+	if (!error)
+		error = create_prepare(c);
+	if (error)
+		goto out_read;
 	error = gfs2_trans_begin(sdp->sd_log, c->room.trans, 0);
 	if (error)
 		goto out;
@@ -216,6 +224,9 @@ static int create_new(struct create_ctx *c, struct stat *st)
 	error = namei_trans_end(sdp, error, "create");
 out:
 	create_undo(c);
+out_read:
+	namei_held_end(&held);
+	namei_read_end(&dibh, 1);
 	return error;
 }
 

@@ -83,7 +83,7 @@ int gfs2_dinode_in(struct gfs2_inode *ip, const struct gfs2_bh *bh)
 	if (ip->i_no_formal_ino && ip->i_no_formal_ino != formal)
 		return -ESTALE;
 	if (!ip->i_no_formal_ino)
-		__atomic_store_n(&ip->i_no_formal_ino, formal, __ATOMIC_RELAXED);
+		gfs2_set_formal_ino(ip, formal);
 	ip->i_mode = be32_to_cpu(di->di_mode);
 	owner_in(ip, be32_to_cpu(di->di_uid), be32_to_cpu(di->di_gid));
 	ip->i_nlink = be32_to_cpu(di->di_nlink);

@@ -88,6 +88,23 @@ int gfs2_dir_search(struct gfs2_inode *dip, const struct gfs2_qname *q,
 	return 0;
 }
 
+int gfs2_dir_hold(struct gfs2_inode *dip, const struct gfs2_qname *q, struct gfs2_bh **bhs, unsigned max, unsigned *nr)
+{
+	struct dir_chain c;
+	int error;
+
+	gfs2_assert_held(dip->i_gl, false);
+	if (!dir_is_exhash(dip))
+		return 0;
+	error = dir_chain_begin(&c, dip, q->hash);
+	while (!error && *nr < max && (error = dir_chain_next(&c)) > 0) {
+		bhs[(*nr)++] = buf_hold(c.bh);
+		error = 0;
+	}
+	dir_chain_end(&c);
+	return error;
+}
+
 /* --- what an insertion needs --- */
 
 /* The entries of a leaf, as far as splitting is concerned. */
@@ -347,7 +364,12 @@ int gfs2_dir_add(struct gfs2_inode *dip, const struct gfs2_qname *q, const struc
 	gfs2_trans_add_meta(sdp->sd_log, dip->i_gl, bh);
 	area = dir_is_exhash(dip) ? dir_leaf_area(dip, bh) : dir_linear_area(dip, bh);
 	d = dirent_insert(&area, q, &rule);
-	GFS2_BUG_ON(!d);	/* dir_room() has just walked this block under the same EX */
+	/* dir_room() has just walked this block under the same EX: then somebody else has it, too, and has changed it. */
+	if (!d) {
+		error = gfs2_consist(sdp, bh->b_blocknr, "a leaf has room where there was some");
+		buf_put(bh);
+		return error;
+	}
 	dirent_set_child(d, &inum, child->i_mode >> 12 & 15, rahead);
 	if (dir_is_exhash(dip))
 		leaf_touch(bh, 1);

@@ -37,6 +37,11 @@ int gfs2_dir_search(struct gfs2_inode *dip, const struct gfs2_qname *q,
 int gfs2_diradd_alloc_required(struct gfs2_inode *dip, const struct gfs2_qname *q, unsigned *blocks,
 			       unsigned *trans);
 /*
+ * Any holder: the leaves in which @q is or would be looked for, each with a reference, to @bhs[*@nr] and on, until *@nr is @max.  None of a
+ * directory without leaves.  -EIO; *@nr counts what was found before.
+ */
+int gfs2_dir_hold(struct gfs2_inode *dip, const struct gfs2_qname *q, struct gfs2_bh **bhs, unsigned max, unsigned *nr);
+/*
  * In a transaction: insert (the name must not exist); @ap may be NULL if nothing was required.
  * i_entries, times, nlink (for a directory child) of @dip change and are logged.
  */

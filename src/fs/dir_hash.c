@@ -42,8 +42,33 @@ unsigned dir_table_blocks(const struct gfs2_sbd *sdp, unsigned depth, bool indir
 }
 
 /*
+ * In a transaction: the JD block @blkno, which holds the table's bytes from @start on, ready to be changed.  All that it holds is in @table: if it is
+ * not in memory it is made anew, so nobody waits for the device, whose error would be the end of the mount here.
+ */
+static int table_block(struct gfs2_inode *dip, uint64_t blkno, const char *table, uint32_t start, struct gfs2_bh **out)
+{
+	struct gfs2_sbd *sdp = dip->i_sbd;
+	struct gfs2_bh *bh = buf_get(&dip->i_gl->gl_mapping, blkno);
+	int error = gfs2_check_owner(sdp, bh, &dip->i_gl->gl_mapping);
+
+	if (error) {
+		buf_put(bh);
+		return error;
+	}
+	if (!buf_test(bh, B_UPTODATE)) {
+		memset(bh->b_data, 0, sdp->sd_bsize);
+		gfs2_metatype_set(bh, GFS2_METATYPE_JD, GFS2_FORMAT_JD);
+		memcpy(bh->b_data + sizeof(struct gfs2_meta_header), table + start,
+		       min_t(uint32_t, sdp->sd_jbsize, table_bytes(dip->i_depth) - start));
+		buf_set_uptodate(bh);
+	}
+	*out = bh;
+	return 0;
+}
+
+/*
  * Call for the hash table's bytes [pos, pos+len) in the dinode or JD blocks: copy from disk to
- * @table, or from @table to disk and log.
+ * @table, or from @table, which is whole, to disk and log.
  */
 static int table_transfer(struct gfs2_inode *dip, char *table, uint32_t pos, uint32_t len,
 			  bool write)
@@ -61,7 +86,7 @@ static int table_transfer(struct gfs2_inode *dip, char *table, uint32_t pos, uin
 			off = sizeof(struct gfs2_dinode) + pos;
 			n = len;
 		} else {
-			uint64_t lblock = pos / sdp->sd_jbsize;
+			uint64_t lblock = pos / sdp->sd_jbsize, blkno;
 
 			if (lblock - e.lblock >= e.len) {
 				error = gfs2_map_extent(dip, lblock, UINT32_MAX, &e);
@@ -71,8 +96,11 @@ static int table_transfer(struct gfs2_inode *dip, char *table, uint32_t pos, uin
 					return gfs2_consist(sdp, dip->i_no_addr,
 							    "hole in a directory's hash table");
 			}
-			error = gfs2_meta_read(sdp, dip->i_gl, e.pblock + (lblock - e.lblock),
-					       GFS2_METATYPE_JD, &bh);
+			blkno = e.pblock + (lblock - e.lblock);
+			if (write)
+				error = table_block(dip, blkno, table, pos - pos % sdp->sd_jbsize, &bh);
+			else
+				error = gfs2_meta_read(sdp, dip->i_gl, blkno, GFS2_METATYPE_JD, &bh);
 			off = sizeof(struct gfs2_meta_header) + pos % sdp->sd_jbsize;
 			n = min_t(uint32_t, len, sdp->sd_bsize - off);
 		}
@@ -505,7 +533,7 @@ static int dealloc_chain(struct gfs2_inode *dip, uint64_t leaf, uint32_t first, 
 	if (error)
 		goto out;
 	error = gfs2_trans_begin(sdp->sd_log,
-				 gfs2_rlist_blocks(&rl) + 2 + 1 +
+				 gfs2_rlist_blocks(&rl, nr) + 2 + 1 +
 					 DIV_ROUND_UP(len * sizeof(__be64), sdp->sd_jbsize) + 1,
 				 nr);
 	if (error)

@@ -99,6 +99,9 @@ static int batch_collect(struct gfs2_inode *dip, struct dir_batch *b, struct gfs
 		if (dirent_hash(d) < lo || dirent_hash(d) > hi)
 			return gfs2_consist(dip->i_sbd, bh->b_blocknr,
 					    "name in a leaf that its hash does not lead to");
+		/* No caller could name it; the kernel would refuse the listing without a word about where. */
+		if (memchr(dirent_name(d), '/', dirent_name_len(d)) || memchr(dirent_name(d), 0, dirent_name_len(d)))
+			return gfs2_consist(dip->i_sbd, bh->b_blocknr, "directory entry has a name with a slash or a zero byte");
 		++*live;
 		error = batch_add(b, d);
 	}

@@ -141,8 +141,8 @@ static int free_one(struct batch *b, struct eviction *ev)
 
 static unsigned log_blocks(const struct batch *b)
 {
-	/* the counts; headers and bitmaps: all of these groups', or fewer if there are fewer blocks */
-	return 1 + min_t(uint64_t, gfs2_rlist_blocks(&b->rlist), (uint64_t)b->rlist.rl_rgrps + b->blocks);
+	/* the counts, headers and bitmaps */
+	return 1 + gfs2_rlist_blocks(&b->rlist, b->blocks);
 }
 
 static void commit(struct batch *b)

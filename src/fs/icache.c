@@ -179,11 +179,6 @@ static struct gfs2_inode *inode_alloc(struct gfs2_sbd *sdp, uint64_t no_addr, ui
 	list_init(&ip->i_idle);
 	list_init(&ip->i_reap);
 	list_init(&ip->i_evict);
-	/* What an earlier object of this inode logged may not be durable yet: fsync must believe it. */
-	if (sdp->sd_log) {
-		atomic_init(&ip->i_log_seq, gfs2_trans_batch_seq(sdp->sd_log));
-		atomic_init(&ip->i_datasync_seq, gfs2_trans_batch_seq(sdp->sd_log));
-	}
 	list_init(&ip->i_doomed);
 	list_init(&ip->i_iopen_gh.gh_list);
 	/*
@@ -632,14 +627,8 @@ bool icache_must_write(struct gfs2_inode *ip)
 
 void gfs2_inode_evicted(struct gfs2_inode *ip, int result)
 {
-	struct gfs2_sbd *sdp = ip->i_sbd;
-
-	if (result < 0) {
-		/* After a withdrawal that was said already, and there may be many. */
-		if (!gfs2_withdrawn(sdp))
-			fs_err("inode %" PRIu64 ": cannot be deleted: %s", ip->i_no_addr, strerror(-result));
-		icache_note_undeleted(sdp->sd_icache, ip->i_no_addr);
-	}
+	if (result < 0)
+		icache_note_undeleted(ip->i_sbd, ip->i_no_addr, result);
 	/* read by waiters after i_dead is cleared under the lock */
 	ip->i_deleted = result > 0;
 	icache_destroy_inode(ip);
@@ -828,10 +817,15 @@ void gfs2_icache_forget_all(struct gfs2_sbd *sdp)
 	while (i < ic->nr_buckets) {
 		struct gfs2_inode *ip = ic->buckets[i];
 
-		while (ip && !ip->i_nlookup)
+		while (ip && !ip->i_nlookup && !ip->i_dead)
 			ip = ip->i_hash;
 		if (!ip) {
 			i++;
+			continue;
+		}
+		/* Another node wants it gone, and a worker is about it: the cache is not empty before that has ended. */
+		if (ip->i_dead) {
+			wait_settled(ic, ip, 0);
 			continue;
 		}
 		ip->i_nlookup = 0;

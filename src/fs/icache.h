@@ -23,9 +23,13 @@ struct gfs2_icache {
 	struct gfs2_inode **buckets;
 	unsigned nr_buckets;	/* power of two */
 	unsigned nr;
-	/* Inodes whose deletion failed: tried again at unmount.  Bounded: the next mount finds the rest. */
-	uint64_t undeleted[64];
+	/* Inodes whose deletion failed: tried again (unlinked.c).  Bounded: the next mount finds the rest. */
+	struct {
+		uint64_t no_addr;
+		bool failed;	/* since it was tried last */
+	} undeleted[64];
 	unsigned nr_undeleted;
+	uint64_t undeleted_due_ns, undeleted_wait_ns;	/* when they are tried next; how long after the last time */
 	atomic_uint many;	/* more than that are a reason to call for gfs2_icache_trim(); relaxed */
 	/* Made since then; relaxed: one more or less.  As many are, too: where they go at once, being deleted, their locks stay. */
 	atomic_uint made;
@@ -90,8 +94,10 @@ uint64_t remnant_next(struct gfs2_icache *ic, uint64_t no_addr, uint64_t after, 
 void icache_note_let_go(struct gfs2_sbd *sdp, uint64_t no_addr, bool at_once);
 /* Look at what is due @then (now_ns(); UINT64_MAX: all). */
 void icache_check_let_go(struct gfs2_sbd *sdp, uint64_t then);
-/* It could not be deleted. */
-void icache_note_undeleted(struct gfs2_icache *ic, uint64_t no_addr);
+/* It could not be deleted, which is said once; it will be tried again. */
+void icache_note_undeleted(struct gfs2_sbd *sdp, uint64_t no_addr, int error);
+/* Try again what could not be deleted, if it is time @then (now_ns(); UINT64_MAX: all). */
+void icache_delete_undeleted(struct gfs2_sbd *sdp, uint64_t then);
 /*
  * May the other nodes that have @ip in core say something if they are asked to let it go?  Once: whoever keeps it is not asked by the DLM again,
  * and is silent.

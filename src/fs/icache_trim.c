@@ -102,6 +102,7 @@ void gfs2_icache_reap(struct gfs2_sbd *sdp)
 	}
 	rmutex_unlock(&ic->lock);
 	icache_check_let_go(sdp, now_ns());
+	icache_delete_undeleted(sdp, now_ns());
 }
 
 void gfs2_icache_set_many(struct gfs2_sbd *sdp, unsigned nr)

@@ -153,6 +153,12 @@ static inline uint64_t gfs2_formal_ino(struct gfs2_inode *ip)
 	return __atomic_load_n(&ip->i_no_formal_ino, __ATOMIC_RELAXED);
 }
 
+/* The inode's lock is held in EX, or nobody has known the number so far.  gfs2_formal_ino() may be asked meanwhile. */
+static inline void gfs2_set_formal_ino(struct gfs2_inode *ip, uint64_t formal)
+{
+	__atomic_store_n(&ip->i_no_formal_ino, formal, __ATOMIC_RELAXED);
+}
+
 /*
  * What the kernel calls an inode (but the root): its block, and the low bits of its formal number, so that the next inode in this block is
  * another one to it.  Volumes are not larger than the bits that are left for the block (rindex.c).  See remnant.c.
@@ -226,7 +232,7 @@ unsigned gfs2_icache_trim(struct gfs2_sbd *sdp, unsigned keep);
  * it is in use.  No lock held; waits for nobody.
  */
 bool gfs2_inode_let_go(struct gfs2_sbd *sdp, uint64_t no_addr);
-/* Those that were in use then and are no more: delete them.  The maintenance thread's. */
+/* Those that were in use then and are no more: delete them, and try again what could not be deleted.  The maintenance thread's. */
 void gfs2_icache_reap(struct gfs2_sbd *sdp);
 /* From so many on, each further inode wakes the maintenance thread, which trims. */
 void gfs2_icache_set_many(struct gfs2_sbd *sdp, unsigned nr);

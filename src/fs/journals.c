@@ -422,9 +422,8 @@ static void unlock_mapped(struct gfs2_jdesc *jd, struct gfs2_holder *gh)
 }
 
 /* Under the journal's lock. */
-static int replay_of_dead(struct gfs2_sbd *sdp, const struct gfs2_jdesc *known)
+static int replay_of_dead(struct gfs2_sbd *sdp, const struct gfs2_jdesc *known, struct gfs2_recovery_result *res)
 {
-	struct gfs2_recovery_result res = { 0 };
 	struct gfs2_holder gh, statfs_gh;
 	struct gfs2_jdesc jd;
 	int err;
@@ -438,17 +437,34 @@ static int replay_of_dead(struct gfs2_sbd *sdp, const struct gfs2_jdesc *known)
 	if (!err) {
 		/* Also when mounted read-only, as the kernel does: otherwise nobody might, and all would wait. */
 		io_engine_writes_begin(sdp->sd_io);
+		msg_hush(known->jd_told);
 		err = gfs2_recover_journal(sdp->sd_io, sdp->sd_bsize, &jd, sdp->sd_jid,
-					   sdp->sd_statfs_addr, device_readonly(sdp->sd_io), &res);
+					   sdp->sd_statfs_addr, device_readonly(sdp->sd_io), res);
+		msg_hush(false);
 		io_engine_writes_end(sdp->sd_io);
 		unlock_mapped(&jd, &gh);
 	}
-	/* Who has left has a clean one. */
-	if (!err && res.dirty)
-		fs_warn("jid=%u: replayed the journal of a dead node: %u blocks, %u revokes", known->jd_jid,
-			res.blocks_replayed, res.revokes);
 	if (statfs_gh.gh_gl)
 		gfs2_glock_dq_uninit(&statfs_gh);
+	return err;
+}
+
+/* Under the journal's lock.  What is in its way is said once, however often it is tried. */
+static int recover_dead(struct gfs2_sbd *sdp, struct gfs2_jdesc *jd)
+{
+	struct gfs2_recovery_result res = { 0 };
+	int err;
+
+	err = replay_of_dead(sdp, jd, &res);
+	/* Who has left has a clean one. */
+	if (!err && res.dirty)
+		fs_warn("jid=%u: replayed the journal of a dead node: %u blocks, %u revokes", jd->jd_jid,
+			res.blocks_replayed, res.revokes);
+	if (err < 0 && err != jd->jd_told)
+		fs_err("jid=%u: the journal of a dead node could not be replayed: %s; it will be tried again", jd->jd_jid,
+		       strerror(-err));
+	if (err <= 0)
+		jd->jd_told = err;
 	return err;
 }
 
@@ -464,8 +480,10 @@ bool gfs2_journal_comes_first(void *private, unsigned jid)
 	if (!atomic_load_explicit(&sdp->sd_journals_known, memory_order_acquire) || gfs2_withdrawn(sdp) || jid == sdp->sd_jid ||
 	    jid >= sdp->sd_nr_journals || !sdp->sd_jdescs[jid].jd_inode || lock_and_map(sdp, &sdp->sd_jdescs[jid], &jd, &gh))
 		return false;
+	msg_hush(true);
 	if (gfs2_journal_look(sdp->sd_io, sdp->sd_bsize, &jd, sdp->sd_statfs_addr, &head, &counts))
 		counts = false;
+	msg_hush(false);
 	unlock_mapped(&jd, &gh);
 	return counts;
 }
@@ -481,19 +499,20 @@ int gfs2_recover_jid(void *private, unsigned jid)
 	if (!atomic_load_explicit(&sdp->sd_journals_known, memory_order_acquire))
 		return LM_RD_GAVEUP;
 	/* Our own journal is the others' business, if it comes to that. */
-	if (gfs2_withdrawn(sdp) || jid == sdp->sd_jid)
+	if (gfs2_withdrawn(sdp))
+		return LM_RD_FAILED;
+	if (jid == sdp->sd_jid)
 		return LM_RD_GAVEUP;
 	if (jid >= sdp->sd_nr_journals || !sdp->sd_jdescs[jid].jd_inode) {
-		fs_err("jid=%u: no such journal when this node mounted; cannot replay it", jid);
-		return LM_RD_GAVEUP;
+		if (sdp->sd_told_no_journal != jid + 1)
+			fs_err("jid=%u: no such journal when this node mounted; cannot replay it", jid);
+		sdp->sd_told_no_journal = jid + 1;
+		return LM_RD_FAILED;
 	}
 	gl = gfs2_glock_get(sdp->sd_glocks, jid, &gfs2_journal_glops);
 	err = gfs2_glock_nq_init(gl, LM_ST_EXCLUSIVE, LM_FLAG_NOEXP | LM_FLAG_TRY | GL_NOCACHE, &gh);
 	if (!err) {
-		err = replay_of_dead(sdp, &sdp->sd_jdescs[jid]);
-		if (err < 0)
-			fs_err("jid=%u: the journal of a dead node could not be replayed: %s", jid,
-			       strerror(-err));
+		err = recover_dead(sdp, &sdp->sd_jdescs[jid]);
 		gfs2_glock_dq_uninit(&gh);
 	} else if (err == GLR_TRYFAILED) {
 		fs_info("jid=%u: busy", jid);
@@ -501,7 +520,7 @@ int gfs2_recover_jid(void *private, unsigned jid)
 		fs_err("jid=%u: cannot get the journal's lock: %s", jid, strerror(-err));
 	}
 	gfs2_glock_put(gl);
-	return err ? LM_RD_GAVEUP : LM_RD_SUCCESS;
+	return !err ? LM_RD_SUCCESS : err < 0 ? LM_RD_FAILED : LM_RD_GAVEUP;
 }
 
 /* Not known yet: then no other node's journal is this one's business yet either. */

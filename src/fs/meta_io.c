@@ -17,8 +17,8 @@ static int check_header(struct gfs2_sbd *sdp, const struct gfs2_bh *bh, uint32_t
 	if (be32_to_cpu(mh->mh_magic) != GFS2_MAGIC)
 		return gfs2_consist(sdp, bh->b_blocknr, "the block has no metadata header");
 	if (type && be32_to_cpu(mh->mh_type) != type) {
-		fs_err("block %" PRIu64 ": found type %" PRIu32 ", expected %" PRIu32,
-		       bh->b_blocknr, be32_to_cpu(mh->mh_type), type);
+		fs_err_limited("block %" PRIu64 ": found type %" PRIu32 ", expected %" PRIu32,
+			       bh->b_blocknr, be32_to_cpu(mh->mh_type), type);
 		return gfs2_consist(sdp, bh->b_blocknr, "metadata block of the wrong type");
 	}
 	return 0;
@@ -53,7 +53,7 @@ int gfs2_meta_read(struct gfs2_sbd *sdp, struct gfs2_glock *gl, uint64_t blkno, 
 		return gfs2_consist(sdp, blkno, "pointer to a block outside the file system");
 	err = buf_read(&gl->gl_mapping, blkno, &bh);
 	if (err) {
-		fs_err("cannot read metadata block %" PRIu64 ": %s", blkno, strerror(-err));
+		fs_err_limited("cannot read metadata block %" PRIu64 ": %s", blkno, strerror(-err));
 		return -EIO;
 	}
 	err = gfs2_check_owner(sdp, bh, &gl->gl_mapping);

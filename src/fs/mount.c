@@ -236,6 +236,11 @@ static void log_withdraw(void *arg, int error, const char *what)
 	gfs2_withdraw(arg, "fatal: %s: %s", what, strerror(error < 0 ? -error : error));
 }
 
+static void log_used_twice(void *arg, uint64_t blkno)
+{
+	gfs2_consist((struct gfs2_sbd *)arg, blkno, "the block is used twice");
+}
+
 static void log_flush_event(void *arg, bool start, uint64_t seq, uint32_t flags)
 {
 	struct gfs2_event ev = {
@@ -259,6 +264,7 @@ static int start_log(struct gfs2_sbd *sdp, const struct gfs2_log_header_host *he
 			.arg = sdp,
 			.local_statfs = gfs2_statfs_local,
 			.withdraw = log_withdraw,
+			.used_twice = log_used_twice,
 			.flush_event = log_flush_event,
 		},
 	};
@@ -292,8 +298,9 @@ static int reclaim_unlinked(struct gfs2_sbd *sdp)
 		return 0;
 	err = gfs2_for_each_unlinked(sdp, gfs2_reclaim_unlinked);
 	if (err)
-		fs_err("cannot free the unlinked inodes: %s", strerror(-err));
-	return err;
+		fs_err("cannot free all unlinked inodes: %s", strerror(-err));
+	/* Those that cannot be read keep their blocks: no reason to refuse the volume. */
+	return gfs2_withdrawn(sdp) ? -EIO : 0;
 }
 
 static int make_rw(struct gfs2_sbd *sdp, const struct gfs2_log_header_host *head)

@@ -121,6 +121,40 @@ void namei_release(struct gfs2_inode *dip, struct namei_room *room)
 	room->reserved = false;
 }
 
+int namei_read(struct gfs2_inode *const *ips, unsigned nr, struct gfs2_bh **dibh)
+{
+	unsigned i;
+	int error;
+
+	for (i = 0; i < nr; i++) {
+		dibh[i] = NULL;
+		error = ips[i] ? gfs2_meta_inode_buffer(ips[i], &dibh[i]) : 0;
+		if (error) {
+			namei_read_end(dibh, i);
+			return error;
+		}
+	}
+	return 0;
+}
+
+void namei_read_end(struct gfs2_bh **dibh, unsigned nr)
+{
+	while (nr--)
+		buf_put(dibh[nr]);
+}
+
+int namei_hold(struct namei_held *h, struct gfs2_inode *dip, const struct gfs2_qname *q)
+{
+	GFS2_BUG_ON(h->nr + NAMEI_CHAIN > ARRAY_SIZE(h->bh));
+	return gfs2_dir_hold(dip, q, h->bh, h->nr + NAMEI_CHAIN, &h->nr);
+}
+
+void namei_held_end(struct namei_held *h)
+{
+	namei_read_end(h->bh, h->nr);
+	h->nr = 0;
+}
+
 int namei_trans_end(struct gfs2_sbd *sdp, int error, const char *what)
 {
 	if (error && !gfs2_withdrawn(sdp))
@@ -207,7 +241,10 @@ int gfs2_lookup_by_addr(struct gfs2_sbd *sdp, uint64_t no_addr, struct gfs2_inod
 static int link_locked(struct gfs2_inode *ip, struct gfs2_inode *newdip, const struct gfs2_qname *q,
 		       struct stat *st)
 {
+	struct gfs2_inode *both[] = { newdip, ip };
+	struct namei_held held = { .nr = 0 };
 	struct gfs2_sbd *sdp = ip->i_sbd;
+	struct gfs2_bh *dibh[2];
 	struct namei_room room;
 	int error;
 
@@ -227,9 +264,14 @@ static int link_locked(struct gfs2_inode *ip, struct gfs2_inode *newdip, const s
 	if (error != -ENOENT)
 		return error ? error : -EEXIST;
 
-	error = namei_reserve(newdip, q, 0, false, &room);
+	error = namei_read(both, 2, dibh);
 	if (error)
 		return error;
+	error = namei_hold(&held, newdip, q);
+	if (!error)
+		error = namei_reserve(newdip, q, 0, false, &room);
+	if (error)
+		goto out_read;
 	error = gfs2_trans_begin(sdp->sd_log, room.trans + 1, 0);
 	if (error)
 		goto out;
@@ -245,6 +287,9 @@ static int link_locked(struct gfs2_inode *ip, struct gfs2_inode *newdip, const s
 	error = namei_trans_end(sdp, error, "link");
 out:
 	namei_release(newdip, &room);
+out_read:
+	namei_held_end(&held);
+	namei_read_end(dibh, 2);
 	return error;
 }
 

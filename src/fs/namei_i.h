@@ -52,6 +52,25 @@ void namei_release(struct gfs2_inode *dip, struct namei_room *room);
 int namei_drop_link(struct gfs2_inode *ip);
 
 /*
+ * Before the transaction, glocks held: read the dinodes of @ips (some may be NULL) and keep them in memory until namei_read_end().  What cannot
+ * be read is an error of the call; in the transaction it would be the end of the mount.
+ */
+int namei_read(struct gfs2_inode *const *ips, unsigned nr, struct gfs2_bh **dibh);
+void namei_read_end(struct gfs2_bh **dibh, unsigned nr);
+
+/*
+ * The same for the blocks of a hashed directory that hold @q, or may get it (of a long chain the first ones): @dip is held, and stays so until
+ * namei_held_end().  After an error, too.
+ */
+#define NAMEI_CHAIN 4
+struct namei_held {
+	struct gfs2_bh *bh[4 * NAMEI_CHAIN];	/* rename: two names, two ".." */
+	unsigned nr;
+};
+int namei_hold(struct namei_held *h, struct gfs2_inode *dip, const struct gfs2_qname *q);
+void namei_held_end(struct namei_held *h);
+
+/*
  * End of a transaction.  An @error inside of one has left it half done: it must never reach the
  * log, so withdraw.
  */

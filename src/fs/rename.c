@@ -304,7 +304,7 @@ static int rename_over(struct rename_ctx *r)
 		error = gfs2_rlist_lock(r->sdp, &rl);
 	if (error)
 		goto out;
-	error = gfs2_trans_begin(r->sdp->sd_log, RENAME_BLOCKS + gfs2_rlist_blocks(&rl), 0);
+	error = gfs2_trans_begin(r->sdp->sd_log, RENAME_BLOCKS + gfs2_rlist_blocks(&rl, 1), 0);
 	if (error)
 		goto out;
 	/* A directory that replaces a directory leaves ndip's link count alone. */
@@ -344,20 +344,56 @@ static int rename_exchange(struct rename_ctx *r)
 	return namei_trans_end(r->sdp, error, "exchange");
 }
 
+/* The ".." that update_moved() will change: it is there, and stays in memory. */
+static int find_dotdot(struct gfs2_inode *ip, struct namei_held *held)
+{
+	struct gfs2_qname dotdot = gfs2_qname("..");
+	int error = gfs2_dir_search(ip, &dotdot, NULL, NULL);
+
+	if (error == -ENOENT)
+		return gfs2_consist(ip->i_sbd, ip->i_no_addr, "directory without \"..\"");
+	return error ? error : namei_hold(held, ip, &dotdot);
+}
+
+static int hold_names(struct rename_ctx *r, struct namei_held *held)
+{
+	int error = namei_hold(held, r->odip, &r->oq);
+
+	if (!error)
+		error = namei_hold(held, r->ndip, &r->nq);
+	if (r->odip == r->ndip)
+		return error;
+	if (!error && gfs2_is_dir(r->ip))
+		error = find_dotdot(r->ip, held);
+	if (!error && r->exchange && gfs2_is_dir(r->nip))
+		error = find_dotdot(r->nip, held);
+	return error;
+}
+
 /* All inodes EX. */
 static int rename_locked(struct rename_ctx *r)
 {
+	struct gfs2_inode *all[R_NR] = { r->odip, r->ndip, r->ip, r->nip };
+	struct namei_held held = { .nr = 0 };
+	struct gfs2_bh *dibh[R_NR];
 	int error = rename_verify(r);
 
 	if (!error)
 		error = rename_check_types(r);
 	if (!error)
 		error = rename_permitted(r);
+	if (!error)
+		error = namei_read(all, R_NR, dibh);
 	if (error)
 		return error;
-	if (r->exchange)
-		return rename_exchange(r);
-	return r->nip ? rename_over(r) : rename_to_free(r);
+	error = hold_names(r, &held);
+	if (!error && r->exchange)
+		error = rename_exchange(r);
+	else if (!error)
+		error = r->nip ? rename_over(r) : rename_to_free(r);
+	namei_held_end(&held);
+	namei_read_end(dibh, R_NR);
+	return error;
 }
 
 static int rename_once(struct rename_ctx *r)

@@ -626,14 +626,19 @@ static int collect_unlinked(struct gfs2_rgrpd *rgd, uint64_t **list, unsigned *n
 	return 0;
 }
 
+/* One that cannot be read is no reason to leave the others. */
 static int each_unlinked(struct gfs2_rgrpd *rgd, int (*fn)(struct gfs2_sbd *, uint64_t blkno))
 {
 	uint64_t *list;
 	unsigned nr;
 	int err = collect_unlinked(rgd, &list, &nr);
 
-	for (unsigned i = 0; i < nr && !err; i++)
-		err = fn(rgd->rd_sbd, list[i]);
+	for (unsigned i = 0; i < nr && !gfs2_withdrawn(rgd->rd_sbd); i++) {
+		int e = fn(rgd->rd_sbd, list[i]);
+
+		if (!err)
+			err = e;
+	}
 	free(list);
 	return err;
 }
@@ -642,8 +647,11 @@ int gfs2_for_each_unlinked(struct gfs2_sbd *sdp, int (*fn)(struct gfs2_sbd *, ui
 {
 	int err = 0;
 
-	for (unsigned r = 0; r < sdp->sd_rgrps->nr && !err; r++) {
-		err = each_unlinked(&sdp->sd_rgrps->rg[r], fn);
+	for (unsigned r = 0; r < sdp->sd_rgrps->nr && !gfs2_withdrawn(sdp); r++) {
+		int e = each_unlinked(&sdp->sd_rgrps->rg[r], fn);
+
+		if (!err)
+			err = e;
 		atomic_store_explicit(&sdp->sd_rgrps->rg[r].rd_unlinked_seen, false,
 				      memory_order_relaxed);
 	}
@@ -656,11 +664,14 @@ int gfs2_for_each_unlinked_seen(struct gfs2_sbd *sdp, int (*fn)(struct gfs2_sbd 
 
 	if (!atomic_exchange_explicit(&sdp->sd_rgrps->unlinked_seen, false, memory_order_relaxed))
 		return 0;
-	for (unsigned r = 0; r < sdp->sd_rgrps->nr && !err; r++) {
+	for (unsigned r = 0; r < sdp->sd_rgrps->nr && !gfs2_withdrawn(sdp); r++) {
 		struct gfs2_rgrpd *rgd = &sdp->sd_rgrps->rg[r];
+		int e = 0;
 
 		if (atomic_exchange_explicit(&rgd->rd_unlinked_seen, false, memory_order_relaxed))
-			err = each_unlinked(rgd, fn);
+			e = each_unlinked(rgd, fn);
+		if (!err)
+			err = e;
 	}
 	return err;
 }

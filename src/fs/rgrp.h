@@ -86,8 +86,11 @@ struct gfs2_rgrp_list {
 void gfs2_rlist_init(struct gfs2_rgrp_list *rl);
 int gfs2_rlist_add(struct gfs2_sbd *sdp, struct gfs2_rgrp_list *rl, uint64_t blkno); /* -EIO + consist if in no rgrp */
 int gfs2_rlist_lock(struct gfs2_sbd *sdp, struct gfs2_rgrp_list *rl);	/* EX on all */
-/* Blocks a transaction may log when it frees in all of them (headers + all bitmap blocks). */
-unsigned gfs2_rlist_blocks(const struct gfs2_rgrp_list *rl);
+/*
+ * Headers and bitmaps that a transaction may log when it changes the state of @blocks blocks of them: all there are, or fewer if there are fewer blocks.
+ * (A group can have more bitmaps than a small journal has room for a few of them.)
+ */
+unsigned gfs2_rlist_blocks(const struct gfs2_rgrp_list *rl, uint64_t blocks);
 void gfs2_rlist_free(struct gfs2_rgrp_list *rl);	/* unlocks */
 
 /* In a transaction, rgrp held EX: free [bstart, +blen) of one rgrp.  Images in the log are revoked (counted against the
@@ -102,7 +105,7 @@ int gfs2_get_block_type(struct gfs2_sbd *sdp, uint64_t blkno);
 bool gfs2_blk_in_rgrp(struct gfs2_sbd *sdp, uint64_t blkno);
 /* The address, and so the glock's number, of the resource group that it is in; 0: none. */
 uint64_t gfs2_rgrp_of_block(struct gfs2_sbd *sdp, uint64_t blkno);
-/* Call @fn for every block in state UNLINKED, outside of any lock. Stops at the first error. */
+/* Call @fn for every block in state UNLINKED, outside of any lock.  Ends early only when the mount withdraws; the first error. */
 int gfs2_for_each_unlinked(struct gfs2_sbd *sdp, int (*fn)(struct gfs2_sbd *, uint64_t blkno));
 /* The same for those rgrps only that had some when they were read for another reason, since the last call. */
 int gfs2_for_each_unlinked_seen(struct gfs2_sbd *sdp, int (*fn)(struct gfs2_sbd *, uint64_t blkno));

@@ -195,13 +195,13 @@ out_unlock:
 	return err;
 }
 
-unsigned gfs2_rlist_blocks(const struct gfs2_rgrp_list *rl)
+unsigned gfs2_rlist_blocks(const struct gfs2_rgrp_list *rl, uint64_t blocks)
 {
-	unsigned blocks = 0;
+	uint64_t all = 0;
 
 	for (unsigned i = 0; i < rl->rl_rgrps; i++)
-		blocks += rl->rl_rgd[i]->rd_length;
-	return blocks;
+		all += rl->rl_rgd[i]->rd_length;
+	return (unsigned)min_t(uint64_t, all, rl->rl_rgrps + blocks);
 }
 
 void gfs2_rlist_free(struct gfs2_rgrp_list *rl)

@@ -74,7 +74,8 @@ int gfs2_consist_(struct gfs2_sbd *sdp, uint64_t blkno, const char *func, const 
 		return gfs2_withdraw(sdp,
 				     "fatal: file system consistency error: block %" PRIu64
 				     ": %s (found by %s)", blkno, rule, func);
-	fs_err("file system consistency error: block %" PRIu64 ": %s (found by %s)", blkno, rule, func);
+	/* Nothing keeps anybody from coming across it again and again. */
+	fs_err_limited("file system consistency error: block %" PRIu64 ": %s (found by %s)", blkno, rule, func);
 	return -EIO;
 }
 
@@ -117,7 +118,7 @@ static void reclaim_seen(struct gfs2_sbd *sdp)
 		return;
 	err = gfs2_inodes_hunt(sdp);
 	if (err)
-		fs_err("cannot free the unlinked inodes: %s", strerror(-err));
+		fs_err("cannot free all unlinked inodes: %s", strerror(-err));
 }
 
 /*

@@ -119,6 +119,7 @@ struct gfs2_sbd {
 	struct gfs2_jdesc *sd_jdescs;
 	/* The two above and sd_statfs_inode are there; release when set, acquire by who recovers dead nodes' journals. */
 	atomic_bool sd_journals_known;
+	unsigned sd_told_no_journal;	/* + 1: that it was added after the mount and cannot be replayed here has been said; the recovery thread's */
 	struct gfs2_inode *sd_root, *sd_master, *sd_rindex, *sd_statfs_inode, *sd_sc_inode;
 	uint64_t sd_statfs_addr;	/* dinode of the master statfs file */
 	/* Held from mount to unmount; sd_mount_gh only while mounting. */

@@ -125,21 +125,12 @@ void gfs2_dealloc_drop_clears(struct gfs2_dealloc *d, const struct gfs2_bh *bh)
 	d->nr_clears = n;
 }
 
-/*
- * Bitmaps and headers that freeing may log: all of these rgrps, or fewer if there are fewer blocks.
- */
-static unsigned bitmap_blocks(const struct gfs2_dealloc *d)
-{
-	return min_t(uint64_t, gfs2_rlist_blocks(&d->rlist),
-		     (uint64_t)d->rlist.rl_rgrps + d->blocks);
-}
-
 bool gfs2_dealloc_full(const struct gfs2_dealloc *d)
 {
 	/* One entry is kept for the dinode or the block that holds the last pointer. */
 	return d->nr_exts >= DEALLOC_MAX_EXTS - 1 || d->nr_clears >= DEALLOC_MAX_CLEARS - 1 ||
 	       d->blocks >= DEALLOC_MAX_BLOCKS || d->meta_blocks >= d->revoke_limit ||
-	       d->nr_clears + bitmap_blocks(d) >= d->log_limit;
+	       d->nr_clears + gfs2_rlist_blocks(&d->rlist, d->blocks) >= d->log_limit;
 }
 
 /* In the transaction. */
@@ -195,8 +186,8 @@ int gfs2_dealloc_commit(struct gfs2_dealloc *d, bool last)
 	if (!error)
 		error = gfs2_rlist_lock(ip->i_sbd, &d->rlist);
 	if (!error)
-		/* dinode, statfs, and the dinode's own bits */
-		error = gfs2_trans_begin(log, 2 + d->nr_clears + bitmap_blocks(d) + free_dinode,
+		/* dinode, statfs, and the bitmaps, for the dinode itself, too */
+		error = gfs2_trans_begin(log, 2 + d->nr_clears + gfs2_rlist_blocks(&d->rlist, (uint64_t)d->blocks + free_dinode),
 					 d->meta_blocks + free_dinode);
 	if (!error) {
 		error = dealloc_apply(d, last);

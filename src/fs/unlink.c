@@ -33,20 +33,27 @@ int namei_drop_link(struct gfs2_inode *ip)
 /* @dip and @ip held EX. */
 static int unlink_locked(struct gfs2_inode *dip, const struct gfs2_qname *q, struct gfs2_inode *ip)
 {
+	struct gfs2_inode *both[] = { dip, ip };
+	struct namei_held held = { .nr = 0 };
 	struct gfs2_sbd *sdp = dip->i_sbd;
 	struct gfs2_rgrp_list rl;
+	struct gfs2_bh *dibh[2];
 	int error;
 
+	error = namei_read(both, 2, dibh);
+	if (error)
+		return error;
 	gfs2_rlist_init(&rl);
-	if (gfs2_is_dir(ip) || ip->i_nlink == 1) {
+	error = namei_hold(&held, dip, q);
+	if (!error && (gfs2_is_dir(ip) || ip->i_nlink == 1)) {
 		error = gfs2_rlist_add(sdp, &rl, ip->i_no_addr);
 		if (!error)
 			error = gfs2_rlist_lock(sdp, &rl);
-		if (error)
-			goto out;
 	}
+	if (error)
+		goto out;
 	/* the entry's block, both dinodes */
-	error = gfs2_trans_begin(sdp->sd_log, 3 + gfs2_rlist_blocks(&rl), 0);
+	error = gfs2_trans_begin(sdp->sd_log, 3 + gfs2_rlist_blocks(&rl, 1), 0);
 	if (error)
 		goto out;
 	error = gfs2_dir_del(dip, q, gfs2_is_dir(ip));
@@ -55,6 +62,8 @@ static int unlink_locked(struct gfs2_inode *dip, const struct gfs2_qname *q, str
 	error = namei_trans_end(sdp, error, "unlink");
 out:
 	gfs2_rlist_free(&rl);
+	namei_held_end(&held);
+	namei_read_end(dibh, 2);
 	return error;
 }
 

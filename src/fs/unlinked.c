@@ -3,14 +3,15 @@
  * Inodes that are to be deleted: who waits for their blocks, who looks for what a crash or another node has left.
  *
  * Guarantees
- *  1. An unlinked inode that this node has in core is deleted when the last reference goes (icache.c); one whose deletion failed, or that was
- *     left to another node, is looked at again: at once, after LET_GO_NS, or before unmount.  What does not fit into the two
- *     small tables the next mount finds.
+ *  1. An unlinked inode that this node has in core is deleted when the last reference goes (icache.c); one that was left to another node is
+ *     looked at again: at once, after LET_GO_NS, or before unmount; one whose deletion failed, after AGAIN_NS, then twice as long,
+ *     up to AGAIN_MAX_NS, and before unmount.  What does not fit into the two small tables the next mount finds.
  *  2. Who found no space waits for those that are on their way, and for one hunt through what was seen unlinked, but not for ever.
  *
  * Locking: the cache's lock guards the lists and tables; it is let go of for everything that may sleep.
  * Kernel: rgrp.c:try_rgrp_unlink, glock.c:delete_work_func.
  */
+#include <inttypes.h>
 #include "fs/icache.h"
 #include "fs/evict_later.h"
 #include "fs/rgrp.h"
@@ -19,6 +20,8 @@
 #define DOOMED_WAIT_NS 1000000000ull
 #define HUNT_WAIT_NS 10000000000ull	/* large files take a while; whoever is in the way in a cluster, too */
 #define LET_GO_NS 5000000000ull
+#define AGAIN_NS 5000000000ull
+#define AGAIN_MAX_NS 300000000000ull	/* reading from a device that fails may take long, and says so each time */
 
 /*
  * Another node leaves the end of what is in this block to us, or is about to free it and may not live to do it: to be looked at, at once or in
@@ -156,6 +159,17 @@ bool icache_ask(struct gfs2_inode *ip)
 	return !again;
 }
 
+/* Whoever created a new inode in this place had to free the old one first. */
+static void delete_if_unlinked(struct gfs2_sbd *sdp, uint64_t no_addr)
+{
+	int error = gfs2_get_block_type(sdp, no_addr);
+
+	if (error == GFS2_BLKST_UNLINKED_)
+		error = gfs2_reclaim_unlinked(sdp, no_addr);
+	if (error < 0)
+		icache_note_undeleted(sdp, no_addr, error);
+}
+
 /*
  * Whoever wanted to delete an inode may have given up since, or died (kernel: delete_work_func, which looks again after 5 s).
  * What is due @then; all of it that is unlinked by now and in nobody's core goes.
@@ -175,43 +189,84 @@ void icache_check_let_go(struct gfs2_sbd *sdp, uint64_t then)
 		}
 		ic->let_go[i] = ic->let_go[--ic->nr_let_go];
 		rmutex_unlock(&ic->lock);
-		if (icache_writable(sdp) && gfs2_get_block_type(sdp, no_addr) == GFS2_BLKST_UNLINKED_)
-			gfs2_reclaim_unlinked(sdp, no_addr);
+		if (icache_writable(sdp))
+			delete_if_unlinked(sdp, no_addr);
 		rmutex_lock(&ic->lock);
 		i = 0;
 	}
 	rmutex_unlock(&ic->lock);
 }
 
-void icache_note_undeleted(struct gfs2_icache *ic, uint64_t no_addr)
+/* Cache lock held. */
+static unsigned find_undeleted(const struct gfs2_icache *ic, uint64_t no_addr)
 {
+	unsigned i = 0;
+
+	while (i < ic->nr_undeleted && ic->undeleted[i].no_addr != no_addr)
+		i++;
+	return i;
+}
+
+void icache_note_undeleted(struct gfs2_sbd *sdp, uint64_t no_addr, int error)
+{
+	struct gfs2_icache *ic = sdp->sd_icache;
+	bool known;
+	unsigned i;
+
 	rmutex_lock(&ic->lock);
-	if (ic->nr_undeleted < ARRAY_SIZE(ic->undeleted))
-		ic->undeleted[ic->nr_undeleted++] = no_addr;
+	i = find_undeleted(ic, no_addr);
+	known = i < ic->nr_undeleted;
+	if (!ic->nr_undeleted) {
+		ic->undeleted_wait_ns = AGAIN_NS;
+		ic->undeleted_due_ns = now_ns() + AGAIN_NS;
+	}
+	if (i < ARRAY_SIZE(ic->undeleted)) {
+		ic->undeleted[i].no_addr = no_addr;
+		ic->undeleted[i].failed = true;
+		ic->nr_undeleted += !known;
+	}
 	rmutex_unlock(&ic->lock);
+	/* After a withdrawal that was said already, and there may be many. */
+	if (!known && !gfs2_withdrawn(sdp))
+		fs_err("inode %" PRIu64 ": cannot be deleted: %s", no_addr, strerror(-error));
+}
+
+void icache_delete_undeleted(struct gfs2_sbd *sdp, uint64_t then)
+{
+	struct gfs2_icache *ic = sdp->sd_icache;
+	uint64_t again[ARRAY_SIZE(ic->undeleted)];
+	unsigned nr = 0;
+
+	rmutex_lock(&ic->lock);
+	if (ic->nr_undeleted && ic->undeleted_due_ns <= then && icache_writable(sdp)) {
+		nr = ic->nr_undeleted;
+		ic->undeleted_wait_ns = min_t(uint64_t, 2 * ic->undeleted_wait_ns, AGAIN_MAX_NS);
+		ic->undeleted_due_ns = now_ns() + ic->undeleted_wait_ns;
+	}
+	for (unsigned i = 0; i < nr; i++) {
+		again[i] = ic->undeleted[i].no_addr;
+		ic->undeleted[i].failed = false;
+	}
+	rmutex_unlock(&ic->lock);
+	for (unsigned i = 0; i < nr; i++) {
+		unsigned at;
+
+		delete_if_unlinked(sdp, again[i]);
+		rmutex_lock(&ic->lock);
+		at = find_undeleted(ic, again[i]);
+		if (at < ic->nr_undeleted && !ic->undeleted[at].failed)
+			ic->undeleted[at] = ic->undeleted[--ic->nr_undeleted];
+		rmutex_unlock(&ic->lock);
+	}
 }
 
 int gfs2_icache_delete_again(struct gfs2_sbd *sdp)
 {
 	struct gfs2_icache *ic = sdp->sd_icache;
-	uint64_t again[ARRAY_SIZE(ic->undeleted)];
-	unsigned nr, left;
+	unsigned left;
 
 	icache_check_let_go(sdp, UINT64_MAX);
-	rmutex_lock(&ic->lock);
-	nr = ic->nr_undeleted;
-	memcpy(again, ic->undeleted, nr * sizeof(again[0]));
-	ic->nr_undeleted = 0;
-	rmutex_unlock(&ic->lock);
-	for (unsigned i = 0; i < nr; i++) {
-		/* Whoever created a new inode in this place had to free the old one first. */
-		int error = gfs2_get_block_type(sdp, again[i]);
-
-		if (error == GFS2_BLKST_UNLINKED_)
-			error = gfs2_reclaim_unlinked(sdp, again[i]);
-		if (error < 0)
-			icache_note_undeleted(ic, again[i]);
-	}
+	icache_delete_undeleted(sdp, UINT64_MAX);
 	rmutex_lock(&ic->lock);
 	left = ic->nr_undeleted;
 	rmutex_unlock(&ic->lock);

@@ -273,11 +273,15 @@ static int change(struct gfs2_inode *ip, unsigned type, const char *name, const 
 		  size_t size, int flags)
 {
 	struct gfs2_sbd *sdp = ip->i_sbd;
+	struct gfs2_bh *dibh;
 	struct ea_change c;
 	int error = ea_change_begin(&c, ip, type, name, value, size, flags);
 
 	if (error)
 		return error;
+	error = namei_read(&ip, 1, &dibh);
+	if (error)
+		goto out;
 	error = gfs2_trans_begin(sdp->sd_log, c.trans + 1, c.revokes);
 	if (!error) {
 		gfs2_pending_mtime_fold(ip);
@@ -287,6 +291,8 @@ static int change(struct gfs2_inode *ip, unsigned type, const char *name, const 
 			error = gfs2_dinode_log(ip);
 		error = namei_trans_end(sdp, error, "xattr");
 	}
+	namei_read_end(&dibh, 1);
+out:
 	ea_change_end(&c);
 	if (type == GFS2_EATYPE_SECURITY)
 		atomic_store_explicit(&ip->i_capability, CAPS_UNKNOWN, memory_order_relaxed);

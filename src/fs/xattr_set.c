@@ -153,8 +153,7 @@ static int reserve(struct ea_change *c)
 		if (error)
 			return error;
 		c->revokes = c->nr_free;
-		c->trans += min_t(unsigned, gfs2_rlist_blocks(&c->rlist),
-				  c->rlist.rl_rgrps + c->nr_free);
+		c->trans += gfs2_rlist_blocks(&c->rlist, c->nr_free);
 	}
 	if (c->nr_new || c->nr_free)
 		c->trans++;	/* the local statfs record */
@@ -312,6 +311,15 @@ static int add_block(struct ea_change *c, const uint64_t *blocks)
 	return 0;
 }
 
+/* What is in @bh has been looked at before the transaction: if it has become somebody else's since (a damaged volume), that is not true any more. */
+static int change_block(struct ea_change *c, struct gfs2_bh *bh)
+{
+	struct gfs2_glock *gl = c->ip->i_gl;
+
+	gfs2_trans_add_meta(c->ip->i_sbd->sd_log, gl, bh);
+	return gfs2_check_owner(c->ip->i_sbd, bh, &gl->gl_mapping);
+}
+
 int ea_change_apply(struct ea_change *c)
 {
 	struct gfs2_inode *ip = c->ip;
@@ -328,7 +336,7 @@ int ea_change_apply(struct ea_change *c)
 	if (c->value) {
 		error = write_data(c, blocks);
 		if (!error && c->room_bh)
-			gfs2_trans_add_meta(sdp->sd_log, ip->i_gl, c->room_bh);
+			error = change_block(c, c->room_bh);
 		else if (!error)
 			error = add_block(c, blocks + c->nr_ptrs);
 		if (error)
@@ -339,7 +347,9 @@ int ea_change_apply(struct ea_change *c)
 		ea_fill(ea, c->type, c->name, c->namel, c->value, c->size, blocks, c->nr_ptrs);
 	}
 	if (c->old_bh && !in_place) {
-		gfs2_trans_add_meta(sdp->sd_log, ip->i_gl, c->old_bh);
+		error = change_block(c, c->old_bh);
+		if (error)
+			return error;
 		ea_erase(sdp, c->old_bh->b_data, ea_at(c->old_bh, c->old_off));
 	}
 	return 0;

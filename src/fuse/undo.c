@@ -91,7 +91,11 @@ void file_writes(struct server *s, struct gfs2_file *f, struct written *w)
 
 	w->run = 0;
 	w->placed = false;
-	w->believed = told_size(f->f_inode);
+	/*
+	 * An append begins where the kernel believes the end to be.  If more has been told, it is the answer to a later piece of this very
+	 * write, which the kernel takes for the size when all have been answered.
+	 */
+	w->believed = w->append ? min_t(uint64_t, told_size(f->f_inode), w->off) : told_size(f->f_inode);
 	w->eof[0] = w->eof[1] = UINT64_MAX;
 	pthread_mutex_lock(&s->files_lock);
 	if (!f->f_run && begins) {

@@ -7,6 +7,7 @@
 #include <pthread.h>
 #include "fs/evict_later.h"
 #include "fs/file.h"
+#include "fs/icache.h"
 #include "util/ctx.h"
 
 static void write_at(struct gfs2_inode *ip, const void *buf, uint64_t pos, uint32_t len)
@@ -733,6 +734,73 @@ static void test_cache(void **state)
 	do_unmount(&m);
 }
 
+struct detain {
+	struct gfs2_sbd *sdp;
+	uint64_t no_addr;
+	atomic_bool done;
+};
+
+static void *let_go(void *arg)
+{
+	struct detain *d = arg;
+
+	assert_true(gfs2_inode_let_go(d->sdp, d->no_addr));
+	return NULL;
+}
+
+static void *forget_all(void *arg)
+{
+	struct detain *d = arg;
+
+	gfs2_icache_forget_all(d->sdp);
+	atomic_store(&d->done, true);
+	return NULL;
+}
+
+/* Whoever unmounts waits for an inode that a worker is just taking down, because another node wants it gone: the cache is to be empty then. */
+static void test_forget_waits(void **state)
+{
+	struct mounted m;
+	struct gfs2_icache *ic;
+	struct gfs2_inode *ip;
+	struct gfs2_glock *gl;
+	struct detain d;
+	pthread_t worker, unmount;
+	bool waits = false, early;
+
+	vol_make(4096, 64, 1, "");
+	m = do_mount();
+	ic = m.sdp->sd_icache;
+	ip = make_file(m.sdp, "f");
+	d = (struct detain){ .sdp = m.sdp, .no_addr = ip->i_no_addr };
+	gfs2_inode_lookup_inc(ip);
+	/* The worker waits for this half-way. */
+	gl = ip->i_gl;
+	rmutex_lock(&gl->gl_lock);
+	ip->i_glops++;
+	rmutex_unlock(&gl->gl_lock);
+	gfs2_inode_put(ip);
+	assert_int_equal(pthread_create(&worker, NULL, let_go, &d), 0);
+	while (gfs2_inode_in_core(m.sdp, d.no_addr))
+		sched_yield();
+	assert_int_equal(pthread_create(&unmount, NULL, forget_all, &d), 0);
+	while (!waits && !atomic_load(&d.done)) {
+		sched_yield();
+		rmutex_lock(&ic->lock);
+		waits = ip->i_waiters;
+		rmutex_unlock(&ic->lock);
+	}
+	early = atomic_load(&d.done);
+	rmutex_lock(&gl->gl_lock);
+	ip->i_glops--;
+	rcond_broadcast(&gl->gl_wait);
+	rmutex_unlock(&gl->gl_lock);
+	pthread_join(worker, NULL);
+	pthread_join(unmount, NULL);
+	assert_false(early);
+	do_unmount(&m);
+}
+
 static void read_text(struct gfs2_inode *ip, char *text, uint32_t len)
 {
 	char *buf = aligned_alloc(4096, 8192);
@@ -963,6 +1031,7 @@ static int run(void)
 		cmocka_unit_test(test_races),
 		cmocka_unit_test(test_opens),
 		cmocka_unit_test(test_cache),
+		cmocka_unit_test(test_forget_waits),
 		cmocka_unit_test(test_trim),
 		cmocka_unit_test(test_dio_wait),
 		cmocka_unit_test(test_resume),

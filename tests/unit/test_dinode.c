@@ -248,9 +248,39 @@ static void test_mkfs(void **state)
 	}
 }
 
+/* A volume that is mounted read-only says it each time, but not in the log: the first one names the block, and there is an end to it. */
+static void test_said_again(void **state)
+{
+	int p[2], saved = dup(STDERR_FILENO);
+	static char text[65536];
+	struct fixture f;
+	unsigned lines = 0;
+	ssize_t n;
+
+	fixture_init(&f);
+	assert_int_equal(pipe(p), 0);
+	dup2(p[1], STDERR_FILENO);
+	/* What the pipe holds, if all are said. */
+	for (unsigned i = 0; i < 300; i++)
+		gfs2_consist(&f.sdp, 4711, "on purpose");
+	dup2(saved, STDERR_FILENO);
+	close(saved);
+	close(p[1]);
+	n = read(p[0], text, sizeof(text) - 1);
+	close(p[0]);
+	assert_true(n > 0);
+	text[n] = 0;
+	for (const char *at = text; (at = strchr(at, '\n')); at++)
+		lines++;
+	assert_in_range(lines, 1, 11);
+	*strchr(text, '\n') = 0;
+	assert_non_null(strstr(text, "block 4711: on purpose"));
+}
+
 static int run(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_said_again),
 		cmocka_unit_test(test_decode),
 		cmocka_unit_test(test_encode),
 		cmocka_unit_test(test_round_trip),

@@ -6,6 +6,7 @@
  */
 #include "vol.h"
 #include "fs/dirent.h"
+#include "fs/evict_later.h"
 #include "fs/namei.h"
 
 static struct io_engine *engine;
@@ -669,6 +670,41 @@ static void test_collisions(void **state)
 	check_collisions(4096, SCALE(3200));
 }
 
+#define FAR_GROUP (2048u << 11)	/* blocks of 512 bytes in a resource group of 2 GiB */
+#define FAR_GROUPS 6u
+
+/* A chain whose leaves lie in resource groups with more blocks of bitmaps than a transaction could log. */
+static void test_chain_far_apart(void **state)
+{
+	uint64_t basis[COLLIDE_BITS];
+	struct gfs2_statfs_host before, after;
+	char name[COLLIDE_BITS + 1];
+
+	assert_true(1u << collisions(basis) >= 200);
+	vol_make(512, FAR_GROUPS * 2048, 1, "-r 2048");
+	dir_up(true);
+	gfs2_statfs_get(sdp, &before);
+	for (unsigned i = 0; i < 200; i++) {
+		/* Where it looks for blocks first, should it need one. */
+		dir->i_res_next = i / 4 % FAR_GROUPS * FAR_GROUP + FAR_GROUP / 2;
+		collide_name(basis, i, name);
+		assert_int_equal(add_name(dir, file, name), 0);
+	}
+	for (unsigned i = 0; i < 200; i++) {
+		collide_name(basis, i, name);
+		assert_int_equal(gfs2_unlink(dir, name), 0);
+	}
+	assert_int_equal(gfs2_rmdir(sdp->sd_root, "dir"), 0);
+	gfs2_inode_put(dir);
+	gfs2_evict_wait(sdp);
+	gfs2_statfs_get(sdp, &after);
+	/* The directory's own dinode was counted. */
+	assert_int_equal(after.free, before.free + 1);
+	gfs2_inode_put(file);
+	vol_down();
+	vol_fsck();
+}
+
 /* A whole listing in steps of one entry, all of one hash. */
 static void test_collision_cookies(void **state)
 {
@@ -839,6 +875,7 @@ static int run(void)
 		cmocka_unit_test(test_many),
 		cmocka_unit_test(test_list_while_changing),
 		cmocka_unit_test(test_collisions),
+		cmocka_unit_test(test_chain_far_apart),
 		cmocka_unit_test(test_collision_cookies),
 		cmocka_unit_test(test_damage),
 		cmocka_unit_test(test_threads),

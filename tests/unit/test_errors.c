@@ -7,9 +7,12 @@
 #include <linux/falloc.h>
 #include <linux/fs.h>
 #include <linux/fuse.h>
+#include <linux/posix_acl.h>
+#include "fs/acl.h"
 #include "fs/falloc.h"
 #include "fs/file.h"
 #include "fs/fileattr.h"
+#include "fs/xattr.h"
 #include "journal/log.h"
 
 #define BS 4096u
@@ -184,6 +187,106 @@ static void test_metadata_over_data(void **state)
 	}
 }
 
+/* Data take the block between the look at its owner and the change of the metadata that it is. */
+static void test_taken_before_change(void **state)
+{
+	struct gfs2_holder gh;
+	struct gfs2_bh *dibh;
+	char before[BS];
+	struct shared s;
+
+	shared_make(&s, false, true);
+	vol_read(before, BS, s.block * BS);
+	lock(s.b, LM_ST_EXCLUSIVE, &gh);
+	assert_int_equal(gfs2_trans_begin(s.m.sdp->sd_log, 1, 0), 0);
+	assert_int_equal(gfs2_meta_inode_buffer(s.b, &dibh), 0);
+	/* Somebody else under "a"'s lock. */
+	buf_put(buf_get(&s.a->i_data, s.block));
+	gfs2_trans_add_meta(s.m.sdp->sd_log, s.b->i_gl, dibh);
+	assert_false(buf_test(dibh, B_PINNED));
+	gfs2_trans_end(s.m.sdp->sd_log);
+	buf_put(dibh);
+	gfs2_glock_dq_uninit(&gh);
+	shared_end(&s, before);
+}
+
+struct fill_probe {
+	struct gfs2_filler filler;
+	uint64_t bn;
+	int result;
+};
+
+static int probe_fill(struct gfs2_filler *filler, uint64_t bn, unsigned n)
+{
+	struct fill_probe *p = container_of(filler, struct fill_probe, filler);
+
+	p->bn = bn;
+	return p->result;
+}
+
+static int fill_hole(struct gfs2_inode *ip, struct fill_probe *p)
+{
+	const struct gfs2_hole hole = { 5, 1 };
+	struct gfs2_holder gh;
+	uint64_t done;
+	int error;
+
+	p->bn = 0;
+	lock(ip, LM_ST_EXCLUSIVE, &gh);
+	error = gfs2_alloc_filled(ip, &hole, 1, 1, &p->filler, &done);
+	gfs2_glock_dq_uninit(&gh);
+	return error;
+}
+
+/* A block that is free in the bitmap is in the cache all the same: a clean buffer goes, one that is newer than the device is somebody's. */
+static void test_fill_used(void **state)
+{
+	static const unsigned states[] = { B_DIRTY, B_PINNED, B_AIL };
+	struct fill_probe p = { .filler = { .fill = probe_fill } };
+	struct gfs2_inode *a, *b;
+	struct gfs2_bh *bh;
+	struct mounted m;
+	uint64_t bn;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(states); i++) {
+		vol_make(BS, 64, 1, "");
+		m = do_mount();
+		a = make_file(m.sdp, "a");
+		b = make_file(m.sdp, "b");
+		assert_int_equal(write_at(a, data, 0, 2 * BS), 2 * BS);
+		/* Which one would it be? */
+		p.result = -ECANCELED;
+		assert_int_equal(fill_hole(a, &p), -ECANCELED);
+		bn = p.bn;
+		assert_true(bn);
+		bh = buf_get(&b->i_gl->gl_mapping, bn);
+		assert_int_equal(fill_hole(a, &p), -ECANCELED);
+		assert_int_equal(p.bn, bn);
+		assert_true(buf_test(bh, B_DEAD));
+		buf_put(bh);
+		/* As if a pointer of "b" led there. */
+		bh = buf_get(states[i] == B_DIRTY ? &b->i_data : &b->i_gl->gl_mapping, bn);
+		if (states[i] == B_DIRTY)
+			assert_true(buf_mark_dirty(&b->i_data, bh));
+		else
+			buf_set_state(bh, states[i]);
+		p.result = 0;
+		msg_set_level((enum msg_level)-1);
+		assert_int_equal(fill_hole(a, &p), -EIO);
+		assert_int_equal(p.bn, 0);
+		assert_true(gfs2_withdrawn(m.sdp));
+		assert_false(buf_test(bh, B_DEAD));
+		if (states[i] != B_DIRTY)
+			buf_clear_state(bh, states[i]);
+		buf_put(bh);
+		gfs2_inode_put(a);
+		gfs2_inode_put(b);
+		assert_int_equal(gfs2_unmount(m.sdp), -EIO);
+		io_engine_close(m.e);
+		msg_set_level(MSG_INFO);
+	}
+}
+
 /* --- the dinode cannot be read --- */
 
 static void fault(struct mounted *m, uint64_t block, const char *rest)
@@ -289,6 +392,48 @@ static int64_t do_flags(struct gfs2_inode *ip)
 	return gfs2_fileattr_set(ip, FS_NOATIME_FL);
 }
 
+static int64_t do_setxattr(struct gfs2_inode *ip)
+{
+	return gfs2_setxattr(ip, "user.a", "value", 5, 0, false);
+}
+
+/* One that is a mode. */
+static int64_t do_acl(struct gfs2_inode *ip)
+{
+	const struct acl acl = { 3, { { ACL_USER_OBJ, 6, 0 }, { ACL_GROUP_OBJ, 4, 0 }, { ACL_OTHER, 0, 0 } } };
+	char value[ACL_MAX_SIZE];
+
+	return gfs2_setxattr(ip, "system.posix_acl_access", value, acl_encode(&acl, value), 0, false);
+}
+
+/* Their names are those of the table below. */
+static int64_t do_link(struct gfs2_inode *ip)
+{
+	struct stat st;
+
+	return gfs2_link(ip, ip->i_sbd->sd_root, "another link", &st);
+}
+
+static int64_t do_rename(struct gfs2_inode *ip)
+{
+	return gfs2_rename(ip->i_sbd->sd_root, "rename", ip->i_sbd->sd_root, "renamed", 0);
+}
+
+static int64_t do_rename_over(struct gfs2_inode *ip)
+{
+	return gfs2_rename(ip->i_sbd->sd_root, "another link", ip->i_sbd->sd_root, "rename over", 0);
+}
+
+static int64_t do_exchange(struct gfs2_inode *ip)
+{
+	return gfs2_rename(ip->i_sbd->sd_root, "exchange", ip->i_sbd->sd_root, "renamed", RENAME_EXCHANGE);
+}
+
+static int64_t do_unlink(struct gfs2_inode *ip)
+{
+	return gfs2_unlink(ip->i_sbd->sd_root, "unlink");
+}
+
 static int64_t do_publish(struct gfs2_inode *ip)
 {
 	struct gfs2_holder gh;
@@ -320,7 +465,9 @@ static void test_dinode_unreadable(void **state)
 		{ "overwrite suid", do_overwrite_suid, false }, { "grow", do_grow, true }, { "cut", do_cut, true },
 		{ "allocate", do_allocate, true }, { "punch", do_punch, true }, { "fill", do_fill, true },
 		{ "chmod", do_chmod, true }, { "remove privs", do_remove_privs, true }, { "flags", do_flags, true },
-		{ "publish", do_publish, true },
+		{ "publish", do_publish, true }, { "setxattr", do_setxattr, true }, { "acl", do_acl, true },
+		{ "link", do_link, false }, { "rename", do_rename, false }, { "rename over", do_rename_over, false },
+		{ "exchange", do_exchange, false }, { "unlink", do_unlink, false },
 	};
 	struct mounted m;
 
@@ -360,6 +507,235 @@ static void test_dinode_unreadable(void **state)
 		assert_false(ip->i_pending_mtime);
 		gfs2_inode_put(ip);
 	}
+	do_unmount(&m);
+}
+
+/* The same of a hashed directory, whose table is in memory. */
+static void test_directory_unreadable(void **state)
+{
+	const struct gfs2_create_args a = { .mode = S_IFREG | 0644, .excl = true };
+	struct gfs2_inode *ip, *root;
+	struct mounted m;
+	struct stat st;
+	char name[100];
+
+	vol_make(BS, 64, 1, "");
+	m = do_mount();
+	root = m.sdp->sd_root;
+	for (unsigned i = 0; i < 200; i++) {
+		snprintf(name, sizeof(name), "file %u in a directory that is hashed", i);
+		gfs2_inode_put(make_file(m.sdp, name));
+	}
+	assert_true(root->i_diskflags & GFS2_DIF_EXHASH);
+	ip = open_file(m.sdp, name);
+	for (unsigned i = 0; i < 4; i++) {
+		evict_block(m.sdp, root->i_no_addr);
+		fault(&m, root->i_no_addr, "");
+		msg_set_level((enum msg_level)-1);
+		if (i == 0)
+			assert_int_equal(gfs2_create(root, "new", &a, &ip, &st), -EIO);
+		else if (i == 1)
+			assert_int_equal(gfs2_link(ip, root, "new", &st), -EIO);
+		else if (i == 2)
+			assert_int_equal(gfs2_rename(root, name, root, "new", 0), -EIO);
+		else
+			assert_int_equal(gfs2_unlink(root, name), -EIO);
+		msg_set_level(MSG_INFO);
+		io_fault_clear(m.e);
+		assert_false(gfs2_withdrawn(m.sdp));
+		assert_int_equal(root->i_entries, 2 + 200);
+		assert_int_equal(ip->i_nlink, 1);
+	}
+	assert_int_equal(gfs2_unlink(root, name), 0);
+	gfs2_inode_put(ip);
+	gfs2_inode_put(make_file(m.sdp, name));
+	do_unmount(&m);
+}
+
+/* The blocks of a hash table, which is in memory: to change them they need not be read. */
+static void test_table_unreadable(void **state)
+{
+	struct gfs2_inode *ip, *root;
+	uint64_t blocks[2], before;
+	struct mounted m;
+	struct stat st;
+	char name[248];
+
+	vol_make(BS, 64, 1, "");
+	m = do_mount();
+	root = m.sdp->sd_root;
+	ip = make_file(m.sdp, "file");
+	for (unsigned i = 0; !root->i_height; i++) {
+		snprintf(name, sizeof(name), "%0230u", i);
+		assert_int_equal(gfs2_link(ip, root, name, &st), 0);
+	}
+	for (unsigned i = 0; i < 2; i++) {
+		struct gfs2_holder gh;
+		struct extent e;
+
+		lock(root, LM_ST_SHARED, &gh);
+		assert_int_equal(gfs2_map_extent(root, i, 1, &e), 0);
+		gfs2_glock_dq_uninit(&gh);
+		blocks[i] = e.pblock;
+		evict_block(m.sdp, blocks[i]);
+		fault(&m, blocks[i], "");
+	}
+	/* Until a leaf of each half has been split. */
+	before = root->i_blocks;
+	for (unsigned i = 0; root->i_blocks < before + 20; i++) {
+		snprintf(name, sizeof(name), "%0230u more", i);
+		assert_int_equal(gfs2_link(ip, root, name, &st), 0);
+	}
+	assert_false(gfs2_withdrawn(m.sdp));
+	io_fault_clear(m.e);
+	gfs2_inode_put(ip);
+	do_unmount(&m);
+}
+
+/* --- nothing that only somebody uses who is about to begin a transaction stays in memory, and then the device reads nothing --- */
+
+static struct mounted *starved;
+
+int __real_gfs2_trans_begin(struct gfs2_log *log, unsigned blocks, unsigned revokes);
+int __wrap_gfs2_trans_begin(struct gfs2_log *log, unsigned blocks, unsigned revokes);
+void __real_gfs2_trans_end(struct gfs2_log *log);
+void __wrap_gfs2_trans_end(struct gfs2_log *log);
+
+int __wrap_gfs2_trans_begin(struct gfs2_log *log, unsigned blocks, unsigned revokes)
+{
+	const struct io_fault f = { .op = IO_READ, .cls = -1, .error = EIO };
+	struct mounted *m = starved;
+	uint64_t limit;
+
+	if (m) {
+		starved = NULL;
+		limit = buf_cache_limit(m->sdp->sd_bufs);
+		assert_int_equal(gfs2_log_sync(log), 0);
+		assert_int_equal(gfs2_ail_flush(log), 0);
+		buf_cache_set_limit(m->sdp->sd_bufs, 0);
+		buf_cache_set_limit(m->sdp->sd_bufs, limit);
+		assert_int_equal(io_fault_add(m->e, &f), 0);
+		starved = m;
+	}
+	return __real_gfs2_trans_begin(log, blocks, revokes);
+}
+
+void __wrap_gfs2_trans_end(struct gfs2_log *log)
+{
+	__real_gfs2_trans_end(log);
+	if (starved)
+		io_fault_clear(starved->e);
+}
+
+static struct gfs2_inode *taker;
+static uint32_t take_type;
+
+void __real_gfs2_trans_add_meta(struct gfs2_log *log, struct gfs2_glock *gl, struct gfs2_bh *bh);
+void __wrap_gfs2_trans_add_meta(struct gfs2_log *log, struct gfs2_glock *gl, struct gfs2_bh *bh);
+
+/* Another thread writes data into the same block, under another lock, just before it is pinned. */
+void __wrap_gfs2_trans_add_meta(struct gfs2_log *log, struct gfs2_glock *gl, struct gfs2_bh *bh)
+{
+	const struct gfs2_meta_header *mh = (const void *)bh->b_data;
+
+	if (taker && be32_to_cpu(mh->mh_type) == take_type) {
+		struct gfs2_bh *same = buf_get(&taker->i_data, bh->b_blocknr);
+
+		memset(same->b_data, 'X', BS);
+		buf_put(same);
+		taker = NULL;
+	}
+	__real_gfs2_trans_add_meta(log, gl, bh);
+}
+
+/* What has been looked at is not there any more when it is to be changed: withdrawn, not the end of the process. */
+static void test_taken_within_change(void **state)
+{
+	const struct gfs2_create_args dir = { .mode = S_IFDIR | 0755, .excl = true };
+	struct gfs2_inode *dip, *ip;
+	struct mounted m;
+	struct stat st;
+	char name[232];
+
+	vol_make(BS, 64, 1, "");
+	m = do_mount();
+	ip = make_file(m.sdp, "file");
+	assert_int_equal(gfs2_create(m.sdp->sd_root, "dir", &dir, &dip, &st), 0);
+	for (unsigned i = 0; i < 60; i++) {
+		snprintf(name, sizeof(name), "%0200u", i);
+		assert_int_equal(gfs2_link(ip, dip, name, &st), 0);
+	}
+	assert_int_equal(gfs2_setxattr(dip, "user.a", "1", 1, 0, false), 0);
+	assert_int_equal(gfs2_setxattr(dip, "user.b", "2", 1, 0, false), 0);
+	gfs2_inode_put(dip);
+	gfs2_inode_put(ip);
+	do_unmount(&m);
+	for (unsigned i = 0; i < 3; i++) {
+		m = do_mount();
+		ip = open_file(m.sdp, "file");
+		dip = open_file(m.sdp, "dir");
+		msg_set_level((enum msg_level)-1);
+		taker = ip;
+		take_type = i ? GFS2_METATYPE_EA : GFS2_METATYPE_LF;
+		if (i == 0)
+			assert_int_equal(gfs2_link(ip, dip, "x", &st), -EIO);
+		else if (i == 1)
+			assert_int_equal(gfs2_removexattr(dip, "user.b"), -EIO);
+		else
+			assert_int_equal(gfs2_setxattr(dip, "user.c", "3", 1, 0, false), -EIO);
+		assert_null(taker);
+		assert_true(gfs2_withdrawn(m.sdp));
+		gfs2_inode_put(dip);
+		gfs2_inode_put(ip);
+		assert_int_equal(gfs2_unmount(m.sdp), -EIO);
+		io_engine_close(m.e);
+		msg_set_level(MSG_INFO);
+	}
+	m = do_mount();
+	do_unmount(&m);
+}
+
+/* Changes of names in hashed directories; those that split a leaf among them. */
+static void test_names_starved(void **state)
+{
+	const struct gfs2_create_args file = { .mode = S_IFREG | 0644, .excl = true }, dir = { .mode = S_IFDIR | 0755, .excl = true };
+	struct gfs2_inode *dips[3], *ip, *new;
+	struct mounted m;
+	struct stat st;
+	char name[232], other[232];
+
+	vol_make(BS, 64, 1, "");
+	m = do_mount();
+	ip = make_file(m.sdp, "file");
+	for (unsigned d = 0; d < 3; d++) {
+		snprintf(name, sizeof(name), "dir %u", d);
+		assert_int_equal(gfs2_create(d < 2 ? m.sdp->sd_root : dips[0], name, &dir, &dips[d], &st), 0);
+		for (unsigned i = 0; i < 60; i++) {
+			snprintf(name, sizeof(name), "%0200u", i);
+			assert_int_equal(gfs2_link(ip, dips[d], name, &st), 0);
+		}
+		assert_true(dips[d]->i_diskflags & GFS2_DIF_EXHASH);
+	}
+	starved = &m;
+	for (unsigned i = 0; i < 40; i++) {
+		snprintf(name, sizeof(name), "%0200u more", i);
+		assert_int_equal(gfs2_link(ip, dips[0], name, &st), 0);
+		snprintf(other, sizeof(other), "%0200u new", i);
+		assert_int_equal(gfs2_create(dips[0], other, &file, &new, &st), 0);
+		gfs2_inode_put(new);
+		assert_int_equal(gfs2_rename(dips[0], name, dips[0], other, RENAME_EXCHANGE), 0);
+		assert_int_equal(gfs2_rename(dips[0], name, dips[1], name, 0), 0);
+		assert_int_equal(gfs2_rename(dips[1], name, dips[0], other, 0), 0);
+		snprintf(name, sizeof(name), "%0200u", i);
+		assert_int_equal(gfs2_unlink(dips[0], name), 0);
+	}
+	/* A directory of its own. */
+	assert_int_equal(gfs2_rename(dips[0], "dir 2", dips[1], "dir 2", 0), 0);
+	starved = NULL;
+	assert_false(gfs2_withdrawn(m.sdp));
+	for (unsigned d = 0; d < 3; d++)
+		gfs2_inode_put(dips[d]);
+	gfs2_inode_put(ip);
 	do_unmount(&m);
 }
 
@@ -491,7 +867,13 @@ static int run(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_data_into_metadata),
 		cmocka_unit_test(test_metadata_over_data),
+		cmocka_unit_test(test_taken_before_change),
+		cmocka_unit_test(test_fill_used),
+		cmocka_unit_test(test_taken_within_change),
 		cmocka_unit_test(test_dinode_unreadable),
+		cmocka_unit_test(test_directory_unreadable),
+		cmocka_unit_test(test_table_unreadable),
+		cmocka_unit_test(test_names_starved),
 		cmocka_unit_test(test_torn_write),
 		cmocka_unit_test(test_torn_fill),
 	};

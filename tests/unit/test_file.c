@@ -371,7 +371,10 @@ static void test_sync(void **state)
 	do_unmount(&m);
 }
 
-/* What is overwritten within a tick of the clock changes nothing but data. */
+/*
+ * What is overwritten within a tick of the clock changes nothing but data.  Blocks are counted and not flushes: where an iteration takes longer
+ * than a tick there are hundreds, and the log's thread writes a header of its own when half of the log is used.
+ */
 static void test_sync_overwritten(void **state)
 {
 	struct gfs2_log_stats before, after;
@@ -394,10 +397,10 @@ static void test_sync_overwritten(void **state)
 		gfs2_fsync(ip, false);
 		gfs2_log_get_stats(m.sdp->sd_log, &after);
 		if (ip->i_mtime.tv_nsec == time.tv_nsec && ip->i_mtime.tv_sec == time.tv_sec) {
-			assert_int_equal(after.flushes, before.flushes);
+			assert_int_equal(after.blocks_logged, before.blocks_logged);
 			seen++;
 		} else {
-			assert_int_equal(after.flushes, before.flushes + 1);
+			assert_true(after.blocks_logged > before.blocks_logged);
 		}
 	}
 	gfs2_inode_put(ip);

@@ -8,6 +8,7 @@
 #include "vol.h"
 #include "fs/evict_later.h"
 #include "fs/file.h"
+#include "fs/icache.h"
 #include "fs/namei.h"
 #include "fs/rgrp.h"
 
@@ -435,6 +436,41 @@ static void test_link_unlink(void **state)
 	vol_down();
 }
 
+/* As many links and entries as their fields can count.  Set in core only: nothing of it is ever logged. */
+static void test_count_limits(void **state)
+{
+	struct gfs2_inode *file, *dir;
+	struct stat st;
+
+	vol_make(4096, 64, 1, "");
+	vol_up();
+	OK(p_create("f", S_IFREG | 0644));
+	OK(p_create("d", S_IFDIR | 0755));
+	OK(p_create("e", S_IFDIR | 0755));
+	OK(p_create("e/d", S_IFDIR | 0755));
+	OK(walk("f", &file, &st));
+	OK(walk("d", &dir, &st));
+	file->i_nlink = dir->i_nlink = UINT32_MAX;
+	FAILS(p_link("f", "l"), EMLINK);
+	FAILS(p_create("d/d", S_IFDIR | 0755), EMLINK);
+	FAILS(p_rename("e/d", "d/d", 0), EMLINK);
+	FAILS(p_rename("e/d", "d/d", RENAME_NOREPLACE), EMLINK);
+	file->i_nlink = 1;
+	dir->i_nlink = 2;
+	dir->i_entries = UINT32_MAX;
+	FAILS(p_create("d/f", S_IFREG | 0644), EFBIG);
+	FAILS(p_link("f", "d/f"), EFBIG);
+	FAILS(p_rename("f", "d/f", 0), EFBIG);
+	dir->i_entries = 2;
+	gfs2_inode_put(file);
+	gfs2_inode_put(dir);
+	OK(p_link("f", "d/f"));
+	OK(p_rename("e/d", "d/d", 0));
+	assert_int_equal(p_stat("f").st_nlink, 2);
+	assert_int_equal(p_stat("d").st_nlink, 3);
+	vol_down();
+}
+
 /*
  * The last name of an inode in use: it stays until the last reference goes, and cannot be linked
  * again.
@@ -460,6 +496,61 @@ static void test_unlink_in_use(void **state)
 	gfs2_inode_put(file);
 	gfs2_inode_put(dir);
 	assert_fresh();
+	vol_down();
+}
+
+/* As if the time had come: what could not be deleted is tried again. */
+static void delete_again(void)
+{
+	rmutex_lock(&sdp->sd_icache->lock);
+	sdp->sd_icache->undeleted_due_ns = 0;
+	rmutex_unlock(&sdp->sd_icache->lock);
+	gfs2_icache_reap(sdp);
+}
+
+/* The last reference goes while an indirect block cannot be read, and again not. */
+static void fail_to_delete(void)
+{
+	struct io_fault fault;
+	struct gfs2_inode *ip;
+	struct stat st;
+
+	assert_int_equal(io_fault_parse("op=read,cls=meta,error=5", &fault), 0);
+	OK(walk("f", &ip, &st));
+	OK(p_remove("f", false));
+	assert_int_equal(io_fault_add(engine, &fault), 0);
+	gfs2_inode_put(ip);
+	delete_again();
+	assert_int_equal(sdp->sd_icache->nr_undeleted, 1);
+	io_fault_clear(engine);
+}
+
+/* An inode that could not be deleted keeps its blocks no longer than the device fails. */
+static void test_deleted_again(void **state)
+{
+	static const char data[4096] = "x";
+	struct gfs2_inode *ip;
+	struct gfs2_holder gh;
+	struct stat st;
+	uint64_t no_addr;
+
+	vol_make(4096, 64, 1, "");
+	vol_up();
+	OK(p_create("f", S_IFREG | 0644));
+	OK(walk("f", &ip, &st));
+	no_addr = ip->i_no_addr;
+	OK(gfs2_glock_nq_init(ip->i_gl, LM_ST_EXCLUSIVE, 0, &gh));
+	assert_int_equal(gfs2_file_write(ip, data, 32 << 20, sizeof(data), 0), sizeof(data));
+	gfs2_glock_dq_uninit(&gh);
+	gfs2_inode_put(ip);
+	vol_down();
+
+	vol_up();
+	assert_int_equal(vol_times_said(fail_to_delete, "cannot be deleted"), 1);
+	assert_int_equal(gfs2_get_block_type(sdp, no_addr), GFS2_BLKST_UNLINKED_);
+	delete_again();
+	assert_int_equal(gfs2_get_block_type(sdp, no_addr), GFS2_BLKST_FREE_);
+	assert_int_equal(sdp->sd_icache->nr_undeleted, 0);
 	vol_down();
 }
 
@@ -1094,7 +1185,9 @@ static int run(void)
 		cmocka_unit_test(test_inherit),
 		cmocka_unit_test(test_open_existing),
 		cmocka_unit_test(test_link_unlink),
+		cmocka_unit_test(test_count_limits),
 		cmocka_unit_test(test_unlink_in_use),
+		cmocka_unit_test(test_deleted_again),
 		cmocka_unit_test(test_freed_later),
 		cmocka_unit_test(test_counted_when_freed),
 		cmocka_unit_test(test_space_freed_later),

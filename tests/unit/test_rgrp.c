@@ -346,7 +346,7 @@ static void do_change(struct model *m, uint64_t bn, uint32_t len, enum change ch
 	assert_int_equal(gfs2_rlist_add(sdp, &rl, bn), 0);
 	assert_int_equal(rl.rl_rgrps, 1);
 	assert_int_equal(gfs2_rlist_lock(sdp, &rl), 0);
-	assert_int_equal(gfs2_trans_begin(sdp->sd_log, gfs2_rlist_blocks(&rl) + 1,
+	assert_int_equal(gfs2_trans_begin(sdp->sd_log, gfs2_rlist_blocks(&rl, len) + 1,
 					  meta ? len : 0), 0);
 	if (ch == CH_FREE)
 		err = gfs2_free_blocks(sdp, bn, len);
@@ -839,7 +839,7 @@ static void test_forbidden(void **state)
 		gfs2_rlist_init(&rl);
 		assert_int_equal(gfs2_rlist_add(sdp, &rl, di), 0);
 		assert_int_equal(gfs2_rlist_lock(sdp, &rl), 0);
-		assert_int_equal(gfs2_trans_begin(sdp->sd_log, gfs2_rlist_blocks(&rl) + 1, 1), 0);
+		assert_int_equal(gfs2_trans_begin(sdp->sd_log, gfs2_rlist_blocks(&rl, 1) + 1, 1), 0);
 		switch (what) {
 		case 0: /* a dinode is not data */
 			err = (uint64_t)gfs2_free_blocks(sdp, di, 1);
@@ -995,7 +995,7 @@ static void worker_free(struct worker *w, struct run_of_blocks *r)
 	gfs2_rlist_init(&rl);
 	if (gfs2_rlist_add(sdp, &rl, r->bn) || gfs2_rlist_lock(sdp, &rl))
 		w->failure = "rlist";
-	if (gfs2_trans_begin(sdp->sd_log, gfs2_rlist_blocks(&rl) + 1, 0))
+	if (gfs2_trans_begin(sdp->sd_log, gfs2_rlist_blocks(&rl, r->n) + 1, 0))
 		w->failure = "begin";
 	for (unsigned i = 0; i < r->n; i++)
 		atomic_store(&w->owned[r->bn + i], 0);

@@ -5,6 +5,7 @@
 #include <semaphore.h>
 #include "vol.h"
 #include "fs/inode.h"
+#include "fs/mount_i.h"
 #include "fs/namei.h"
 #include "fs/rgrp.h"
 #include "util/wait.h"
@@ -252,6 +253,56 @@ static void test_crash(void **state)
 	vol_fsck();
 }
 
+/* What a crash has left unlinked, one of it where the device cannot read: the others are freed, and the volume is mounted. */
+static void test_unlinked_unreadable(void **state)
+{
+	static const char *const names[] = { "a", "b", "c" };
+	struct io_fault f = { .op = IO_READ, .cls = -1, .len = 1024, .error = EIO };
+	struct gfs2_inode *ip;
+	struct gfs2_sbd *sdp;
+	struct io_engine *e;
+	struct stat st;
+	pid_t pid;
+	int status;
+
+	vol_make(1024, 64, 1, "");
+	e = vol_open(false);
+	sdp = mount_args(e, &vol_args);
+	for (unsigned i = 0; i < ARRAY_SIZE(names); i++) {
+		make_file(sdp, names[i], &ip);
+		if (!i)
+			f.pos = ip->i_no_addr * 1024;
+		gfs2_inode_put(ip);
+	}
+	assert_int_equal(gfs2_unmount(sdp), 0);
+	io_engine_close(e);
+	pid = fork();
+	if (!pid) {
+		e = vol_open(false);
+		if (gfs2_mount(e, &vol_args, &sdp))
+			_exit(1);
+		for (unsigned i = 0; i < ARRAY_SIZE(names); i++)
+			if (gfs2_lookup(sdp->sd_root, names[i], &ip, &st) || gfs2_unlink(sdp->sd_root, names[i]))
+				_exit(1);
+		_exit(gfs2_ail_flush(sdp->sd_log) ? 1 : 0);
+	}
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+
+	e = vol_open(false);
+	assert_int_equal(io_fault_add(e, &f), 0);
+	sdp = mount_args(e, &vol_args);
+	assert_int_equal(count_unlinked(sdp), 1);
+	check_sums(sdp);
+	io_fault_clear(e);
+	assert_int_equal(gfs2_unmount(sdp), 0);
+	sdp = mount_args(e, &vol_args);
+	assert_int_equal(count_unlinked(sdp), 0);
+	assert_int_equal(gfs2_unmount(sdp), 0);
+	io_engine_close(e);
+	vol_fsck();
+}
+
 /*
  * fsck.gfs2 3.x replays a journal and leaves the local record of the node behind: it must not be
  * counted again (reference 2.3).
@@ -334,6 +385,59 @@ static void test_withdraw(void **state)
 static pthread_t other;
 static sem_t other_waits, log_is_gone;
 static atomic_bool other_ends;
+static struct gfs2_sbd *survivor;
+
+/* As the lock module does: again after a refusal, for which a lock that is only just being given back is enough. */
+static int recover_dead(void)
+{
+	int result;
+
+	do
+		result = gfs2_recover_jid(survivor, 1);
+	while (result == LM_RD_GAVEUP);
+	return result;
+}
+
+static void recover_in_vain(void)
+{
+	for (unsigned i = 0; i < 3; i++)
+		if (recover_dead() != LM_RD_FAILED)
+			fs_err("it was recovered");
+}
+
+/* The journal of a dead node cannot be replayed: that is said once, however often it is tried; and it can be when it is whole again. */
+static void test_dead_journal_damaged(void **state)
+{
+	const struct gfs2_journal_extent *x;
+	struct io_engine *e;
+	char *good, *zero;
+	size_t len;
+
+	vol_make(4096, 64, 2, "");
+	e = vol_open(false);
+	survivor = mount_args(e, &vol_args);
+	x = survivor->sd_jdescs[1].jd_extents;
+	assert_int_equal(survivor->sd_jdescs[1].jd_nr_extents, 1);
+	len = (size_t)x->blocks * 4096;
+	good = malloc(len);
+	zero = calloc(1, len);
+	vol_read(good, len, x->dblock * 4096);
+	vol_write(zero, len, x->dblock * 4096);
+	assert_int_equal(vol_times_said(recover_in_vain, "no valid log header"), 1);
+	vol_write(good, len, x->dblock * 4096);
+	assert_int_equal(recover_dead(), LM_RD_SUCCESS);
+	/* Another time is another matter. */
+	vol_write(zero, len, x->dblock * 4096);
+	assert_int_equal(vol_times_said(recover_in_vain, "could not be replayed"), 1);
+	assert_int_equal(vol_times_said(recover_in_vain, "it was recovered"), 0);
+	vol_write(good, len, x->dblock * 4096);
+	free(good);
+	free(zero);
+	assert_int_equal(gfs2_unmount(survivor), 0);
+	io_engine_close(e);
+	vol_fsck();
+}
+
 static struct lm_lockops lm_copy;
 
 /* The log has ended, the locks have not. */
@@ -485,6 +589,8 @@ static int tests(void)
 		cmocka_unit_test(test_lockproto),
 		cmocka_unit_test(test_damaged),
 		cmocka_unit_test(test_crash),
+		cmocka_unit_test(test_dead_journal_damaged),
+		cmocka_unit_test(test_unlinked_unreadable),
 		cmocka_unit_test(test_fsck_replay),
 		cmocka_unit_test(test_withdraw),
 		cmocka_unit_test(test_lost_at_the_end),

@@ -956,6 +956,47 @@ static void test_acl_large(void **state)
 	}
 }
 
+/* One with more entries than the block size allows, as no kernel writes it, is not handed on. */
+static void test_acl_too_long(void **state)
+{
+	struct gfs2_create_args a = { .mode = S_IFDIR | 0777, .excl = true };
+	static char value[ACL_SIZE(100)];
+	struct gfs2_inode *dip, *ip;
+	struct gfs2_holder gh;
+	struct acl acl = { 0 };
+	struct ea_change c;
+	struct stat st;
+
+	vol_make(512, 64, 1, "");
+	up();
+	acl.e[acl.nr++] = (struct acl_entry){ ACL_USER_OBJ, 7, 0 };
+	while (acl.nr < 97) {
+		acl.e[acl.nr] = (struct acl_entry){ ACL_USER, 5, 1000 + acl.nr };
+		acl.nr++;
+	}
+	acl.e[acl.nr++] = (struct acl_entry){ ACL_GROUP_OBJ, 5, 0 };
+	acl.e[acl.nr++] = (struct acl_entry){ ACL_MASK, 7, 0 };
+	acl.e[acl.nr++] = (struct acl_entry){ ACL_OTHER, 1, 0 };
+	dip = make(sdp->sd_root, "d", S_IFDIR | 0777, 0);
+	assert_int_equal(gfs2_glock_nq_init(dip->i_gl, LM_ST_EXCLUSIVE, 0, &gh), 0);
+	assert_int_equal(ea_change_begin(&c, dip, GFS2_EATYPE_SYS, ACL_DEFAULT_NAME, value,
+					 acl_encode(&acl, value), 0), 0);
+	assert_int_equal(gfs2_trans_begin(sdp->sd_log, 1 + c.trans, c.revokes), 0);
+	assert_int_equal(ea_change_apply(&c), 0);
+	assert_int_equal(gfs2_dinode_log(dip), 0);
+	gfs2_trans_end(sdp->sd_log);
+	ea_change_end(&c);
+	gfs2_glock_dq_uninit(&gh);
+	assert_int_equal(gfs2_create(dip, "sub", &a, &ip, &st), -E2BIG);
+	a.mode = S_IFREG | 0666;
+	assert_int_equal(gfs2_create(dip, "f", &a, &ip, &st), -E2BIG);
+	/* It can be got rid of. */
+	assert_int_equal(gfs2_removexattr(dip, "system.posix_acl_default"), 0);
+	gfs2_inode_put(make(dip, "f", S_IFREG | 0666, 0));
+	gfs2_inode_put(dip);
+	down();
+}
+
 /* --- rights that a write takes away --- */
 
 static void test_privs(void **state)
@@ -1000,7 +1041,8 @@ static int tests(void)
 		cmocka_unit_test(test_delete_in_pieces), cmocka_unit_test(test_damaged),
 		cmocka_unit_test(test_random_bytes), cmocka_unit_test(test_damaged_pointers),
 		cmocka_unit_test(test_acl_values), cmocka_unit_test(test_acl_set),
-		cmocka_unit_test(test_acl_large), cmocka_unit_test(test_privs),
+		cmocka_unit_test(test_acl_large),
+		cmocka_unit_test(test_acl_too_long), cmocka_unit_test(test_privs),
 	};
 
 	return cmocka_run_group_tests_name("xattr", t, NULL, NULL);
