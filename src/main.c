@@ -37,6 +37,8 @@
 
 #define DESCRIPTORS 128
 #define MOUNT_PATIENCE_SECS 5	/* for memory */
+#define STACK_BYTES (8u << 20)	/* Linux's usual limit */
+#define STACK_LEAST (512u << 10)	/* as a worker's: fuse/pool.c */
 
 enum { EX_OK_ = 0, EX_USAGE_ = 1, EX_SYSERR_ = 2, EX_USER_ = 8, EX_FAIL_ = 32 };
 
@@ -457,6 +459,34 @@ static void raise_limit(int what, rlim_t to)
 	}
 }
 
+/*
+ * The main thread's stack grows as far as the limit (ulimit -s) is now.  Other threads get what the limit was when the program began, whatever that was,
+ * unless they are told.
+ */
+static int stack_setup(void)
+{
+	struct rlimit most;
+	pthread_attr_t attr;
+
+	if (!getrlimit(RLIMIT_STACK, &most) && most.rlim_cur < STACK_BYTES) {
+		most.rlim_cur = STACK_BYTES;
+		if (most.rlim_max >= STACK_BYTES)
+			setrlimit(RLIMIT_STACK, &most);
+		else
+			raise_limit(RLIMIT_STACK, STACK_BYTES);
+	}
+	if (!getrlimit(RLIMIT_STACK, &most) && most.rlim_cur < STACK_LEAST) {
+		/* Without a format, which takes a stack. */
+		fputs("gfs2-fuse: stacks of 512 KiB are needed, and the limit (ulimit -s) is lower\n", stderr);
+		return -ENOMEM;
+	}
+	pthread_attr_init(&attr);
+	pthread_attr_setstacksize(&attr, STACK_BYTES);
+	pthread_setattr_default_np(&attr);
+	pthread_attr_destroy(&attr);
+	return 0;
+}
+
 static void process_setup(void)
 {
 	sigset_t set;
@@ -490,7 +520,7 @@ static int mount_main(struct options *o)
 {
 	int report_fd = -1, error;
 
-	if (resolve_paths(o))
+	if (stack_setup() || resolve_paths(o))
 		return EX_FAIL_;
 	if (o->fake)
 		return EX_OK_;

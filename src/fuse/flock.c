@@ -14,7 +14,7 @@
 #define TRY_PAUSES 6
 
 enum flock_state {
-	FLOCK_TRYING,	/* a worker is at it */
+	FLOCK_TRYING,	/* a worker is at it, and nobody else touches it */
 	FLOCK_ASKED,	/* @req waits */
 	FLOCK_HELD,
 };
@@ -195,36 +195,73 @@ out:
 /* --- the calls: workers --- */
 
 /*
- * What the file has is given up.  Another thread's call for the same open file is waited for, as in the kernel's gfs2, whose calls take
- * turns (f_fl_mutex); with @cancel it gets an error.
+ * The calls for an open file take turns, as in the kernel's gfs2 (f_fl_mutex): who has one finds its entry in FLOCK_HELD, or puts one into the
+ * list, and is alone with it in FLOCK_TRYING.  fl->lock is held, and given up meanwhile.  With @cancel whoever waits for the lock gets an error.
  */
+static struct flock_file *wait_for_turn(struct file_locks *fl, const struct gfs2_file *file, bool cancel)
+{
+	struct flock_file *ff;
+
+	while ((ff = find_file(fl, file)) && ff->state != FLOCK_HELD)
+		if (!(cancel || fl->stopping) || !take_back(ff, EIO))
+			pthread_cond_wait(&fl->cond, &fl->lock);
+	return ff;
+}
+
+static void end_turn(struct flock_file *ff, bool held)
+{
+	struct file_locks *fl = ff->fl;
+
+	pthread_mutex_lock(&fl->lock);
+	if (held)
+		ff->state = FLOCK_HELD;
+	else
+		forget(ff);
+	pthread_cond_broadcast(&fl->cond);
+	pthread_mutex_unlock(&fl->lock);
+}
+
+/* What the file has is given up. */
 static void drop(struct file_locks *fl, const struct gfs2_file *file, bool cancel)
 {
 	struct flock_file *ff;
 
 	pthread_mutex_lock(&fl->lock);
-	while ((ff = find_file(fl, file)) && ff->state != FLOCK_HELD)
-		if (!(cancel || fl->stopping) || !take_back(ff, EIO))
-			pthread_cond_wait(&fl->cond, &fl->lock);
+	ff = wait_for_turn(fl, file, cancel);
 	if (ff)
-		list_del_init(&ff->list);
+		ff->state = FLOCK_TRYING;
 	pthread_mutex_unlock(&fl->lock);
 	if (!ff)
 		return;
 	locks_drop(&ff->gh);
-	free(ff);
+	end_turn(ff, false);
 }
 
-static bool has_already(struct file_locks *fl, const struct gfs2_file *file, enum lm_state state)
+/* For a lock in @state, with the turn; NULL: it has that already.  A conversion gives up what there is first, as flock(2) says. */
+static struct flock_file *begin_turn(struct file_locks *fl, const struct gfs2_file *file, enum lm_state state)
 {
-	const struct flock_file *ff;
-	bool yes;
+	struct flock_file *ff, *new = xzalloc(sizeof(*new));
+	bool had;
 
+	new->fl = fl;
+	new->file = file;
 	pthread_mutex_lock(&fl->lock);
-	ff = find_file(fl, file);
-	yes = ff && ff->state == FLOCK_HELD && ff->gh.gh_state == state;
+	ff = wait_for_turn(fl, file, false);
+	had = ff;
+	if (!had) {
+		ff = new;
+		list_add_tail(&ff->list, bucket_of(fl, file));
+	} else if (ff->gh.gh_state == state) {
+		ff = NULL;
+	}
+	if (ff)
+		ff->state = FLOCK_TRYING;
 	pthread_mutex_unlock(&fl->lock);
-	return yes;
+	if (had)
+		free(new);
+	if (had && ff)
+		locks_drop(&ff->gh);
+	return ff;
 }
 
 /* Without a worker: the callback answers. */
@@ -252,29 +289,15 @@ static void wait_for_grant(struct flock_file *ff, struct gfs2_glock *gl, enum lm
 	pthread_mutex_unlock(&fl->lock);
 }
 
-static void take(struct file_locks *fl, fuse_req_t req, const struct gfs2_file *file, uint64_t number,
-		 enum lm_state state, bool sleep)
+static void take(struct file_locks *fl, fuse_req_t req, struct flock_file *ff, uint64_t number, enum lm_state state, bool sleep)
 {
 	struct gfs2_glock *gl = gfs2_glock_get(fl->sdp->sd_glocks, number, &gfs2_flock_glops);
-	struct flock_file *ff = xzalloc(sizeof(*ff));
-	int error;
+	int error = locks_try(gl, state, &ff->gh);
 
-	ff->fl = fl;
-	ff->file = file;
-	pthread_mutex_lock(&fl->lock);
-	list_add_tail(&ff->list, bucket_of(fl, file));
-	pthread_mutex_unlock(&fl->lock);
-	error = locks_try(gl, state, &ff->gh);
 	if (error == -EAGAIN && sleep) {
 		wait_for_grant(ff, gl, state, req);
 	} else {
-		pthread_mutex_lock(&fl->lock);
-		if (error)
-			forget(ff);
-		else
-			ff->state = FLOCK_HELD;
-		pthread_cond_broadcast(&fl->cond);
-		pthread_mutex_unlock(&fl->lock);
+		end_turn(ff, !error);
 		fuse_reply_err(req, -error);
 	}
 	gfs2_glock_put(gl);
@@ -286,17 +309,16 @@ void op_flock(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi, int op)
 	const struct gfs2_file *file = fi_key(fi);
 	uint64_t number = fi_view(fi).inode->i_no_addr;
 	enum lm_state state = (op & ~LOCK_NB) == LOCK_EX ? LM_ST_EXCLUSIVE : LM_ST_SHARED;
+	struct flock_file *ff = NULL;
 
-	if ((op & ~LOCK_NB) != LOCK_UN && has_already(fl, file, state)) {
-		fuse_reply_err(req, 0);
-		return;
-	}
-	/* A conversion gives up what there is first, as flock(2) says. */
-	drop(fl, file, false);
 	if ((op & ~LOCK_NB) == LOCK_UN)
-		fuse_reply_err(req, 0);
+		drop(fl, file, false);
 	else
-		take(fl, req, file, number, state, !(op & LOCK_NB));
+		ff = begin_turn(fl, file, state);
+	if (ff)
+		take(fl, req, ff, number, state, !(op & LOCK_NB));
+	else
+		fuse_reply_err(req, 0);
 }
 
 void flock_release(struct file_locks *fl, const struct gfs2_file *f)

@@ -196,6 +196,7 @@ static void wait_for_memory(const struct fuse_in_header *in)
 	switch (in->opcode) {
 	case FUSE_FORGET:
 	case FUSE_BATCH_FORGET:
+	case FUSE_INTERRUPT:
 	case FUSE_RELEASE:
 	case FUSE_RELEASEDIR:
 	case FUSE_FLUSH:

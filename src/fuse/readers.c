@@ -48,11 +48,21 @@ static _Thread_local int reply_fd = -1;
 ssize_t readers_writev(int fd, struct iovec *iov, int count, void *userdata)
 {
 	const struct fuse_out_header *out = iov->iov_base;
+	const struct server *s = userdata;
+	bool interrupt = out->unique & 1;	/* kernel: FUSE_INT_REQ_BIT */
+	ssize_t n;
 
 	/* A notification, for which the kernel may wait for other requests. */
 	if (!out->unique)
 		about_to_wait();
-	return writev(reply_fd >= 0 ? reply_fd : fd, iov, count);
+	n = writev(reply_fd >= 0 ? reply_fd : fd, iov, count);
+	/*
+	 * An INTERRUPT that libfuse had before its request goes back to the kernel with whatever request comes next (EAGAIN: send it again).  It is
+	 * known where that request was read, which may be the other open file.
+	 */
+	if (n < 0 && errno == ENOENT && interrupt && s->readers->fd >= 0)
+		n = writev(reply_fd >= 0 ? fd : s->readers->fd, iov, count);
+	return n;
 }
 
 int readers_where(void)

@@ -264,7 +264,6 @@ void op_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 	fuse_reply_err(req, 0);
 }
 
-/* Files and directories. */
 /* As the kernel's errseq_t: everyone who had the file open is told once that data could not be written, whoever was told first. */
 static bool file_error_untold(struct gfs2_file *f)
 {
@@ -279,8 +278,19 @@ void op_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_inf
 	struct gfs2_inode *ip = server_inode(s, ino);
 	int error = ip ? gfs2_fsync(ip, datasync) : -ESTALE;
 
-	if (ip && !gfs2_is_dir(ip) && file_error_untold(fi_file(fi)) && !error)
+	if (ip && file_error_untold(fi_file(fi)) && !error)
 		error = -EIO;
+	gfs2_inode_put(ip);
+	reply_err(req, error);
+}
+
+/* The directory may be one that has not been read since it was a remnant, and its handle is one only with other nodes. */
+void op_fsyncdir(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
+{
+	struct server *s = op_begin(req);
+	struct gfs2_inode *ip = server_inode(s, ino);
+	int error = ip ? gfs2_fsync(ip, datasync) : -ESTALE;
+
 	gfs2_inode_put(ip);
 	reply_err(req, error);
 }

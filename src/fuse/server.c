@@ -15,6 +15,7 @@
 #include <sys/mount.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #include "fs/kdrop.h"
@@ -156,6 +157,14 @@ static void wish_readahead(const struct server *s)
 	close(fd);
 }
 
+/* Of what is mounted there, without a request to it; 0: not known. */
+static dev_t device_at(const char *dir)
+{
+	struct statx st;
+
+	return statx(AT_FDCWD, dir, AT_STATX_DONT_SYNC | AT_NO_AUTOMOUNT, 0, &st) ? 0 : makedev(st.stx_dev_major, st.stx_dev_minor);
+}
+
 int server_mount(struct gfs2_sbd *sdp, const struct server_config *cfg, struct server **out)
 {
 	struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
@@ -192,6 +201,7 @@ int server_mount(struct gfs2_sbd *sdp, const struct server_config *cfg, struct s
 		goto fail;
 	}
 	s->fd = fuse_session_fd(s->se);
+	s->dev = device_at(s->mountpoint);
 	error = fuse_session_custom_io(s->se, &session_io, s->fd);
 	if (error)
 		goto fail;
@@ -319,9 +329,13 @@ int server_run(struct server *s)
 		s->ending(s->ending_arg);
 	if (sig) {
 		fs_warn("signal %d (%s): unmounting", sig, strsignal(sig));
-		fetch_mapped_pages(s);
+		s->covered = device_at(s->mountpoint) != s->dev;
+		if (s->covered)
+			fs_warn("%s does not lead to our mount any more: what is there stays", s->mountpoint);
+		else
+			fetch_mapped_pages(s);
 		/* Processes that still have files open keep the detached mount; they get ENOTCONN when we leave. */
-		s->detached = !umount2(s->mountpoint, MNT_DETACH);
+		s->detached = !s->covered && !umount2(s->mountpoint, MNT_DETACH);
 	} else {
 		say_why_it_ends(s);
 	}
@@ -339,7 +353,7 @@ int server_run(struct server *s)
 }
 
 /*
- * The mount point is free already, but libfuse, which has memory to free, would try again and complain; unless its descriptor
+ * The mount point is free already, or another file system is on it, but libfuse, which has memory to free, would unmount and complain; unless its descriptor
  * shows an error, as it does after an abort.
  */
 static void show_as_aborted(struct server *s)
@@ -370,7 +384,7 @@ void server_destroy(struct server *s)
 	server_close_files(s);
 	pthread_mutex_destroy(&s->files_lock);
 	if (s->se) {
-		if (s->detached)
+		if (s->detached || s->covered)
 			show_as_aborted(s);
 		fuse_session_unmount(s->se);
 		fuse_session_destroy(s->se);
@@ -408,7 +422,7 @@ const struct fuse_lowlevel_ops gfs2_fuse_ops = {
 	.readdir = op_readdir,
 	.readdirplus = op_readdirplus,
 	.releasedir = op_releasedir,
-	.fsyncdir = op_fsync,
+	.fsyncdir = op_fsyncdir,
 	.fallocate = op_fallocate,
 	.lseek = op_lseek,
 	.ioctl = op_ioctl,

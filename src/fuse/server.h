@@ -137,6 +137,7 @@ struct server {
 	unsigned nr_rx;
 	struct rx **rx;
 	char *mountpoint;
+	dev_t dev;		/* st_dev of the mount, 0: not known */
 	pid_t warden;		/* warden.h; 0: none */
 	void (*ending)(void *arg);	/* as configured */
 	void *ending_arg;
@@ -144,6 +145,7 @@ struct server {
 	atomic_int unread;	/* relaxed: why requests cannot be read any more (-errno), the first reason; 0: they can */
 	atomic_bool no_memory;	/* relaxed: that reading a request has failed for want of memory has been said */
 	bool detached;		/* the mount point is free already */
+	bool covered;		/* something else is mounted over ours, which no path leads to then */
 	pthread_mutex_t files_lock; /* leaf */
 	struct list_head files;	/* open ones: the kernel need not close them before a forced end */
 	atomic_bool stopping;	/* release by server_run, acquire by the receive threads */

@@ -54,6 +54,27 @@ def case_sigterm():
     unmount_by("sigterm")
 
 
+def case_sigterm_below_another():
+    """What is mounted over the mount point is somebody else's: it stays."""
+    need_fuse()
+    volume = Volume(size="128M")
+    mount = volume.mount()
+    load(mount)
+    run(["mount", "-t", "tmpfs", "other", mount.dir])
+    try:
+        write_file(mount / "precious", b"somebody else's")
+        mount.daemon.send_signal(15)
+        equal(mount.daemon.wait(STEP_SECONDS), 0, "exit status: " + mount.messages())
+        equal(read_file(mount / "precious"), b"somebody else's", "what is mounted over the mount point")
+        check("does not lead to our mount any more" in mount.messages(), mount.messages())
+    finally:
+        run(["umount", mount.dir])
+        run(["umount", "-l", mount.dir])
+    volume.fsck()
+    with volume.mount("ro") as mount:
+        loaded(mount)
+
+
 def case_sigterm_while_open():
     """Stopped by a signal while files are open: what was written before is there, all is clean."""
     need_fuse()

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-# test: the mount command interrupted, killed, faked, with closed descriptors, under ulimit -f, -n and -v; odd names; locks asked for that the mount itself keeps
+# test: the mount command interrupted, killed, faked, with closed descriptors, under ulimit -f, -n, -s and -v; odd names; locks asked for that the mount itself keeps
 # timeout: 180
 # variants: plain asan
 import os
@@ -178,7 +178,7 @@ def case_file_size_limit():
 
 
 def case_scarce():
-    """Too few descriptors or too little memory: no mount, and that is said at once; with enough of them there is one that works."""
+    """Too few descriptors, too little stack or memory: no mount, and that is said at once; with enough of them there is one that works."""
     need_fuse()
     volume, where = Volume(size="64M"), place()
     unprivileged = ["setpriv", "--bounding-set=-sys_resource", "--inh-caps=-sys_resource"]
@@ -186,6 +186,14 @@ def case_scarce():
     check("128 descriptors are needed" in done.stdout, f"what is said: {done.stdout!r}")
     check(not mount_entry(where), "there is a mount")
     wait_free(volume)
+    if b"__asan_init" not in read_file(gfs2_fuse()):        # that one has none left to say it with; with much less the loader has none
+        done = run(["prlimit", "--stack=131072", *unprivileged, gfs2_fuse(), volume.path, where], ok=(32,))
+        check("ulimit -s" in done.stdout, f"what is said: {done.stdout!r}")
+        check(not mount_entry(where), "there is a mount")
+        run(["prlimit", "--stack=65536:", *unprivileged, gfs2_fuse(), volume.path, where])
+        write_file(os.path.join(where, "f"), b"x" * 100000)
+        run(["umount", where])
+        wait_free(volume)
     # The soft limit is raised.
     for limited in (["prlimit", "--nofile=16:"], ["prlimit", "--nofile=16:4096", *unprivileged]):
         run([*limited, gfs2_fuse(), volume.path, where])

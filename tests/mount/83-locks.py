@@ -44,6 +44,25 @@ for line in sys.stdin:
         out = "EDEADLK" if error.errno == errno.EDEADLK else errno.errorcode[error.errno]
     print(out, flush=True)
 """
+THREADS = r"""
+import fcntl, os, sys, threading
+fd, kinds, rounds = os.open(sys.argv[1], os.O_RDWR), [int(k) for k in sys.argv[2].split(",")], int(sys.argv[3])
+barrier = threading.Barrier(len(kinds))
+failed = []
+def one(kind):
+    for _ in range(rounds):
+        barrier.wait()
+        try:
+            fcntl.flock(fd, kind)
+        except OSError as error:
+            failed.append(error)
+        if not barrier.wait():
+            fcntl.flock(fd, fcntl.LOCK_UN)
+threads = [threading.Thread(target=one, args=(kind,)) for kind in kinds]
+for t in threads: t.start()
+for t in threads: t.join()
+print(failed or "ok", flush=True)
+"""
 RD, WR, UN = 0, 1, 2    # F_RDLCK, F_WRLCK, F_UNLCK
 SH, EX, NB, NONE = 1, 2, 4, 8
 
@@ -188,6 +207,16 @@ def case_flock_signals(a, b):
     three.kill()
     one.begin("flock", "a", EX)
     equal(one.end(), "ok", "the dead one's lock is gone")
+
+
+@with_nodes
+def case_flock_threads(a, b):
+    """Several threads lock through one descriptor at the same time: the lock is the open file's, so none is in another's way."""
+    for kinds in ((EX, EX), (EX, SH), (EX | NB, EX | NB, SH | NB)):
+        out = run([sys.executable, "-c", THREADS, a / "f", ",".join(map(str, kinds)), "50"], timeout=STEP_SECONDS).stdout
+        equal(out.strip(), "ok", f"threads that lock {kinds}")
+    other = on(b)
+    equal(other("flock", "a", EX | NB), "ok", "nothing was left")
 
 
 @with_nodes

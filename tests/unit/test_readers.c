@@ -70,6 +70,30 @@ int __wrap_pthread_create(pthread_t *t, const pthread_attr_t *attr, void *(*fn)(
 	return atomic_load(&no_threads) ? EAGAIN : __real_pthread_create(t, attr, fn, arg);
 }
 
+/* --- the kernel that is answered, and memory --- */
+
+static int cloned;			/* the readers' descriptor */
+static int known_at = -1;		/* the one through which the request was read */
+static atomic_uint waits_for_memory;
+
+ssize_t __wrap_writev(int fd, const struct iovec *iov, int count);
+void *__wrap_xmalloc(size_t size);
+void *__real_xmalloc(size_t size);
+
+ssize_t __wrap_writev(int fd, const struct iovec *iov, int count)
+{
+	if (fd == known_at)
+		return (ssize_t)iov->iov_len;
+	errno = ENOENT;
+	return -1;
+}
+
+void *__wrap_xmalloc(size_t size)
+{
+	waits_for_memory++;
+	return __real_xmalloc(size);
+}
+
 /* --- instead of libfuse, proto.c and fast.c --- */
 
 static void answer(uint64_t unique)
@@ -130,7 +154,7 @@ void proto_request(struct server *s, struct fuse_buf *fb)
 
 int proto_clone(struct server *s)
 {
-	return open(fifo, O_RDWR | O_CLOEXEC);
+	return cloned = open(fifo, O_RDWR | O_CLOEXEC);
 }
 
 static void fast_done(struct rx_buf *b)
@@ -575,6 +599,33 @@ static void what_ends_a_mount(void **state)
 	server.unread = 0;
 }
 
+/*
+ * An INTERRUPT that came before its request is sent back by the thread that has the next one, wherever that was read; other answers belong to
+ * where their request was.  And it is not lost for want of memory: nobody interrupts twice.
+ */
+static void interrupts_are_not_lost(void **state)
+{
+	struct fuse_out_header out = { .len = sizeof(out), .error = -EAGAIN };
+	struct iovec iov = { &out, sizeof(out) };
+	static _Alignas(8) struct fuse_in_header in = { .len = sizeof(in), .opcode = FUSE_INTERRUPT };
+	const int fds[] = { server.fd, cloned };
+
+	for (unsigned at = 0; at < 2; at++)
+		for (unsigned known = 0; known < 2; known++) {
+			readers_answer_at(at ? cloned : -1);
+			known_at = fds[known];
+			for (out.unique = 6; out.unique <= 7; out.unique++)
+				assert_int_equal(readers_writev(server.fd, &iov, 1, &server),
+						 at == known || out.unique == 7 ? (int)sizeof(out) : -1);
+		}
+	readers_answer_at(-1);
+	known_at = -1;
+	in.unique = number();
+	waits_for_memory = 0;
+	request_run(&server, &in, sizeof(in));
+	assert_int_equal(waits_for_memory, 1);
+}
+
 /* --- bugs --- */
 
 static const char *const bugs[] = { "readers-unread", "readers-untold", "readers-none", "readers-brief" };
@@ -623,6 +674,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test_setup_teardown(large_transfers_are_not_brief, start, end),
 		cmocka_unit_test_setup_teardown(patience, start, end),
 		cmocka_unit_test_setup_teardown(stopped_at_any_moment, start, end),
+		cmocka_unit_test_setup_teardown(interrupts_are_not_lost, start, end),
 		cmocka_unit_test(what_ends_a_mount),
 		cmocka_unit_test(bugs_are_found),
 	};
