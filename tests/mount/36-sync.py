@@ -98,4 +98,25 @@ def case_data_that_cannot_be_written():
         volume.fsck()
 
 
+def case_what_is_lost_is_said():
+    """Nobody may ever ask for the data of a file that nobody syncs: the daemon's messages name the blocks that could not be written, but not each."""
+    volume = Volume(size="64M")
+    for what, rule in (("data", "op=write,cls=data,error=5"), ("metadata", "op=read,cls=meta,error=5")):
+        with volume.mount() as m:
+            m.glockctl("set", "fault", rule)
+            failed = 0
+            for number in range(100):
+                try:
+                    write_file(m / f"{what}{number}", b"f" * 10000)
+                    fsync_root(m)
+                except OSError as fault:
+                    equal(fault.errno, errno.EIO, "errno")
+                    failed += 1
+            equal(failed, 100, "files that could not be written")
+            m.glockctl("set", "fault", "none")
+        said = re.findall(r"cannot (?:write block|read metadata block) (\d+)", m.messages())
+        check(0 < len(said) < 50, f"{what}: {len(said)} blocks are named: {m.messages()[:2000]}")
+    volume.fsck()
+
+
 main()

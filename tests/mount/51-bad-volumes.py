@@ -193,6 +193,38 @@ def case_entries_for_system_files():
         volume.fsck()
 
 
+def case_names_that_nobody_can_have():
+    """A slash or a zero byte in a name, in a dinode and in a leaf: the listing says EIO, and the messages in which block."""
+    need_fuse()
+    volume = Volume(size="64M")
+    with volume.mount() as m:
+        os.mkdir(m / "small")
+        write_file(m / "small/strange-name", b"x")
+        os.mkdir(m / "large")
+        for number in range(300):
+            write_file(m / f"large/strange-name{number}", b"")
+    with open(volume.path, "rb") as image:
+        data = image.read()
+    for directory, name in (("small", b"strange-name"), ("large", b"strange-name77")):
+        # Those in the journal, too: it is clean.
+        places = [found.start() for found in re.finditer(name + rb"\0", data)]
+        for byte in (b"/", b"\0"):
+            for at in places:
+                patch(volume, at + 3, byte)
+            m = volume.mount()
+            expect_errno(errno.EIO, os.listdir, m / directory)
+            named = re.search(r"block (\d+): directory entry has a name", m.messages())
+            check(named and int(named[1]) in [at // 4096 for at in places], f"the block is not named: {m.messages()}")
+            run(["umount", m.dir])
+            equal(m.daemon.wait(STEP_SECONDS), 32, "exit status of a daemon that has stopped writing")
+            m.daemon = None
+            for at in places:
+                patch(volume, at, name)
+    with volume.mount() as m:
+        equal(len(os.listdir(m / "large")), 300, "names")
+    volume.fsck()
+
+
 def case_two_files_with_one_indirect_block():
     """Both change it: the second to do so is told, and the lock of the first can be given up (without waiting for ever, busily)."""
     need_fuse()

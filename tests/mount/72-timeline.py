@@ -33,7 +33,8 @@ class Recorder:
     def __enter__(self):
         self.process = subprocess.Popen([glockctl_program(), "-m", self.mount.dir, "record", self.path, *self.options],
                                         stderr=subprocess.PIPE, text=True)
-        # It has begun when it has recorded something that was done since.
+        # It has begun when it has recorded something that was done since: a change of state, so that the directory is in the picture, too,
+        # also when the recording begins in the middle of what _do() makes.
         wait_for(lambda: self._told() or self._do(), "the recording's begin")
         return self
 
@@ -44,7 +45,7 @@ class Recorder:
         os.listdir(self.mount.dir)
 
     def _told(self):
-        return os.path.exists(self.path) and len(open(self.path).readlines()) > 3
+        return os.path.exists(self.path) and any(e["event"] == "glock_state" for e in events(self.path))
 
     def await_event(self, **what):
         wait_for(lambda: any(what.items() <= e.items() for e in events(self.path)), f"the event {what}")

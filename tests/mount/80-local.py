@@ -705,6 +705,63 @@ def case_broker_dies():
     volume.fsck()
 
 
+def case_withdrawn_node_goes():
+    """What a node had when it withdrew others get when its journal has been replayed, not when it unmounts."""
+    volume = shared_volume(2, size="128M")
+    a, b = mount(volume), mount(volume)
+    names = {f"f{number}" for number in range(50)}
+    for name in names:
+        write_file(a / name, b"synced", sync=True)
+    a.glockctl("set", "fault", "op=write,cls=log,error=5")
+    expect_errno(errno.EIO, write_file, a / "late", b"x", sync=True)
+    # So that whoever does not wait for the replay is faster.
+    b.glockctl("set", "fault", "op=read,cls=log,delay_us=500000,count=1")
+    run(["umount", a.dir])
+    equal(a.daemon.wait(STEP_SECONDS), 32, "exit status of a daemon that has withdrawn")
+    a.daemon = None
+    equal(set(os.listdir(b.dir)) - {"late"}, names, "what was synced on the node that withdrew")
+    for name in names:
+        equal(read_file(b / name), b"synced", "contents")
+    b.umount()
+    volume.fsck()
+
+
+def waiting(m):
+    """Names of the locks that a request of that mount waits for."""
+    out = []
+    for glock in re.split(r"^G:", m.glockctl("dump").stdout, flags=re.M)[1:]:
+        if re.search(r"^ H: .* f:[^ ]*W", glock, re.M):
+            out.append(re.search(r" n:([0-9]+/[0-9a-f]+) ", glock)[1])
+    return out
+
+
+def case_withdrawn_node_that_waits_goes():
+    """It unmounts although a lock that it has asked for is with somebody who waits for one of its own."""
+    volume = shared_volume(2, size="128M")
+    a, b = mount(volume, "commit=3600"), mount(volume)
+    # In one resource group, whose lock the first node gets, with something in its log that has to be written before another one gets it.
+    for name in ("one", "two"):
+        write_file(b / name, b"x" * 100000, sync=True)
+    inode = f"2/{os.stat(b / 'two').st_ino:x}"
+    os.truncate(a / "one", 0)
+    os.utime(b / "two")
+    a.glockctl("set", "fault", "op=write,cls=log,error=5,delay_us=3000000")
+    writer = subprocess.Popen([sys.executable, "-c", f"import os; os.truncate({b / 'two'!r}, 0)"])
+    wait_for(lambda: [glock for glock in waiting(b) if glock.startswith("3/")], "the writer to wait for the resource group")
+    reader = subprocess.Popen(["cat", a / "two"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(lambda: inode in waiting(a), "the reader to wait for the file")
+    equal(reader.wait(STEP_SECONDS), 1, "exit status of the reader")
+    check("withdrawn" in a.messages(), "the node has not withdrawn")
+    check(writer.poll() is None, "the writer got a lock that is not free")
+    run(["umount", a.dir])
+    equal(ended(a.daemon, 20), 32, "exit status of a daemon that has withdrawn")
+    a.daemon = None
+    equal(writer.wait(STEP_SECONDS), 0, "exit status of the writer")
+    equal(os.stat(b / "two").st_size, 0, "size of what was truncated")
+    b.umount()
+    volume.fsck()
+
+
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--load"]:
         load_main(sys.argv[2], int(sys.argv[3]), sys.argv[4])

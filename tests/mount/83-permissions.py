@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+from randomops import RENAME_EXCHANGE, renameat2    # noqa: E402
 from testlib import *    # noqa: E402
 
 UID = GID = 1000
@@ -188,6 +189,8 @@ def case_sticky_directory():
         "rmdir": (True, lambda d: os.rmdir(d / "x")),
         "rename of it": (False, lambda d: os.rename(d / "x", d / "z")),
         "rename over it": (False, lambda d: os.rename(d / "own", d / "x")),
+        "exchange of it": (False, lambda d: renameat2(d / "own", d / "x", RENAME_EXCHANGE)),
+        "exchange with it": (False, lambda d: renameat2(d / "x", d / "own", RENAME_EXCHANGE)),
     }
     with nodes() as (a, b):
         control = Control(b)
@@ -212,6 +215,25 @@ def case_sticky_directory():
             equal(os.stat(ours + "/x").st_ino, root, f"after {name}: root's file")
             user.end()
         control.close()
+
+
+def case_sticky_directory_given_away():
+    """`user.` attributes of a sticky directory are for its owner, of other directories for all who may write there."""
+    with nodes() as (a, b):
+        for mode, says in ((0o1777, "EPERM"), (0o777, "done")):
+            ours, theirs = a / f"d{mode:o}", Path(b / f"d{mode:o}")
+            os.mkdir(ours)
+            os.chown(ours, UID, GID)
+            os.chmod(ours, mode)
+            user = User(lambda theirs=theirs: (os.stat(theirs), os.open(theirs, os.O_RDONLY))[1],
+                        lambda fd: os.setxattr(fd, "user.first", b"1"), lambda fd: os.setxattr(fd, "user.second", b"2"),
+                        lambda fd: os.removexattr(fd, "user.first"))
+            equal(user.next(), "done", "its owner")
+            os.chown(ours, 0, 0)
+            equal(user.next(), says, f"{mode:o}: setxattr after it was given to root")
+            equal(user.next(), says, f"{mode:o}: removexattr")
+            equal(os.listxattr(ours), ["user.first"] if says == "EPERM" else ["user.second"], "attributes")
+            user.end()
 
 
 def case_created_elsewhere():

@@ -59,17 +59,17 @@ def attempt(test, bug, cases, seed):
     os.makedirs(work)
     process = subprocess.Popen([sys.executable, "-B", os.path.join(HERE, test), *cases], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                env=dict(os.environ, GFS2_SEEDED_BUG=bug, GFS2_TEST_DIR=work, GFS2_TEST_SEED=str(seed)))
-    hung = ""
-    try:
-        out = process.communicate(timeout=PATIENCE)[0]
-    except subprocess.TimeoutExpired:
-        hung = "hung "
-        # They must end, although a thread of theirs sleeps in the kernel, or nobody who waits for them would.
-        for pid in daemons(work):
-            os.kill(pid, signal.SIGKILL)
-        out = process.communicate(timeout=STEP_SECONDS)[0]
+    hung, out = "", None
+    while out is None:
+        try:
+            out = process.communicate(timeout=PATIENCE)[0]
+        except subprocess.TimeoutExpired:
+            hung = "hung "
+            # They must end, although a thread of theirs sleeps in the kernel, or nobody who waits for them would.  Each case has others.
+            for pid in daemons(work):
+                os.kill(pid, signal.SIGKILL)
     wait_for(lambda: work not in open("/proc/self/mounts").read(), f"{bug}: the mounts to be gone")
-    faults = [line for line in out.decode(errors="replace").splitlines() if "Error: " in line or "no order" in line]
+    faults = [line for line in out.decode(errors="replace").splitlines() if "Error: " in line or "no order" in line or "no whole record" in line]
     return hung + " ".join(faults[:1])[:160] if process.returncode else ""
 
 
