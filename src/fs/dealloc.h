@@ -37,9 +37,11 @@ struct gfs2_dealloc {
 	/* What one piece should not exceed by much: blocks logged, revokes. */
 	unsigned log_limit, revoke_limit;
 	/* Called inside each transaction before the dinode is logged; @last: all is free.  May change the
-	 * dinode in core and its block @dibh, which is in the transaction. */
-	void (*finish)(struct gfs2_dealloc *d, struct gfs2_bh *dibh, bool last);
-	uint64_t new_size;	/* truncate.c */
+	 * dinode in core and its block @dibh, which is in the transaction.  An error ends what the transaction does. */
+	int (*finish)(struct gfs2_dealloc *d, struct gfs2_bh *dibh, bool last);
+	/* truncate.c */
+	uint64_t new_size;
+	struct dealloc_clear tail;	/* in the block that @new_size is in; bh NULL: nothing, or done */
 	bool free_dinode;	/* the last transaction frees the dinode too */
 	struct dealloc_ext exts[DEALLOC_MAX_EXTS];
 	struct dealloc_clear clears[DEALLOC_MAX_CLEARS];

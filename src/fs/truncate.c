@@ -9,9 +9,9 @@
  * was collected becomes one transaction whenever there is enough of it, so a small file goes in a
  * single transaction and a huge one in many of bounded size.
  *
- * Crash safety of a truncate: the first transaction sets the new size and, unless it is also the
- * last, TRUNC_IN_PROG; the last one clears the flag.  In between the tree is consistent, only too
- * large; gfs2_truncate_resume() goes on from there.
+ * Crash safety of a truncate: the first transaction sets the new size, zeroes what is behind it in its block and, unless it is also the
+ * last, sets TRUNC_IN_PROG; the last one clears the flag.  In between the tree is consistent, only too
+ * large; gfs2_truncate_resume() goes on from there.  A truncate that fails before its first transaction has changed nothing.
  *
  * Needs from callers: EX on the inode, no transaction.
  */
@@ -51,6 +51,8 @@ void gfs2_dealloc_free(struct gfs2_dealloc *d)
 {
 	dealloc_reset(d);
 	gfs2_rlist_free(&d->rlist);
+	if (d->tail.bh)
+		buf_put(d->tail.bh);
 	free(d);
 }
 
@@ -161,8 +163,9 @@ static int dealloc_apply(struct gfs2_dealloc *d, bool last)
 	} else if (!error) {
 		gfs2_trans_add_meta(sdp->sd_log, ip->i_gl, dibh);
 		if (d->finish)
-			d->finish(d, dibh, last);
-		error = gfs2_dinode_log(ip);
+			error = d->finish(d, dibh, last);
+		if (!error)
+			error = gfs2_dinode_log(ip);
 	}
 	buf_put(dibh);
 	return error;
@@ -186,8 +189,10 @@ int gfs2_dealloc_commit(struct gfs2_dealloc *d, bool last)
 	if (!error)
 		error = gfs2_rlist_lock(ip->i_sbd, &d->rlist);
 	if (!error)
-		/* dinode, statfs, and the bitmaps, for the dinode itself, too */
-		error = gfs2_trans_begin(log, 2 + d->nr_clears + gfs2_rlist_blocks(&d->rlist, (uint64_t)d->blocks + free_dinode),
+		/* dinode, statfs, a journaled tail, and the bitmaps, for the dinode itself, too */
+		error = gfs2_trans_begin(log,
+					 2 + !!d->tail.bh + d->nr_clears +
+						 gfs2_rlist_blocks(&d->rlist, (uint64_t)d->blocks + free_dinode),
 					 d->meta_blocks + free_dinode);
 	if (!error) {
 		error = dealloc_apply(d, last);
@@ -311,15 +316,13 @@ static int punch(struct gfs2_dealloc *d, uint64_t lstart, uint64_t lend)
 }
 
 static int run_punch(struct gfs2_inode *ip, uint64_t lstart, uint64_t lend, bool free_dinode,
-		     uint64_t new_size,
-		     void (*finish)(struct gfs2_dealloc *d, struct gfs2_bh *dibh, bool last))
+		     int (*finish)(struct gfs2_dealloc *d, struct gfs2_bh *dibh, bool last))
 {
 	struct gfs2_dealloc *d = gfs2_dealloc_new(ip);
 	int error;
 
 	gfs2_assert_held(ip->i_gl, true);
 	d->free_dinode = free_dinode;
-	d->new_size = new_size;
 	d->finish = finish;
 	error = punch(d, lstart, lend);
 	gfs2_dealloc_free(d);
@@ -328,12 +331,12 @@ static int run_punch(struct gfs2_inode *ip, uint64_t lstart, uint64_t lend, bool
 
 int gfs2_punch_from(struct gfs2_inode *ip, uint64_t lstart)
 {
-	return run_punch(ip, lstart, UINT64_MAX, false, 0, NULL);
+	return run_punch(ip, lstart, UINT64_MAX, false, NULL);
 }
 
 int gfs2_free_tree_and_dinode(struct gfs2_inode *ip)
 {
-	return run_punch(ip, 0, UINT64_MAX, true, 0, NULL);
+	return run_punch(ip, 0, UINT64_MAX, true, NULL);
 }
 
 static void set_times(struct gfs2_inode *ip)
@@ -342,45 +345,143 @@ static void set_times(struct gfs2_inode *ip)
 	ip->i_mtime = ip->i_ctime = current_time();
 }
 
-static void punch_finish(struct gfs2_dealloc *d, struct gfs2_bh *dibh, bool last)
+static int punch_finish(struct gfs2_dealloc *d, struct gfs2_bh *dibh, bool last)
 {
 	set_times(d->ip);
+	return 0;
 }
 
 int gfs2_punch_blocks(struct gfs2_inode *ip, uint64_t lstart, uint64_t lend)
 {
-	return run_punch(ip, lstart, lend, false, 0, punch_finish);
+	return run_punch(ip, lstart, lend, false, punch_finish);
+}
+
+/* --- zeros in a block that stays --- */
+
+/* What of [pos, pos+len), which lies in one block, is to become zeros: @z->bh referenced, NULL: nothing. */
+static int zero_prepare(struct gfs2_inode *ip, uint64_t pos, uint32_t len, struct dealloc_clear *z)
+{
+	struct gfs2_sbd *sdp = ip->i_sbd;
+	struct gfs2_mapping *m = gfs2_is_jdata(ip) ? &ip->i_gl->gl_mapping : &ip->i_data;
+	struct gfs2_bh *bh;
+	struct extent e;
+	int error;
+
+	*z = (struct dealloc_clear){ NULL, pos & (sdp->sd_bsize - 1), len };
+	GFS2_BUG_ON(len > sdp->sd_bsize - z->off);
+	if (!len)
+		return 0;
+	error = gfs2_map_extent(ip, pos >> sdp->sd_bsize_shift, 1, &e);
+	if (error || !e.pblock)
+		return error;
+	error = buf_read(m, e.pblock, &bh);
+	if (error)
+		return error;
+	error = gfs2_check_owner(sdp, bh, m);
+	if (error || all_zero(bh->b_data + z->off, len))
+		buf_put(bh);
+	else
+		z->bh = bh;
+	return error;
+}
+
+/* Journaled data: in a transaction with a block for it.  Others: written before the transaction that is open, or the next one. */
+static int zero_apply(struct gfs2_inode *ip, struct dealloc_clear *z)
+{
+	struct gfs2_log *log = ip->i_sbd->sd_log;
+	int error = 0;
+
+	if (!z->bh)
+		return 0;
+	if (gfs2_is_jdata(ip))
+		gfs2_trans_add_jdata(log, ip->i_gl, z->bh);
+	memset(z->bh->b_data + z->off, 0, z->len);
+	if (gfs2_is_jdata(ip)) {
+		gfs2_inode_note_log(ip, false);
+	} else {
+		error = gfs2_data_dirty(ip, z->bh);
+		gfs2_ordered_add(log, &ip->i_data);
+	}
+	buf_put(z->bh);
+	z->bh = NULL;
+	return error;
+}
+
+int gfs2_zero_in_block(struct gfs2_inode *ip, uint64_t pos, uint32_t len)
+{
+	struct gfs2_log *log = ip->i_sbd->sd_log;
+	struct dealloc_clear z;
+	int error = zero_prepare(ip, pos, len, &z);
+
+	if (error || !z.bh)
+		return error;
+	if (gfs2_is_jdata(ip)) {
+		error = gfs2_trans_begin(log, 1, 0);
+		if (error) {
+			buf_put(z.bh);
+			return error;
+		}
+	}
+	error = zero_apply(ip, &z);
+	if (gfs2_is_jdata(ip))
+		gfs2_trans_end(log);
+	return error;
+}
+
+/* From @size to the end of its block. */
+static uint32_t tail_bytes(const struct gfs2_inode *ip, uint64_t size)
+{
+	uint32_t off = size & (ip->i_sbd->sd_bsize - 1);
+
+	return off && !SEEDED_BUG("truncate-tail") ? ip->i_sbd->sd_bsize - off : 0;
+}
+
+int gfs2_zero_tail(struct gfs2_inode *ip, uint64_t size)
+{
+	return gfs2_zero_in_block(ip, size, tail_bytes(ip, size));
 }
 
 /* --- truncate --- */
 
 /* Each transaction of a shrinking truncate (see the top of the file). */
-static void truncate_finish(struct gfs2_dealloc *d, struct gfs2_bh *dibh, bool last)
+static int truncate_finish(struct gfs2_dealloc *d, struct gfs2_bh *dibh, bool last)
 {
 	struct gfs2_inode *ip = d->ip;
+	int error = zero_apply(ip, &d->tail);
 
 	set_times(ip);
 	ip->i_size = d->new_size;
 	if (!last) {
 		ip->i_diskflags |= GFS2_DIF_TRUNC_IN_PROG;
-		return;
+		return error;
 	}
 	ip->i_diskflags &= ~(uint32_t)GFS2_DIF_TRUNC_IN_PROG;
 	if (ip->i_size)
-		return;
+		return error;
 	/* An empty file is stuffed again. */
 	ip->i_height = 0;
 	ip->i_goal = ip->i_no_addr;
 	memset(dibh->b_data + sizeof(struct gfs2_dinode), 0, gfs2_max_stuffed_size(ip));
 	extmap_clear(&ip->i_map);
+	return error;
 }
 
 static int cut(struct gfs2_inode *ip, uint64_t size)
 {
-	const struct gfs2_sbd *sdp = ip->i_sbd;
-	uint64_t lstart = (size >> sdp->sd_bsize_shift) + !!(size & (sdp->sd_bsize - 1));
+	uint64_t lstart = DIV_ROUND_UP(size, (uint64_t)ip->i_sbd->sd_bsize);
+	struct gfs2_dealloc *d = gfs2_dealloc_new(ip);
+	int error = 0;
 
-	return run_punch(ip, lstart, UINT64_MAX, false, size, truncate_finish);
+	gfs2_assert_held(ip->i_gl, true);
+	d->new_size = size;
+	d->finish = truncate_finish;
+	/* Of a truncate that goes on the tail is zeros already. */
+	if (size < ip->i_size)
+		error = zero_prepare(ip, size, tail_bytes(ip, size), &d->tail);
+	if (!error)
+		error = punch(d, lstart, UINT64_MAX);
+	gfs2_dealloc_free(d);
+	return error;
 }
 
 static int truncate_stuffed(struct gfs2_inode *ip, uint64_t size)
@@ -405,57 +506,6 @@ static int truncate_stuffed(struct gfs2_inode *ip, uint64_t size)
 	}
 	buf_put(bh);
 	return error;
-}
-
-static bool is_zero(const char *p, size_t len)
-{
-	return !len || (!*p && !memcmp(p, p + 1, len - 1));
-}
-
-int gfs2_zero_in_block(struct gfs2_inode *ip, uint64_t pos, uint32_t len)
-{
-	struct gfs2_sbd *sdp = ip->i_sbd;
-	uint32_t off = pos & (sdp->sd_bsize - 1);
-	bool jdata = gfs2_is_jdata(ip);
-	struct gfs2_mapping *m = jdata ? &ip->i_gl->gl_mapping : &ip->i_data;
-	struct gfs2_bh *bh;
-	struct extent e;
-	int error;
-
-	GFS2_BUG_ON(len > sdp->sd_bsize - off);
-	error = gfs2_map_extent(ip, pos >> sdp->sd_bsize_shift, 1, &e);
-	if (error || !e.pblock)
-		return error;
-	error = buf_read(m, e.pblock, &bh);
-	if (error)
-		return error;
-	error = gfs2_check_owner(sdp, bh, m);
-	if (error || is_zero(bh->b_data + off, len))
-		goto out;
-	if (jdata) {
-		error = gfs2_trans_begin(sdp->sd_log, 1, 0);
-		if (error)
-			goto out;
-		gfs2_trans_add_jdata(sdp->sd_log, ip->i_gl, bh);
-	}
-	memset(bh->b_data + off, 0, len);
-	if (jdata) {
-		gfs2_inode_note_log(ip, false);
-		gfs2_trans_end(sdp->sd_log);
-	} else {
-		error = gfs2_data_dirty(ip, bh);
-		gfs2_ordered_add(sdp->sd_log, &ip->i_data);
-	}
-out:
-	buf_put(bh);
-	return error;
-}
-
-int gfs2_zero_tail(struct gfs2_inode *ip, uint64_t size)
-{
-	uint32_t off = size & (ip->i_sbd->sd_bsize - 1);
-
-	return off && !SEEDED_BUG("truncate-tail") ? gfs2_zero_in_block(ip, size, ip->i_sbd->sd_bsize - off) : 0;
 }
 
 /* Larger than what fits into the dinode: the contents move to a block, if there are any. */
@@ -509,17 +559,12 @@ static int grow(struct gfs2_inode *ip, uint64_t size)
 
 int gfs2_truncate(struct gfs2_inode *ip, uint64_t size)
 {
-	int error;
-
 	gfs2_assert_held(ip->i_gl, true);
 	if (size > INT64_MAX)
 		return -EFBIG;
 	if (size >= ip->i_size)
 		return grow(ip, size);
-	if (gfs2_is_stuffed(ip))
-		return truncate_stuffed(ip, size);
-	error = gfs2_zero_tail(ip, size);
-	return error ? error : cut(ip, size);
+	return gfs2_is_stuffed(ip) ? truncate_stuffed(ip, size) : cut(ip, size);
 }
 
 int gfs2_truncate_resume(struct gfs2_inode *ip)

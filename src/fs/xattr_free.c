@@ -85,12 +85,13 @@ static int ea_collect_indirect(struct gfs2_dealloc *d)
 	return error;
 }
 
-static void ea_finish(struct gfs2_dealloc *d, struct gfs2_bh *dibh, bool last)
+static int ea_finish(struct gfs2_dealloc *d, struct gfs2_bh *dibh, bool last)
 {
 	if (!last)
-		return;
+		return 0;
 	d->ip->i_eattr = 0;
 	d->ip->i_diskflags &= ~(uint32_t)GFS2_DIF_EA_INDIRECT;
+	return 0;
 }
 
 int gfs2_ea_dealloc(struct gfs2_inode *ip)

@@ -778,7 +778,7 @@ static struct gfs2_inode *make_torn(struct mounted *m, uint64_t size)
 	return ip;
 }
 
-static void expect_block(struct gfs2_inode *ip, uint64_t lblock, char byte)
+static void expect_within(struct gfs2_inode *ip, uint64_t lblock, unsigned from, unsigned to, char byte)
 {
 	char *buf = aligned_alloc(4096, 4 * BS);
 	struct gfs2_holder gh;
@@ -787,9 +787,14 @@ static void expect_block(struct gfs2_inode *ip, uint64_t lblock, char byte)
 	lock(ip, LM_ST_SHARED, &gh);
 	assert_int_equal(gfs2_file_read(ip, buf, lblock * BS, BS, &skip), BS);
 	gfs2_glock_dq_uninit(&gh);
-	for (unsigned i = 0; i < BS; i++)
+	for (unsigned i = from; i < to; i++)
 		assert_int_equal(buf[skip + i], byte);
 	free(buf);
+}
+
+static void expect_block(struct gfs2_inode *ip, uint64_t lblock, char byte)
+{
+	expect_within(ip, lblock, 0, BS, byte);
 }
 
 /* Everything is committed and then the node dies. */
@@ -862,6 +867,42 @@ static void test_torn_fill(void **state)
 	free((char *)(uintptr_t)f.buf);
 }
 
+/* A truncate that cannot begin to cut changes nothing, also not behind the new end in the block that stays; one that can zeroes that. */
+static void test_torn_cut(void **state)
+{
+	for (unsigned i = 0; i < 2; i++) {
+		struct gfs2_inode *ip;
+		struct mounted m;
+
+		ip = make_torn(&m, 900);
+		if (i) {
+			set_jdata(ip);
+			memset(data, 'd', sizeof(data));
+			assert_int_equal(write_at(ip, data, 0, BS), BS);
+		}
+		msg_set_level((enum msg_level)-1);
+		assert_int_equal(gfs2_setattr_size(ip, 100), -EIO);
+		msg_set_level(MSG_INFO);
+		io_fault_clear(m.e);
+		assert_false(gfs2_withdrawn(m.sdp));
+		assert_int_equal(ip->i_size, 900 * BS);
+		expect_block(ip, 0, 'd');
+		crash(&m, ip);
+		ip = open_file(m.sdp, "torn");
+		assert_int_equal(ip->i_size, 900 * BS);
+		expect_block(ip, 0, 'd');
+		assert_int_equal(gfs2_setattr_size(ip, 100), 0);
+		crash(&m, ip);
+		ip = open_file(m.sdp, "torn");
+		assert_int_equal(ip->i_size, 100);
+		assert_int_equal(gfs2_setattr_size(ip, BS), 0);
+		expect_within(ip, 0, 0, 100, 'd');
+		expect_within(ip, 0, 100, BS, 0);
+		gfs2_inode_put(ip);
+		do_unmount(&m);
+	}
+}
+
 static int run(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -876,6 +917,7 @@ static int run(void)
 		cmocka_unit_test(test_names_starved),
 		cmocka_unit_test(test_torn_write),
 		cmocka_unit_test(test_torn_fill),
+		cmocka_unit_test(test_torn_cut),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
