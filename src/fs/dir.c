@@ -148,9 +148,18 @@ static void sim_split(struct dir_sim *sim, unsigned bit, uint32_t hash)
 	sim->nr = nr;
 }
 
+/* Is the tree of the table's blocks as low as it can be?  Then it has the indirect blocks that dir_table_blocks() counts, and keeps them as it grows. */
+static bool dir_table_is_low(const struct gfs2_inode *dip)
+{
+	const struct gfs2_sbd *sdp = dip->i_sbd;
+	uint64_t blocks = dir_table_blocks(sdp, dip->i_depth, false);
+
+	return dip->i_height == 1 || sdp->sd_heightsize[dip->i_height - 1] >> sdp->sd_bsize_shift < blocks;
+}
+
 /*
- * Blocks that making room for @q in a leaf of depth @depth takes, as dir_grow() will do it; @leaves
- * already needed.
+ * Blocks that making room for @q in a leaf of depth @depth takes, as dir_grow() will do it, to the block (of a table that somebody has
+ * made higher than it need be: at most); @leaves already needed.
  */
 static void sim_run(const struct gfs2_inode *dip, struct dir_sim *sim, const struct gfs2_qname *q,
 		    unsigned depth, unsigned di_depth, unsigned leaves, unsigned *blocks,
@@ -170,10 +179,10 @@ static void sim_run(const struct gfs2_inode *dip, struct dir_sim *sim, const str
 	}
 	*blocks = leaves;
 	if (di_depth > start_depth) {
-		*blocks += dir_table_blocks(sdp, di_depth, true);
-		if (!gfs2_is_stuffed(dip))
-			*blocks -= dir_table_blocks(sdp, start_depth, false);
 		table = dir_table_blocks(sdp, di_depth, true);
+		*blocks += table;
+		if (!gfs2_is_stuffed(dip))
+			*blocks -= dir_table_blocks(sdp, start_depth, dir_table_is_low(dip));
 	} else {
 		table = DIV_ROUND_UP(slots * sizeof(__be64), sdp->sd_jbsize) + 1;
 	}
