@@ -16,6 +16,7 @@
  * Locking: everything in struct pool is guarded by `lock`.
  */
 #include "fuse/server.h"
+#include "util/leave.h"
 #include "util/util.h"
 
 #define POOL_KEEP 4
@@ -34,6 +35,7 @@ struct pool {
 	unsigned nr_patient;		/* POOL_PATIENT, in the queue or being done */
 	unsigned threads;	/* that take work */
 	unsigned live;		/* that still have a ring or memory: nothing may be torn down */
+	struct leaver left;
 	bool starved;		/* a thread could not be had */
 	bool stopping;
 };
@@ -162,6 +164,21 @@ void pool_patient_end(struct pool *p)
 		pool_submit(p, next);
 }
 
+/* The end of every thread. */
+static void *pool_leave(struct pool *p)
+{
+	struct leaver before;
+
+	thread_resources_free();
+	rmutex_lock(&p->lock);
+	p->live--;
+	before = leave(&p->left);
+	rcond_broadcast(&p->exit_cond);
+	rmutex_unlock(&p->lock);
+	leaver_join(before);
+	return NULL;
+}
+
 static void *pool_work(struct pool *p, struct work *w)
 {
 	pthread_setname_np(pthread_self(), "gfs2-worker");
@@ -173,12 +190,7 @@ static void *pool_work(struct pool *p, struct work *w)
 		if (patient)
 			patient_done(p);
 	}
-	thread_resources_free();
-	rmutex_lock(&p->lock);
-	p->live--;
-	rcond_broadcast(&p->exit_cond);
-	rmutex_unlock(&p->lock);
-	return NULL;
+	return pool_leave(p);
 }
 
 static void *pool_thread(void *arg)
@@ -249,12 +261,7 @@ static void *rescue_thread(void *arg)
 		rcond_wait_until(&p->rescue_cond, &p->lock, now_ns() + RESCUE_NS);
 	}
 	rmutex_unlock(&p->lock);
-	thread_resources_free();
-	rmutex_lock(&p->lock);
-	p->live--;
-	rcond_broadcast(&p->exit_cond);
-	rmutex_unlock(&p->lock);
-	return NULL;
+	return pool_leave(p);
 }
 
 static int pool_add_thread(void *arg, void *(*fn)(void *))
@@ -264,7 +271,6 @@ static int pool_add_thread(void *arg, void *(*fn)(void *))
 	int error;
 
 	pthread_attr_init(&attr);
-	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
 	pthread_attr_setstacksize(&attr, 512 * 1024);
 	error = pthread_create(&t, &attr, fn, arg);
 	pthread_attr_destroy(&attr);
@@ -369,6 +375,7 @@ void pool_drain_destroy(struct pool *p)
 	while (p->live)
 		rcond_wait(&p->exit_cond, &p->lock);
 	rmutex_unlock(&p->lock);
+	leaver_join(p->left);
 	rcond_destroy(&p->work_cond);
 	rcond_destroy(&p->exit_cond);
 	rcond_destroy(&p->rescue_cond);

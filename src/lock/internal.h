@@ -7,6 +7,7 @@
 
 #include <pthread.h>
 #include "lock/glock.h"
+#include "util/leave.h"
 #include "util/slab.h"
 
 /* --- table.c --- */
@@ -52,6 +53,7 @@ struct gfs2_glock_table {
 	struct list_head t_work;	/* to be run now */
 	struct list_head t_delayed;	/* to be run at gl_work_ns */
 	unsigned t_workers_min, t_workers, t_workers_idle;
+	struct leaver t_worker_left;
 	bool t_work_stop;
 };
 

@@ -105,19 +105,13 @@ static void *worker(void *arg);
 static int spawn(struct gfs2_glock_table *t)
 {
 	sigset_t old;
-	pthread_attr_t attr;
 	pthread_t thread;
 	int error;
 
-	error = pthread_attr_init(&attr);
-	if (error)
-		return -error;
-	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
 	/* Signals are for the main thread. */
 	block_all_but_faults(&old);
-	error = pthread_create(&thread, &attr, worker, t);
+	error = pthread_create(&thread, NULL, worker, t);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	pthread_attr_destroy(&attr);
 	return -error;
 }
 
@@ -153,6 +147,7 @@ static void take_and_run(struct gfs2_glock_table *t, struct gfs2_glock *gl)
 static void *worker(void *arg)
 {
 	struct gfs2_glock_table *t = arg;
+	struct leaver before;
 
 	pthread_setname_np(pthread_self(), "glock_worker");
 	rmutex_lock(&t->t_work_lock);
@@ -175,8 +170,10 @@ static void *worker(void *arg)
 		t->t_workers_idle--;
 	}
 	t->t_workers--;
+	before = leave(&t->t_worker_left);
 	rcond_broadcast(&t->t_work_cond);
 	rmutex_unlock(&t->t_work_lock);
+	leaver_join(before);
 	return NULL;
 }
 
@@ -240,6 +237,7 @@ void glock_workers_stop(struct gfs2_glock_table *t)
 	while (t->t_workers)
 		rcond_wait(&t->t_work_cond, &t->t_work_lock);
 	rmutex_unlock(&t->t_work_lock);
+	leaver_join(t->t_worker_left);
 	rcond_destroy(&t->t_work_cond);
 	rmutex_destroy(&t->t_work_lock);
 }
