@@ -285,46 +285,68 @@ def case_exact_to_the_block():
         volume.fsck()
 
 
+MAKERS = {"file": lambda p: os.close(os.open(p, os.O_CREAT | os.O_WRONLY)), "dir": os.mkdir, "link": lambda p: os.symlink("target", p)}
+LEFT = 12    # blocks of a full volume, at most
+
+
+def unlink_all(paths):
+    for path in paths:
+        (os.rmdir if os.path.isdir(path) and not os.path.islink(path) else os.unlink)(path)
+
+
+def grow_directories(m):
+    """Give them every name that they will have: a directory that has grown for one does not shrink."""
+    paths = [m / f"fill{number}" for number in range(3)] + [m / "d/renamed"]
+    for path in paths:
+        write_file(path, b"")
+    for kind, make in MAKERS.items():
+        for number in range(LEFT):
+            paths.append(m / f"d/{kind}{number}")
+            make(paths[-1])
+    unlink_all(paths)
+
+
 def case_filled_twenty_times():
     """Filled to the last block and emptied: all blocks are back, every time."""
-    bs = random.choice([512, 1024, 2048, 4096])
-    log("block size", bs)
+    for bs in (512, 1024, 2048, 4096):
+        fill_and_empty(bs)
+
+
+def fill_and_empty(bs):
     volume = Volume(size="40M" if bs > 512 else "32M", bs=bs)
     rnd = random.Random(SEED)
     with volume.mount() as m:
         os.mkdir(m / "d")
+        grow_directories(m)
         free = settled_free(m)
         for turn in range(20):
+            what = f"blocks of {bs}, turn {turn}"
             paths = fill(m, bs, rnd, turn % 2)
             left = os.statvfs(m).f_bfree
-            check(left < 12, f"turn {turn}: {left} blocks are left of a full volume")
+            check(left < LEFT, f"{what}: {left} blocks are left of a full volume")
             # nothing is left for names either
             made = []
-            for kind, call in (("file", lambda p: os.close(os.open(p, os.O_CREAT | os.O_WRONLY))),
-                               ("dir", os.mkdir), ("link", lambda p: os.symlink("target", p))):
+            for kind, make in MAKERS.items():
                 try:
                     for number in range(1000):
                         path = m / f"d/{kind}{number}"
-                        call(path)
-                        made.append((kind, path))
+                        make(path)
+                        made.append(path)
                     check(False, f"a thousand of {kind} on a full volume")
                 except OSError as error:
                     equal(error.errno, errno.ENOSPC, f"errno of {kind} on a full volume")
             if len(made) > 1:
-                os.rename(made[0][1], m / "d/renamed")
-                os.rename(m / "d/renamed", made[0][1])
+                os.rename(made[0], m / "d/renamed")
+                os.rename(m / "d/renamed", made[0])
             # inside of what is there, writing goes on
             fd = os.open(paths[0], os.O_RDWR)
             equal(os.pwrite(fd, b"x" * bs, 0), bs, "overwriting on a full volume")
             if turn == 0:
                 expect_errno(errno.ENOSPC, fallocate, fd, 0, 0, 1 << 30)
             os.close(fd)
-            for kind, path in made:
-                (os.rmdir if kind == "dir" else os.unlink)(path)
-            for path in paths:
-                os.unlink(path)
-            wait_for(lambda: os.statvfs(m).f_bfree >= free, f"turn {turn}: all blocks to be free again")
-            equal(os.statvfs(m).f_bfree, free, f"turn {turn}: free blocks")
+            unlink_all(made + paths)
+            wait_for(lambda: os.statvfs(m).f_bfree >= free, f"{what}: all of {free} blocks to be free again")
+            equal(os.statvfs(m).f_bfree, free, f"{what}: free blocks")
     volume.fsck()
 
 
