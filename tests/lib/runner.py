@@ -22,12 +22,16 @@ A test is an executable file tests/GROUP/NN-name. Comment lines at its top decla
 
 It passes with exit status 0 and is skipped with 77, its last line of output being the reason.
 
+What is random in a test follows from its name and the contents of the commit, so that a run elsewhere does the same; with --full, with
+GFS2_TEST_SEED=NUMBER or outside of a git repository from something else.
+
   GFS2_CHECK_BUILD=DIR   keep the build directories there and use them again
   GFS2_CHECK_LOGS=DIR    keep the logs of all tests there (default: only of failed ones, in a
                          directory that is named at the end)
 """
 import concurrent.futures
 import fnmatch
+import hashlib
 import json
 import os
 import re
@@ -126,6 +130,17 @@ def discover():
     return tests
 
 
+def contents():
+    """What the commit that is checked out holds, as one word; empty: not known."""
+    try:
+        # Whoever the repository belongs to.
+        done = subprocess.run(["git", "-c", "safe.directory=*", "-C", ROOT, "rev-parse", "HEAD^{tree}"], stdout=subprocess.PIPE,
+                              stderr=subprocess.DEVNULL, text=True, check=False)
+    except OSError:
+        return ""
+    return done.stdout.strip() if not done.returncode else ""
+
+
 class Check:
     def __init__(self, full, no_skip):
         self.full, self.no_skip = full, no_skip
@@ -149,6 +164,13 @@ class Check:
         os.chmod(self.scratch, 0o711)
         os.chmod(self.memory, 0o711)
         self.failed_logs = []
+        self.tree = "" if full else contents()
+
+    def seed(self, name):
+        """For the environment of a test."""
+        if os.environ.get("GFS2_TEST_SEED") or not self.tree:
+            return {}
+        return {"GFS2_TEST_SEED": str(int(hashlib.sha256(f"{self.tree} {name}".encode()).hexdigest()[:7], 16))}
 
     # -- results
 
@@ -247,7 +269,7 @@ class Check:
         where = os.path.join(self.builds, variant)
         log = self.log_of(f"unit@{variant}")
         base = f"check-{os.getpid()}"
-        env = dict(os.environ, **SANITIZER_ENV, MALLOC_PERTURB_="165")
+        env = dict(os.environ, **SANITIZER_ENV, **self.seed(f"unit@{variant}"), MALLOC_PERTURB_="165")
         self.run(["setarch", "-R", "meson", "test", "-C", where, "--no-rebuild", "--logbase", base,
                   "--suite", "unit", "--timeout-multiplier",
                   "1" if variant == "plain" else str(UNIT_SCALE),
@@ -285,7 +307,7 @@ class Check:
         if not (self.built.get(variant) and self.built.get("progs")):
             self.result("FAIL", test.name, 0, f"build/{variant} or build/progs failed")
             return
-        env = dict(os.environ, PYTHONDONTWRITEBYTECODE="1")
+        env = dict(os.environ, **self.seed(test.name), PYTHONDONTWRITEBYTECODE="1")
         for variable, name in (("GFS2_FUSE", "gfs2-fuse"), ("GLOCKCTL", "glockctl")):
             path = self.program(variant, name)
             if not path:
