@@ -61,7 +61,7 @@ static int rest_nq(struct gfs2_inode *ip, struct gfs2_holder *gh)
 	int error;
 
 	gfs2_holder_init(ip->i_gl, LM_ST_EXCLUSIVE, 0, gh, "dio_fall_back");
-	error = gfs2_glock_nq(gh);
+	error = gfs2_inode_nq_change(ip, gh);
 	hist_add(&ip->i_sbd->sd_dio.latency[DIO_T_LOCK], now_ns() - since);
 	if (error)
 		gfs2_holder_uninit(gh);

@@ -210,6 +210,50 @@ void inode_go_drain(struct gfs2_glock *gl)
 	free(d);
 }
 
+/* A READ that came too late to be left out is in the way: so often it is let in.  Then what it has read goes after the change only. */
+#define CHANGE_TRIES 8
+
+/*
+ * The kernel's pages of @ip, before who holds it in EX changes what they show: whoever reads past them would see the change, and they not yet.  The
+ * READs that wait have not read; nobody is let in, as in inode_go_drain(), since EX is held by somebody.  False: somebody is in the way.
+ */
+static bool dropped_under_ex(struct gfs2_inode *ip, struct gfs2_kdrop *job, struct drain *d)
+{
+	d->cached[0] = (struct gfs2_range){ 0, UINT64_MAX };
+	d->nr_cached = 1;
+	d->nr_blocked = 0;
+	gfs2_glock_admit(ip->i_gl, note_blocked, d);
+	cut_out_blocked(d);
+	job->nr = d->nr_pieces;
+	gfs2_kdrop_start(ip->i_sbd, job);
+	return gfs2_kdrop_wait(ip->i_sbd, job, now_ns() + DROP_PATIENCE_NS);
+}
+
+int gfs2_inode_nq_change(struct gfs2_inode *ip, struct gfs2_holder *gh)
+{
+	struct gfs2_kdrop job = { .no_addr = ip->i_no_addr };
+	struct drain *d = NULL;
+	int error;
+
+	for (unsigned tries = 0;; tries++) {
+		error = gfs2_glock_nq(gh);
+		if (error || !ip->i_sbd->sd_lm->lm_has_peers || !gfs2_glock_filled(ip->i_gl) || tries == CHANGE_TRIES ||
+		    SEEDED_BUG("own-pages-kept"))
+			break;
+		if (!d)
+			d = xmalloc(sizeof(*d));
+		job.ranges = d->pieces;
+		if (dropped_under_ex(ip, &job, d)) {
+			gfs2_glock_drained(ip->i_gl);
+			break;
+		}
+		gfs2_glock_dq(gh);
+		gfs2_kdrop_wait(ip->i_sbd, &job, UINT64_MAX);
+	}
+	free(d);
+	return error;
+}
+
 int inode_go_sync(struct gfs2_glock *gl)
 {
 	struct gfs2_sbd *sdp = glock_sbd(gl);

@@ -5,7 +5,8 @@
  * What the kernel may cache (design section 4).  lock_nolock: pages of files opened without O_DIRECT; they are dropped when
  * the file is written directly.  Files opened with O_DIRECT get FOPEN_DIRECT_IO and FOPEN_PARALLEL_DIRECT_WRITES.
  * With other nodes: pages of files opened for reading only (and what is mapped privately), for as long as the glock is held in SH or EX: they
- * are read under GL_FILL holders and dropped before it is given up (inode_go_drain()), and when this node itself changes the file.
+ * are read under GL_FILL holders and dropped before it is given up (inode_go_drain()), and before this node itself changes the file
+ * (gfs2_inode_nq_change()).
  * Notifications are sent while no glock is held: they wait for page locks that a READ of ours may own.
  */
 #include <fcntl.h>
@@ -570,12 +571,16 @@ static int64_t write_buffered(struct server *s, struct gfs2_inode *ip, const cha
 	uint64_t pos;
 	bool sync = flags & O_DSYNC, full_sync = flags & (O_SYNC & ~O_DSYNC);
 	struct gfs2_holder gh;
-	int64_t ret = gfs2_glock_nq_init(ip->i_gl, LM_ST_EXCLUSIVE, 0, &gh);
 	uint64_t errors;
+	int64_t ret;
 	bool killed;
 
-	if (ret)
+	gfs2_holder_init(ip->i_gl, LM_ST_EXCLUSIVE, 0, &gh, __func__);
+	ret = gfs2_inode_nq_change(ip, &gh);
+	if (ret) {
+		gfs2_holder_uninit(&gh);
 		return ret;
+	}
 	w->eof[0] = ip->i_size;
 	errors = mapping_errors(&ip->i_data);
 	if (append && !SEEDED_BUG("append-where-believed"))

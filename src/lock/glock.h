@@ -411,6 +411,8 @@ static inline bool gfs2_glock_filled(struct gfs2_glock *gl)
 	return atomic_load_explicit(&gl->gl_fills, memory_order_relaxed) !=
 	       atomic_load_explicit(&gl->gl_drained, memory_order_relaxed);
 }
+/* By who has the only holder, in EX: what has been read under GL_FILL holders is dropped. */
+void gfs2_glock_drained(struct gfs2_glock *gl);
 /*
  * By who has a holder in SH (without LM_FLAG_ANY).  If it was the same under an earlier one, nobody on this node has had a holder in EX or DF since
  * then, and no other node can have had the lock in these.
@@ -421,7 +423,7 @@ static inline uint64_t gfs2_glock_tenure(struct gfs2_glock *gl)
 }
 /*
  * From go_drain: grant those GL_FILL holders that wait at this moment and for which @want says so (it must not sleep; gh_priv is the
- * owner's).  _wait_guests: until those that were granted have gone.
+ * owner's).  _wait_guests: until those that were granted have gone.  A @want that only looks may be called for at any time.
  */
 void gfs2_glock_admit(struct gfs2_glock *gl, bool (*want)(const struct gfs2_holder *gh, void *arg), void *arg);
 void gfs2_glock_wait_guests(struct gfs2_glock *gl);

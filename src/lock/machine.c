@@ -724,6 +724,14 @@ void gfs2_glock_wait_guests(struct gfs2_glock *gl)
 	rmutex_unlock(&gl->gl_lock);
 }
 
+void gfs2_glock_drained(struct gfs2_glock *gl)
+{
+	rmutex_lock(&gl->gl_lock);
+	atomic_store_explicit(&gl->gl_drained, atomic_load_explicit(&gl->gl_fills, memory_order_relaxed),
+			      memory_order_relaxed);
+	rmutex_unlock(&gl->gl_lock);
+}
+
 /*
  * Phase SYNC: what was read under GL_FILL holders goes.  A holder is released before what was read under it has got to whoever keeps
  * it; until then that is locked there, and who drops it waits.
@@ -733,10 +741,7 @@ static void drain(struct gfs2_glock *gl)
 	gl->gl_ops->go_drain(gl);
 	gfs2_glock_wait_guests(gl);
 	/* Not before: who asks meanwhile, gfs2_glock_filled(), must think that it is all still there. */
-	rmutex_lock(&gl->gl_lock);
-	atomic_store_explicit(&gl->gl_drained, atomic_load_explicit(&gl->gl_fills, memory_order_relaxed),
-			      memory_order_relaxed);
-	rmutex_unlock(&gl->gl_lock);
+	gfs2_glock_drained(gl);
 }
 
 /* Phase SYNC: prepare the caches, then ask.  Releases and retakes gl_lock. */

@@ -142,6 +142,51 @@ def case_cached():
         os.close(fd)
 
 
+def resident(memory):
+    """Which pages of a mapping are in the page cache."""
+    pages = ctypes.create_string_buffer(len(memory) // mmap.PAGESIZE)
+    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    equal(ctypes.CDLL(None).mincore(ctypes.c_void_p(start), ctypes.c_size_t(len(memory)), pages), 0, "mincore")
+    return [byte & 1 for byte in pages.raw[:len(memory) // mmap.PAGESIZE]]
+
+
+def case_own_pages():
+    """Before a node changes a file its own kernel has none of the pages: who reads past them would be ahead of who reads them."""
+    volume = Volume(journals=2, proto="lock_dlm", table="test:vol", size="256M")
+    with volume.mount("lockproto=lock_local", f"control={temp('control')}") as a, volume.mount("lockproto=lock_local") as b:
+        write_file(a / "f", b"", sync=True)
+        os.truncate(a / "f", 8 * BLOCK)
+        inode = os.stat(a / "f").st_ino
+        control, fd = Control(a), os.open(a / "f", os.O_RDONLY)
+        shared = mmap.mmap(fd, 8 * BLOCK, mmap.MAP_PRIVATE)
+        for point in ("upgrade", "buffered"):
+            control("break", "dio", point, f"inode:{inode}")
+        writer = subprocess.Popen([sys.executable, "-c", DIRECT_WRITER, a / "f", str(BLOCK)])
+        control("wait", "60")
+        # It has given DF up, and EX is not asked for yet.
+        equal(shared[BLOCK:BLOCK + 5], bytes(5), "a hole, through the mapping")
+        equal(resident(shared)[1], 1, "page in the cache")
+        control("continue")
+        control("wait", "60")
+        equal(resident(shared)[1], 0, "page in the cache while the write has the lock")
+        control("continue")
+        equal(writer.wait(STEP_SECONDS), 0, "exit status of the writer")
+        equal(shared[BLOCK:BLOCK + 5], b"BBBBB", "what was written, through the mapping")
+        equal(read_file(b / "f")[BLOCK:2 * BLOCK], b"B" * BLOCK, "what was written, on the other node")
+        control.close()
+        shared.close()
+        os.close(fd)
+    volume.fsck()
+
+
+DIRECT_WRITER = """
+import mmap, os, sys
+buffer = mmap.mmap(-1, 4096)
+buffer.write(b"B" * 4096)
+fd = os.open(sys.argv[1], os.O_WRONLY | os.O_DIRECT)
+sys.exit(os.pwrite(fd, buffer, int(sys.argv[2])) != 4096)
+"""
+
 READER = """
 import mmap, os, random, sys
 path, how, seed, progress = sys.argv[1:5]
