@@ -537,7 +537,6 @@ static int mount_main(struct options *o)
 	if (chdir("/"))
 		return EX_SYSERR_;
 	process_setup();
-	memory_wait_for(MOUNT_PATIENCE_SECS);
 	gfs2_event_init(EVENT_RING_ORDER);
 	error = run(o, report_fd);
 	gfs2_event_exit();
@@ -573,6 +572,8 @@ int main(int argc, char **argv)
 	if (argc == 3 && !strcmp(argv[1], "--lock-broker"))
 		return lock_broker_main(argv[2]);
 	lb_broker_program = "/proc/self/exe";
+	/* Until there is a mount, whose users can wait. */
+	memory_wait_for(MOUNT_PATIENCE_SECS);
 	if (options_parse(&o, argc, argv)) {
 		options_free(&o);
 		return EX_USAGE_;
