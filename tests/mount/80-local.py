@@ -440,7 +440,7 @@ def case_deaths(volume, *mounts):
     os.mkdir(mounts[0] / "shared")
     mounts = list(mounts)
     effective = 0
-    rng = random.Random()
+    rng = random.Random(SEED)
     for round_ in range(30 if FULL else 3):
         loads = [Load(m, n) for n, m in enumerate(mounts)]
         for load in loads:
@@ -528,7 +528,7 @@ def case_rgrplvb():
             number += 1
             with open(a / f"d/fill{number}", "wb") as out:
                 os.posix_fallocate(out.fileno(), 0, 15 << 20)
-        os.sync()
+        run(["sync", a.dir])
         write_file(b / "d/new", b"n" * (9 << 20), sync=True)
         seen = passed_by(b)
         log(f"{option}: {len(seen)} groups passed by")
@@ -726,10 +726,10 @@ def case_withdrawn_node_goes():
     volume.fsck()
 
 
-def waiting(m):
+def waiting(control):
     """Names of the locks that a request of that mount waits for."""
     out = []
-    for glock in re.split(r"^G:", m.glockctl("dump").stdout, flags=re.M)[1:]:
+    for glock in re.split(r"^G:", "\n".join(control("dump")), flags=re.M)[1:]:
         if re.search(r"^ H: .* f:[^ ]*W", glock, re.M):
             out.append(re.search(r" n:([0-9]+/[0-9a-f]+) ", glock)[1])
     return out
@@ -738,18 +738,25 @@ def waiting(m):
 def case_withdrawn_node_that_waits_goes():
     """It unmounts although a lock that it has asked for is with somebody who waits for one of its own."""
     volume = shared_volume(2, size="128M")
-    a, b = mount(volume, "commit=3600"), mount(volume)
+    a, b = [mount(volume, "commit=3600", "control=" + temp("control")) for _ in range(2)]
+    debug, other = Control(a), Control(b)
     # In one resource group, whose lock the first node gets, with something in its log that has to be written before another one gets it.
     for name in ("one", "two"):
         write_file(b / name, b"x" * 100000, sync=True)
-    inode = f"2/{os.stat(b / 'two').st_ino:x}"
+    inode = os.stat(b / "two").st_ino
     os.truncate(a / "one", 0)
     os.utime(b / "two")
-    a.glockctl("set", "fault", "op=write,cls=log,error=5,delay_us=3000000")
+    # Stopped there it has written nothing of that yet, so it cannot withdraw before everybody waits.
+    debug("timeout", "3600")
+    debug("break", f"rgrp:{inode}", "EX->*")
     writer = subprocess.Popen([sys.executable, "-c", f"import os; os.truncate({b / 'two'!r}, 0)"])
-    wait_for(lambda: [glock for glock in waiting(b) if glock.startswith("3/")], "the writer to wait for the resource group")
+    debug("wait", STEP_SECONDS)
+    wait_for(lambda: [glock for glock in waiting(other) if glock.startswith("3/")], "the writer to wait for the resource group")
     reader = subprocess.Popen(["cat", a / "two"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_for(lambda: inode in waiting(a), "the reader to wait for the file")
+    wait_for(lambda: f"2/{inode:x}" in waiting(debug), "the reader to wait for the file")
+    equal(len(debug("stops")), 1, "transitions that are stopped")
+    debug("set", "fault", "op=write,cls=log,error=5")
+    debug("continue")
     equal(reader.wait(STEP_SECONDS), 1, "exit status of the reader")
     check("withdrawn" in a.messages(), "the node has not withdrawn")
     check(writer.poll() is None, "the writer got a lock that is not free")
@@ -758,6 +765,8 @@ def case_withdrawn_node_that_waits_goes():
     a.daemon = None
     equal(writer.wait(STEP_SECONDS), 0, "exit status of the writer")
     equal(os.stat(b / "two").st_size, 0, "size of what was truncated")
+    for control in (debug, other):
+        control.close()
     b.umount()
     volume.fsck()
 
