@@ -155,8 +155,8 @@ def while_recovering(c):
     victims = [random.randrange(1, NODES)]
     order = sorted(range(NODES), key=lambda n: c.nodes[n].arrived)
     recoverer = [n for n in order if n not in victims][0]
-    # Nothing of a replay gets through, so it cannot be over when its turn to die has come.
-    c.nodes[recoverer].glockctl("set", "fault", "op=write,cls=meta,delay_us=3000000")
+    # Nothing of a replay gets through, so it cannot be over when its turn to die has come, whenever that is.
+    c.nodes[recoverer].glockctl("set", "fault", "op=write,cls=meta,delay_us=600000000")
     jid = c.nodes[victims[0]].jid
     c.kill(*victims)
     time.sleep(random.random() * 0.5)
