@@ -10,10 +10,6 @@ import sys
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 from testlib import *    # noqa: E402
 
-# A mount that takes long enough to be met on the way; nothing waits for its end.
-SLOW = "fault=op=read:cls=meta:delay_us=1500000:count=1"
-
-
 def place(name="mnt"):
     path = temp(name)
     os.mkdir(path)
@@ -36,19 +32,54 @@ def under_way(volume):
         os.close(fd)
 
 
+def state(pid):
+    """{name: words} of what the kernel tells of a process; {} if there is none."""
+    try:
+        with open(f"/proc/{pid}/status") as lines:
+            return {name: rest.split() for name, _, rest in (line.partition(":") for line in lines)}
+    except OSError:
+        return {}
+
+
+def daemon_of(command):
+    """The process that does the work for the command, once it has locked the volume."""
+    with open("/proc/locks") as locks:
+        pids = [words[4] for words in map(str.split, locks) if words[1] == "FLOCK"]
+    return next((int(pid) for pid in pids if state(pid).get("PPid") == [str(command.pid)]), None)
+
+
+def stopped_half_way(volume, where):
+    """(command, daemon) of a mount that is under way and stands still."""
+    delay_ms = 1000
+    while True:
+        command = subprocess.Popen([gfs2_fuse(), "-o", f"fault=op=read:cls=meta:delay_us={delay_ms}000:count=1", volume.path, where],
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        daemon = wait_for(lambda: daemon_of(command), "the mount to be under way")
+        os.kill(daemon, signal.SIGSTOP)
+        wait_for(lambda: state(daemon)["State"][0] == "T", "the daemon to stop")
+        if not mount_entry(where):
+            return command, daemon
+        # We were too late.  Let it take longer.
+        os.kill(daemon, signal.SIGCONT)
+        equal(command.wait(STEP_SECONDS), 0, "exit status of a command that is let alone")
+        run(["umount", where])
+        wait_free(volume)
+        delay_ms *= 4
+        check(delay_ms < 100000, "the mount was never met on the way")
+
+
 def case_interrupted():
     """Ctrl-C, or a kill of the command that waits for the mount: there will be none."""
     need_fuse()
-    tries = []
     for sign, status in ((signal.SIGINT, 8), (signal.SIGTERM, 8), (signal.SIGKILL, -9)):
         volume, where = Volume(size="64M"), place()
-        command = subprocess.Popen([gfs2_fuse(), "-o", SLOW, volume.path, where],
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        tries.append((sign, status, volume, where, command))
-    for sign, status, volume, where, command in tries:
-        wait_for(lambda: under_way(volume), "the mount to be under way")
+        command, daemon = stopped_half_way(volume, where)
         command.send_signal(sign)
-    for sign, status, volume, where, command in tries:
+        if sign == signal.SIGKILL:
+            command.wait()
+        else:       # the command hands it on
+            wait_for(lambda: int(state(daemon)["ShdPnd"][0], 16) & 1 << signal.SIGTERM - 1, f"the daemon to be told of {sign.name}")
+        os.kill(daemon, signal.SIGCONT)
         equal(command.wait(STEP_SECONDS), status, f"exit status after {sign.name}")
         wait_free(volume)
         check(not mount_entry(where), f"there is a mount after {sign.name}")
@@ -187,10 +218,11 @@ def case_scarce():
     check(not mount_entry(where), "there is a mount")
     wait_free(volume)
     if b"__asan_init" not in read_file(gfs2_fuse()):        # that one has none left to say it with; with much less the loader has none
-        done = run(["prlimit", "--stack=131072", *unprivileged, gfs2_fuse(), volume.path, where], ok=(32,))
+        little = {"PATH": os.environ["PATH"]}       # the environment is on the stack
+        done = run(["prlimit", "--stack=131072", *unprivileged, gfs2_fuse(), volume.path, where], ok=(32,), env=little)
         check("ulimit -s" in done.stdout, f"what is said: {done.stdout!r}")
         check(not mount_entry(where), "there is a mount")
-        run(["prlimit", "--stack=65536:", *unprivileged, gfs2_fuse(), volume.path, where])
+        run(["prlimit", "--stack=65536:", *unprivileged, gfs2_fuse(), volume.path, where], env=little)
         write_file(os.path.join(where, "f"), b"x" * 100000)
         run(["umount", where])
         wait_free(volume)
