@@ -5,6 +5,7 @@
 # variants: plain asan tsan
 """Every process that locks is one of its own (fcntl locks belong to processes), told what to do through a pipe."""
 import os
+import select
 import signal
 import sys
 
@@ -282,10 +283,15 @@ def case_fcntl_waits(a, b):
     # Two of one node that wait for each other.
     equal(three("setlk", "a", WR, 20, 10), "ok", "another range")
     three.begin("setlkw", "a", WR, 0, 1)
-    three.waits()
-    equal(one("setlkw", "a", WR, 20, 1), "EDEADLK", "each would wait for the other")
-    equal(one("setlk", "a", UN, 0, 0), "ok", "unlock")
-    equal(three.end(), "ok", "who waited")
+    one.begin("setlkw", "a", WR, 20, 1)
+    # Who comes second.
+    told = select.select([one.process.stdout, three.process.stdout], [], [], STEP_SECONDS)[0]
+    equal(len(told), 1, "how many are told when each would wait for the other")
+    refused, waiter = (one, three) if told[0] is one.process.stdout else (three, one)
+    equal(refused.end(), "EDEADLK", "who is told")
+    waiter.waits()
+    equal(refused("setlk", "a", UN, 0, 0), "ok", "unlock")
+    equal(waiter.end(), "ok", "who waited")
 
 
 @with_nodes
