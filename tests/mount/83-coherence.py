@@ -223,7 +223,12 @@ def gate(seconds, pages=32):
         views = [View(m, "f") for m in (a, b)]
         rng = random.Random(SEED)
         turns, until = 0, time.monotonic() + seconds
-        while time.monotonic() < until:
+
+        def done():
+            return [int(read_file(name) or 0) for name in progress]
+
+        # In a time in which next to nothing has happened nothing was shown.
+        while time.monotonic() < until or (min(done()) <= seconds and not any(reader.poll() for reader in readers)):
             turns += 1
             page = struct.pack("<Q", turns) * 512
             at = rng.randrange(pages) * BLOCK
@@ -240,11 +245,9 @@ def gate(seconds, pages=32):
             reader.kill()
         said = [reader.communicate()[0] for reader in readers]
         equal((ended, said), ([None] * 4, [b""] * 4), "readers that have ended, and what they said")
-        done = [int(read_file(name)) for name in progress]
         for view in views:
             view.close()
-        log(f"{turns} turns, the readers read {done} pages meanwhile")
-        check(turns > seconds and min(done) > seconds, "hardly anything has happened")
+        log(f"{turns} turns, the readers read {done()} pages meanwhile")
 
 
 def case_gate():
