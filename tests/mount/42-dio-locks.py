@@ -190,7 +190,6 @@ def case_mtime_strict():
             equal([state for state, _ in got[-2:]], ["EX", "DF"], f"locks of a strict write: {got}")
             equal(got[-2][1], "dio_update_time_strict", "what EX is for")
         last = os.stat(path).st_mtime_ns
-        os.sync()
         # It was logged with the write: nothing is left that only an orderly end would save.
         fd = os.open(mount / "g", os.O_WRONLY | os.O_CREAT)
         os.fsync(fd)

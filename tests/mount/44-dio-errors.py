@@ -306,7 +306,7 @@ def case_no_space_for_the_rest():
         for offset, length, space in ((0, 1 << 20, 0), (2 << 20, 1 << 20, 0), (1 << 20, 1 << 20, 160 << 10),
                                       (4 << 20, 1 << 20, 160 << 10), (4 << 20, (512 << 10) + 512, 160 << 10)):
             os.truncate(mount / "filler", os.stat(mount / "filler").st_size - space)
-            os.sync()
+            run(["sync", mount.dir])
             equal(diow(path, mode, offset, length, "B"), ENOSPC, f"result, {mode}, offset {offset}")
             balanced(mount, path, mode)
             equal(os.stat(path).st_size, 4 << 20, f"size, {mode}")
