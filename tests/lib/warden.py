@@ -85,9 +85,9 @@ def wait_for_test(pid, timeout):
     return None
 
 
-def left_running():
-    """Who outlives the test. A daemon may be about to end by itself: being slow is no fault."""
-    end = time.monotonic() + GRACE_SECONDS
+def left_running(timeout):
+    """Who outlives the test. A daemon may be about to end by itself: being slow is no fault, as long as the test might have been that slow."""
+    end = time.monotonic() + timeout
     while descendants() and time.monotonic() < end:
         reap()
         time.sleep(POLL_SECONDS)
@@ -245,7 +245,7 @@ def main():
         if status is None:
             status = 124
             report_hang()
-        elif status == 0 and (left := left_running()):
+        elif status == 0 and (left := left_running(given.timeout)):
             print("--- left running:", *map(describe, left), sep="\n")
             status = 125
     except KeyboardInterrupt:
