@@ -75,11 +75,13 @@ def case_interrupted():
         volume, where = Volume(size="64M"), place()
         command, daemon = stopped_half_way(volume, where)
         command.send_signal(sign)
-        if sign == signal.SIGKILL:
-            command.wait()
-        else:       # the command hands it on
-            wait_for(lambda: int(state(daemon)["ShdPnd"][0], 16) & 1 << signal.SIGTERM - 1, f"the daemon to be told of {sign.name}")
-        os.kill(daemon, signal.SIGCONT)
+        try:
+            if sign == signal.SIGKILL:
+                command.wait()
+            else:       # the command hands it on
+                wait_for(lambda: int(state(daemon)["ShdPnd"][0], 16) & 1 << signal.SIGTERM - 1, f"the daemon to be told of {sign.name}")
+        finally:
+            os.kill(daemon, signal.SIGCONT)
         equal(command.wait(STEP_SECONDS), status, f"exit status after {sign.name}")
         wait_free(volume)
         check(not mount_entry(where), f"there is a mount after {sign.name}")

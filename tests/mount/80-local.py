@@ -761,7 +761,7 @@ def case_withdrawn_node_that_waits_goes():
     check("withdrawn" in a.messages(), "the node has not withdrawn")
     check(writer.poll() is None, "the writer got a lock that is not free")
     run(["umount", a.dir])
-    equal(ended(a.daemon, 20), 32, "exit status of a daemon that has withdrawn")
+    equal(ended(a.daemon), 32, "exit status of a daemon that has withdrawn")
     a.daemon = None
     equal(writer.wait(STEP_SECONDS), 0, "exit status of the writer")
     equal(os.stat(b / "two").st_size, 0, "size of what was truncated")
