@@ -318,6 +318,8 @@ def fill_and_empty(bs):
     with volume.mount() as m:
         os.mkdir(m / "d")
         grow_directories(m)
+    # What was removed is gone with the mount, and not a moment later.
+    with volume.mount() as m:
         free = settled_free(m)
         for turn in range(20):
             what = f"blocks of {bs}, turn {turn}"
