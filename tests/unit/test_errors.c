@@ -469,11 +469,14 @@ static void test_dinode_unreadable(void **state)
 		{ "link", do_link, false }, { "rename", do_rename, false }, { "rename over", do_rename_over, false },
 		{ "exchange", do_exchange, false }, { "unlink", do_unlink, false },
 	};
+	struct gfs2_args args = vol_args;
 	struct mounted m;
 
 	memset(data, 'd', sizeof(data));
 	vol_make(BS, 64, 1, "");
-	m = do_mount();
+	/* The times are not to be published by anybody else. */
+	args.ar_dio_mtime_interval = 3600;
+	m = mount_with(&args);
 	for (unsigned i = 0; i < ARRAY_SIZE(ops); i++) {
 		struct gfs2_inode *ip = make_file(m.sdp, ops[i].name);
 		struct timespec later;
@@ -594,7 +597,8 @@ static void test_table_unreadable(void **state)
 
 /* --- nothing that only somebody uses who is about to begin a transaction stays in memory, and then the device reads nothing --- */
 
-static struct mounted *starved;
+/* This and `taker` are of the test's thread alone: others, as the maintenance thread, have transactions of their own now and then. */
+static _Thread_local struct mounted *starved;
 
 int __real_gfs2_trans_begin(struct gfs2_log *log, unsigned blocks, unsigned revokes);
 int __wrap_gfs2_trans_begin(struct gfs2_log *log, unsigned blocks, unsigned revokes);
@@ -627,7 +631,7 @@ void __wrap_gfs2_trans_end(struct gfs2_log *log)
 		io_fault_clear(starved->e);
 }
 
-static struct gfs2_inode *taker;
+static _Thread_local struct gfs2_inode *taker;
 static uint32_t take_type;
 
 void __real_gfs2_trans_add_meta(struct gfs2_log *log, struct gfs2_glock *gl, struct gfs2_bh *bh);
