@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
+#include <semaphore.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -555,6 +556,83 @@ static void errors_stick_until_told(void **state)
 	assert_int_equal(data.m_nr_dirty, 0);
 }
 
+/*
+ * A write that lasts: until somebody waits for it, or, which would be wrong, has not done so and is over.  It is held up before the device has it, or
+ * after, with nobody told.
+ */
+static enum { FREELY, BEFORE, AFTER } hold;	/* the next write */
+static sem_t begun;
+static atomic_bool somebody_waits, over;
+static atomic_uint writing, writing_most;	/* at once */
+
+void __real_rcond_wait(struct rcond *cond, struct rmutex *m);
+void __wrap_rcond_wait(struct rcond *cond, struct rmutex *m);
+void __wrap_rcond_wait(struct rcond *cond, struct rmutex *m)
+{
+	/* With the lock that tells it that the write has ended. */
+	atomic_store(&somebody_waits, true);
+	__real_rcond_wait(cond, m);
+}
+
+static void last(void)
+{
+	sem_post(&begun);
+	while (!atomic_load(&somebody_waits) && !atomic_load(&over))
+		usleep(100);
+}
+
+int __real_io_run(struct io_engine *engine, struct io_req *reqs, unsigned nr);
+int __wrap_io_run(struct io_engine *engine, struct io_req *reqs, unsigned nr);
+int __wrap_io_run(struct io_engine *engine, struct io_req *reqs, unsigned nr)
+{
+	int how = FREELY, error;
+	unsigned now, most;
+
+	if (reqs[0].op != IO_WRITE)
+		return __real_io_run(engine, reqs, nr);
+	now = atomic_fetch_add(&writing, 1) + 1;
+	most = atomic_load(&writing_most);
+	while (now > most && !atomic_compare_exchange_weak(&writing_most, &most, now))
+		;
+	/* The thread that is to be held up was made after `hold` was set, and the next one after it has begun. */
+	if (hold) {
+		how = hold;
+		hold = FREELY;
+	}
+	if (how == BEFORE)
+		last();
+	error = __real_io_run(engine, reqs, nr);
+	if (how == AFTER)
+		last();
+	atomic_fetch_sub(&writing, 1);
+	return error;
+}
+
+/* Returns when it has begun. */
+static pthread_t start_held(int how, void *(*fn)(void *), void *arg)
+{
+	pthread_t t;
+
+	sem_init(&begun, 0, 0);
+	atomic_store(&somebody_waits, false);
+	atomic_store(&over, false);
+	atomic_store(&writing_most, 0);
+	hold = how;
+	assert_int_equal(pthread_create(&t, NULL, fn, arg), 0);
+	sem_wait(&begun);
+	return t;
+}
+
+/* What was to wait for it has returned. */
+static void *end_held(pthread_t t)
+{
+	void *ret;
+
+	atomic_store(&over, true);
+	pthread_join(t, &ret);
+	return ret;
+}
+
 static void *write_mapping(void *m)
 {
 	return (void *)(intptr_t)mapping_write(m);
@@ -568,27 +646,20 @@ static void changed_in_flight(void **state)
 	struct gfs2_bh *bh;
 	void *ret;
 
-	fault("op=write,cls=data,delay_us=200000");
 	bh = dirty(&data, 33, 'a');
-	pthread_create(&first, NULL, write_mapping, &data);
-	while (!in_writeback(&data))
-		sched_yield();
+	first = start_held(AFTER, write_mapping, &data);
+	assert_int_equal(in_writeback(&data), 1);
 	assert_false(buf_test(bh, B_DIRTY));
 	memset(bh->b_data, 'b', BSIZE);
 	assert_true(buf_mark_dirty(&data, bh));
 	buf_put(bh);
 	assert_int_equal(data.m_nr_dirty, 1);
 	pthread_create(&second, NULL, write_mapping, &data);
-	/* Never both at once. */
-	while (ops(IO_WRITE) < before + 2) {
-		assert_in_range(in_writeback(&data), 0, 1);
-		sched_yield();
-	}
-	pthread_join(first, &ret);
-	assert_null(ret);
 	pthread_join(second, &ret);
 	assert_null(ret);
+	assert_null(end_held(first));
 	assert_int_equal(ops(IO_WRITE), before + 2);
+	assert_int_equal(atomic_load(&writing_most), 1);
 	assert_int_equal(data.m_nr_dirty, 0);
 	assert_int_equal(on_device(33), 'b');
 	assert_false(cached(33));
@@ -599,18 +670,14 @@ static void waits_for_others(void **state)
 {
 	uint64_t before = ops(IO_WRITE);
 	pthread_t t;
-	void *ret;
 
-	fault("op=write,cls=data,delay_us=200000,count=1,error=5");
+	fault("op=write,cls=data,count=1,error=5");
 	buf_put(dirty(&data, 33, 'a'));
-	pthread_create(&t, NULL, write_mapping, &data);
-	while (!in_writeback(&data))
-		sched_yield();
+	t = start_held(AFTER, write_mapping, &data);
 	assert_int_equal(mapping_write(&data), -EIO);
 	assert_int_equal(ops(IO_WRITE), before + 1);
 	assert_int_equal(in_writeback(&data), 0);
-	pthread_join(t, &ret);
-	assert_int_equal((intptr_t)ret, -EIO);
+	assert_int_equal((intptr_t)end_held(t), -EIO);
 	assert_int_equal(mapping_sync(&data), -EIO);
 }
 
@@ -622,7 +689,6 @@ static void many_at_once(void **state)
 	uint64_t before = ops(IO_WRITE);
 	struct gfs2_bh *bh;
 	pthread_t t;
-	void *ret;
 
 	for (unsigned i = 0; i < NR; i++) {
 		mapping_init(&map[i], c, &map[i], true);
@@ -665,11 +731,8 @@ static void many_at_once(void **state)
 	assert_int_equal(on_device(300 + BIG_BLOCKS - 1), 'B');
 
 	/* Somebody else is writing one of them: that is waited for, and what has changed since is written. */
-	fault("op=write,cls=data,delay_us=200000,count=1");
 	bh = dirty(&map[3], 109, 'x');
-	pthread_create(&t, NULL, write_mapping, &map[3]);
-	while (!in_writeback(&map[3]))
-		sched_yield();
+	t = start_held(AFTER, write_mapping, &map[3]);
 	memset(bh->b_data, 'y', BSIZE);
 	assert_true(buf_mark_dirty(&map[3], bh));
 	buf_put(bh);
@@ -677,8 +740,7 @@ static void many_at_once(void **state)
 	mapping_write_many(maps, NR);
 	assert_int_equal(on_device(109), 'y');
 	assert_int_equal(on_device(112), 'z');
-	pthread_join(t, &ret);
-	assert_null(ret);
+	assert_null(end_held(t));
 	for (unsigned i = 0; i < NR; i++) {
 		mapping_invalidate(&map[i]);
 		mapping_destroy(&map[i]);
@@ -805,16 +867,13 @@ static void forgetting_waits_for_the_write(void **state)
 	uint64_t before = ops(IO_WRITE);
 	pthread_t t;
 
-	fault("op=write,cls=data,delay_us=200000,count=1");
 	buf_put(dirty(&data, 33, 'a'));
-	pthread_create(&t, NULL, write_mapping, &data);
-	while (!in_writeback(&data))
-		sched_yield();
+	t = start_held(BEFORE, write_mapping, &data);
 	buf_forget(c, 33, 1);
 	assert_int_equal(ops(IO_WRITE), before + 1);
 	assert_false(cached(33));
 	to_device(33, 'z');
-	pthread_join(t, NULL);
+	assert_null(end_held(t));
 	assert_int_equal(on_device(33), 'z');
 }
 
@@ -833,14 +892,12 @@ static void invalidation_waits_for_the_write(void **state)
 
 	memset(bh->b_data, 'a', BSIZE);
 	buf_set_state(bh, B_UPTODATE);
-	fault("op=write,cls=meta,delay_us=200000,count=1");
-	pthread_create(&t, NULL, write_image_33, bh);
-	while (!buf_test(bh, B_WRITEBACK))
-		sched_yield();
+	t = start_held(BEFORE, write_image_33, bh);
+	assert_true(buf_test(bh, B_WRITEBACK));
 	mapping_invalidate(&meta);
 	assert_int_equal(ops(IO_WRITE), before + 1);
 	assert_true(buf_test(bh, B_DEAD));
-	pthread_join(t, NULL);
+	assert_null(end_held(t));
 	buf_put(bh);
 }
 

@@ -4,6 +4,7 @@
  * blocks are changed or freed, errors, group commit.
  */
 #include "logfix.h"
+#include <semaphore.h>
 
 /* --- ordered data --- */
 
@@ -251,32 +252,60 @@ static void free_while_committing(void **state)
 
 /* --- in-place writes under way --- */
 
+static _Thread_local bool to_be_held, tester;
+static atomic_bool waited_for, pass_over;
+static sem_t pass_begun;
+
 static void *ail_thread(void *arg)
 {
+	to_be_held = true;
 	CHECK(log_ail_write(f.log, NULL, UINT64_MAX) == 0);
 	return NULL;
 }
 
-static void wait_pass_busy(void)
-{
-	bool busy;
+void __real_rcond_wait(struct rcond *c, struct rmutex *m);
+void __wrap_rcond_wait(struct rcond *c, struct rmutex *m);
 
-	do {
-		rmutex_lock(&f.log->l_lock);
-		busy = f.log->l_ail_busy;
-		rmutex_unlock(&f.log->l_lock);
-		if (!busy)
-			usleep(100);
-	} while (!busy);
+void __wrap_rcond_wait(struct rcond *c, struct rmutex *m)
+{
+	if (tester)
+		atomic_store(&waited_for, true);
+	__real_rcond_wait(c, m);
 }
 
-static void start_slow_pass(pthread_t *t)
+/* The first write of the pass lasts until somebody waits for it, or the test has come to the end of what it does meanwhile. */
+static void hold_pass(void *arg)
 {
-	struct io_fault fault = { .op = IO_WRITE, .cls = IO_META, .delay_us = 300000, .count = 1 };
+	if (!to_be_held)
+		return;
+	to_be_held = false;
+	sem_post(&pass_begun);
+	while (!atomic_load(&waited_for) && !atomic_load(&pass_over))
+		usleep(100);
+}
 
-	assert_int_equal(io_fault_add(f.e, &fault), 0);
+static void begin_with_pass(pthread_t *t)
+{
+	fix_start(&f, 4096, 100, 10, true);
+	glock_start(&f, &gl, 1000);
+	glock_start(&f, &gl2, 2000);
+	trans_meta(&f, &gl, f.home, 1);
+	flush();
+	tester = true;
+	atomic_store(&waited_for, false);
+	atomic_store(&pass_over, false);
+	sem_init(&pass_begun, 0, 0);
+	dev.event = hold_pass;
 	assert_int_equal(pthread_create(t, NULL, ail_thread, NULL), 0);
-	wait_pass_busy();
+	sem_wait(&pass_begun);
+}
+
+static void end_pass(pthread_t t)
+{
+	atomic_store(&pass_over, true);
+	pthread_join(t, NULL);
+	dev.event = NULL;
+	tester = false;
 }
 
 /* Changed while its committed image is being written: the image arrives untorn, the change stays out. */
@@ -285,12 +314,9 @@ static void change_during_write(void **state)
 	pthread_t t;
 	char *img;
 
-	begin(4096, 100, 10);
-	trans_meta(&f, &gl, f.home, 1);
-	flush();
-	start_slow_pass(&t);
+	begin_with_pass(&t);
 	trans_meta(&f, &gl, f.home, 2);
-	pthread_join(t, NULL);
+	end_pass(t);
 	img = fix_read_all(&f);
 	for (unsigned i = 3; i < 512; i++)
 		assert_int_equal(((uint64_t *)(img + f.home * 4096))[i], 1000003 + i);
@@ -299,7 +325,6 @@ static void change_during_write(void **state)
 	assert_int_equal(atomic_load(&gl.gl_ail_count), 0);
 	flush();
 	assert_int_equal(atomic_load(&gl.gl_ail_count), 1);
-	io_fault_clear(f.e);
 	end();
 }
 
@@ -309,19 +334,15 @@ static void free_during_write(void **state)
 	char *data = aligned_alloc(4096, 4096), *img;
 	pthread_t t;
 
-	begin(4096, 100, 10);
-	trans_meta(&f, &gl, f.home, 1);
-	flush();
-	start_slow_pass(&t);
+	begin_with_pass(&t);
 	assert_int_equal(gfs2_trans_begin(f.log, 0, 1), 0);
 	gfs2_journal_wipe(f.log, f.home, 1);
 	gfs2_trans_end(f.log);
 	flush();
 	/* Durable, so the block is somebody else's now. */
 	memset(data, 'n', 4096);
-	io_fault_clear(f.e);
 	assert_int_equal(io_write(f.e, IO_DATA, data, 4096, f.home * 4096), 0);
-	pthread_join(t, NULL);
+	end_pass(t);
 	img = fix_read_all(&f);
 	assert_memory_equal(img + f.home * 4096, data, 4096);
 	free(img);
