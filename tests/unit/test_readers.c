@@ -94,6 +94,60 @@ void *__wrap_xmalloc(size_t size)
 	return __real_xmalloc(size);
 }
 
+/* --- readers, from when they are counted until they have gone --- */
+
+static struct rx_buf *readers_bufs[SLOTS];	/* `lock` */
+
+struct rx_buf *__real_rx_buf_reader(struct server *s);
+struct rx_buf *__wrap_rx_buf_reader(struct server *s);
+void __real_rx_buf_release(struct rx_buf *b);
+void __wrap_rx_buf_release(struct rx_buf *b);
+
+static void replace_reader(struct rx_buf *old, struct rx_buf *new)
+{
+	unsigned i = 0;
+
+	pthread_mutex_lock(&lock);
+	while (readers_bufs[i] != old)
+		if (++i == ARRAY_SIZE(readers_bufs))
+			abort();
+	readers_bufs[i] = new;
+	pthread_mutex_unlock(&lock);
+}
+
+struct rx_buf *__wrap_rx_buf_reader(struct server *s)
+{
+	struct rx_buf *b = __real_rx_buf_reader(s);
+
+	if (b)
+		replace_reader(NULL, b);
+	return b;
+}
+
+void __wrap_rx_buf_release(struct rx_buf *b)
+{
+	if (b->reader)
+		replace_reader(b, NULL);
+	__real_rx_buf_release(b);
+}
+
+/* Whoever has answered is back in read(2), or has gone: an answer is there before that.  No request is under way. */
+static void until_all_read(void)
+{
+	bool all;
+
+	do {
+		all = true;
+		pthread_mutex_lock(&lock);
+		for (unsigned i = 0; i < ARRAY_SIZE(readers_bufs); i++)
+			if (readers_bufs[i] && !atomic_load(&readers_bufs[i]->in_read))
+				all = false;
+		pthread_mutex_unlock(&lock);
+		if (!all)
+			usleep(100);
+	} while (!all);
+}
+
 /* --- instead of libfuse, proto.c and fast.c --- */
 
 static void answer(uint64_t unique)
@@ -494,14 +548,18 @@ static void one_reader_for_a_lone_caller(void **state)
 
 		/* Those that are too many leave when they have had a request; the last chain is forgotten, too. */
 		lone(OP_PLAIN, 400);
+		until_all_read();
 		before = started();
 		chain(1, OP_PLAIN);
 		assert_true(started() > before);
+		until_all_read();
 	}
 	chain(4, OP_PLAIN);
 	for (unsigned i = 0; i < 10; i++) {
-		unsigned before = started();
+		unsigned before;
 
+		until_all_read();
+		before = started();
 		chain(1, OP_PLAIN);
 		lone_of(OP_PLAIN, 1);
 		lone_of(OP_PLAIN, 2);
