@@ -278,7 +278,7 @@ static void test_fast_path(void **state)
 	assert_true(fast(true, 0, BS));		/* the map is not in memory, but the tree is */
 	assert_int_equal(fast_result, BS);
 	gfs2_glock_cb(ip->i_gl, LM_ST_UNLOCKED, false);
-	assert_true(gfs2_glock_wait_demoted(ip->i_gl, 10000000000ull));
+	assert_true(gfs2_glock_wait_demoted(ip->i_gl, 60000000000ull));
 	assert_false(fast(true, 0, BS));	/* nothing is */
 	assert_int_equal(dio(true, 0, BS, 'g'), BS);
 	memset(buf, 'h', 2 * BS);
@@ -416,7 +416,7 @@ static void test_many_runs(void **state)
 	for (unsigned i = 1; i < RUNS; i += 2)
 		assert_int_equal(dio(true, i * BS, BS, 'd'), BS);
 	gfs2_glock_cb(ip->i_gl, LM_ST_UNLOCKED, false);
-	assert_true(gfs2_glock_wait_demoted(ip->i_gl, 10000000000ull));
+	assert_true(gfs2_glock_wait_demoted(ip->i_gl, 60000000000ull));
 	ip->i_map.max = MAX;
 	assert_int_equal(dio(true, 0, BS, 'd'), BS);
 	assert_in_range(ip->i_map.nr, 1, MAX);

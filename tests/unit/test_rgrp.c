@@ -940,7 +940,7 @@ static void test_shrink(void **state)
 		gfs2_rgrps_shrink(sdp);
 		for (unsigned r = 0; r < sdp->sd_rgrps->nr; r++)
 			assert_true(gfs2_glock_wait_demoted(sdp->sd_rgrps->rg[r].rd_gl,
-							    10000000000ull));
+							    60000000000ull));
 	}
 	model_check(&m);
 	free_all(&m);

@@ -387,15 +387,14 @@ static sem_t other_waits, log_is_gone;
 static atomic_bool other_ends;
 static struct gfs2_sbd *survivor;
 
-/* As the lock module does: again after a refusal, for which a lock that is only just being given back is enough. */
+/* The lock of the journal is not kept, but given back a little later; until then it would be refused. */
 static int recover_dead(void)
 {
-	int result;
+	struct gfs2_glock *gl = gfs2_glock_get(survivor->sd_glocks, 1, &gfs2_journal_glops);
 
-	do
-		result = gfs2_recover_jid(survivor, 1);
-	while (result == LM_RD_GAVEUP);
-	return result;
+	assert_true(gfs2_glock_wait_demoted(gl, 60000000000ull));
+	gfs2_glock_put(gl);
+	return gfs2_recover_jid(survivor, 1);
 }
 
 static void recover_in_vain(void)
