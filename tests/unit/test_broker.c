@@ -31,6 +31,8 @@
 
 static char dir[] = "/tmp/gfs2-fuse-broker.XXXXXX", path[64];
 static pid_t broker;
+/* A broker that has nobody ends when it gets this: it is held until the first is there, as by whoever starts one. */
+static int start_lock = -1;
 
 static int start(void **state)
 {
@@ -41,6 +43,8 @@ static int start(void **state)
 	assert_non_null(mkdtemp(dir));
 	snprintf(path, sizeof(path), "%s/b", dir);
 	assert_int_equal(pipe(fds), 0);
+	start_lock = lb_start_lock(path, true);
+	assert_true(start_lock >= 0);
 	broker = fork();
 	if (!broker) {
 		dup2(fds[1], LB_READY_FD);
@@ -73,6 +77,9 @@ static int join(uint32_t flags)
 
 	strcpy(addr.sun_path, path);
 	assert_int_equal(connect(fd, (struct sockaddr *)&addr, sizeof(addr)), 0);
+	if (start_lock >= 0)
+		close(start_lock);
+	start_lock = -1;
 	assert_int_equal(send(fd, &m, sizeof(m), 0), sizeof(m));
 	return fd;
 }
