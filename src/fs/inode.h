@@ -285,7 +285,7 @@ void gfs2_inode_note_log(struct gfs2_inode *ip, bool only_times);
 void gfs2_inode_doom(struct gfs2_inode *ip);
 /*
  * For who found no space: deleted files whose blocks are about to come back, because nobody has them open and the
- * kernel has only to forget them, are worth waiting for, for a moment.  Was @gone (gfs2_inodes_gone() before the
+ * kernel has only to forget them, are worth waiting for, for a moment; one that is being freed, for longer.  Was @gone (gfs2_inodes_gone() before the
  * search) left behind?  Then there may be space now.  @ip: the caller's own, which is not waited for.  The caller may hold inode
  * glocks, but no rgrp and no transaction.
  *
@@ -294,6 +294,8 @@ void gfs2_inode_doom(struct gfs2_inode *ip);
  */
 uint64_t gfs2_inodes_gone(struct gfs2_sbd *sdp);
 bool gfs2_inodes_wait_gone(struct gfs2_inode *ip, uint64_t gone);
+/* For who wants to see the blocks of what was deleted before: until these are free, as long as that is worth waiting for.  No lock held. */
+void gfs2_inodes_wait_doomed(struct gfs2_sbd *sdp);
 /* Maintenance thread: free the unlinked inodes that were seen (kernel: rgrp.c:try_rgrp_unlink); in a cluster if it is wanted. */
 int gfs2_inodes_hunt(struct gfs2_sbd *sdp);
 

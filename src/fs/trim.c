@@ -6,11 +6,10 @@
  * frees are not durable yet).  While it is done the group's glock is held EX, so that nobody on any node allocates one of
  * them and writes to it before the discard is over.
  *
- * Beside the kernel: only what lies in the range asked for is discarded (the kernel takes whole groups), the log is flushed before, so that what was
- * removed a moment ago counts, and a group is marked as done only if all of its free blocks were told: not if the range covers
+ * Beside the kernel: only what lies in the range asked for is discarded (the kernel takes whole groups), deletions under way are waited for and the log is
+ * flushed before, so that what was removed a moment ago counts, and a group is marked as done only if all of its free blocks were told: not if the range covers
  * a part, runs were left out as shorter than was asked for, or frees are pending.
  */
-#include "fs/evict_later.h"
 #include "fs/rgrp_i.h"
 
 /* In blocks of the volume. */
@@ -134,7 +133,7 @@ int gfs2_fitrim(struct gfs2_sbd *sdp, struct gfs2_trim *t)
 	err = range_of(sdp, t, &r);
 	if (err)
 		return err;
-	gfs2_evict_wait(sdp);
+	gfs2_inodes_wait_doomed(sdp);
 	err = gfs2_log_flush(sdp->sd_log, GFS2_LOG_HEAD_FLUSH_NORMAL);
 	for (unsigned i = 0; i < sdp->sd_rgrps->nr && !err; i++)
 		err = trim_rgrp(&sdp->sd_rgrps->rg[i], &r, t);

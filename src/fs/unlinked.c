@@ -18,7 +18,7 @@
 #include "util/util.h"
 
 #define DOOMED_WAIT_NS 1000000000ull
-#define HUNT_WAIT_NS 10000000000ull	/* large files take a while; whoever is in the way in a cluster, too */
+#define FREE_WAIT_NS 10000000000ull	/* large files take a while; whoever is in the way in a cluster, too */
 #define LET_GO_NS 5000000000ull
 #define AGAIN_NS 5000000000ull
 #define AGAIN_MAX_NS 300000000000ull	/* reading from a device that fails may take long, and says so each time */
@@ -69,14 +69,23 @@ uint64_t gfs2_inodes_gone(struct gfs2_sbd *sdp)
 	return atomic_load_explicit(&sdp->sd_icache->gone, memory_order_acquire);
 }
 
-static bool any_on_its_way(struct gfs2_icache *ic, const struct gfs2_inode *but)
+/*
+ * Cache lock held: how long are those on their way, but for @but, worth waiting for?  One whose end has begun is freed for certain, which takes as
+ * long as it is large; the others have only to be forgotten by the kernel, unless somebody keeps them.  0: there are none.
+ */
+static uint64_t patience(struct gfs2_icache *ic, const struct gfs2_inode *but)
 {
 	struct gfs2_inode *ip;
+	uint64_t ns = 0;
 
-	list_for_each_entry(ip, &ic->doomed, i_doomed)
-		if (!ip->i_opens && ip != but)
-			return true;
-	return false;
+	list_for_each_entry(ip, &ic->doomed, i_doomed) {
+		if (ip->i_opens || ip == but)
+			continue;
+		if (ip->i_dead)
+			return FREE_WAIT_NS;
+		ns = DOOMED_WAIT_NS;
+	}
+	return ns;
 }
 
 /*
@@ -108,11 +117,15 @@ bool gfs2_inodes_wait_gone(struct gfs2_inode *ip, uint64_t gone)
 	hunt = hunt_for_seen(ic, ip->i_sbd);
 	while (gfs2_inodes_gone(ip->i_sbd) == gone) {
 		bool hunting = ic->hunted < hunt && !gfs2_withdrawn(ip->i_sbd);
+		uint64_t ns = hunting ? FREE_WAIT_NS : patience(ic, ip);
 
-		if (!hunting && !any_on_its_way(ic, ip))
+		if (!ns)
 			break;
-		if (rcond_wait_until(&ic->wait, &ic->lock, began + (hunting ? HUNT_WAIT_NS : DOOMED_WAIT_NS)))
+		/* Nobody is woken when an end begins: what is worth more time then is asked again. */
+		if (now_ns() < began + ns) {
+			rcond_wait_until(&ic->wait, &ic->lock, began + ns);
 			continue;
+		}
 		/* Somebody's working directory, or the like: not waited for again. */
 		list_for_each_entry_safe(other, next, &ic->doomed, i_doomed)
 			if (!hunting && !other->i_opens)
@@ -121,6 +134,24 @@ bool gfs2_inodes_wait_gone(struct gfs2_inode *ip, uint64_t gone)
 	}
 	rmutex_unlock(&ic->lock);
 	return gfs2_inodes_gone(ip->i_sbd) != gone;
+}
+
+void gfs2_inodes_wait_doomed(struct gfs2_sbd *sdp)
+{
+	struct gfs2_icache *ic = sdp->sd_icache;
+	unsigned long long began = now_ns();
+	struct gfs2_inode *ip;
+	uint64_t all, ns;
+
+	gfs2_evict_hurry(sdp);
+	rmutex_lock(&ic->lock);
+	all = gfs2_inodes_gone(sdp);
+	list_for_each_entry(ip, &ic->doomed, i_doomed)
+		all += !ip->i_opens;
+	/* As many, whichever: where files come and go there are always some. */
+	while (gfs2_inodes_gone(sdp) < all && (ns = patience(ic, NULL)) && now_ns() < began + ns)
+		rcond_wait_until(&ic->wait, &ic->lock, began + ns);
+	rmutex_unlock(&ic->lock);
 }
 
 int gfs2_inodes_hunt(struct gfs2_sbd *sdp)

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
-# test: who finds no space looks for unlinked inodes that a crash has left, and gets theirs
+# test: who finds no space looks for unlinked inodes that a crash has left, and gets theirs; and waits for what is being freed
 # timeout: 120
 import ctypes
 import os
@@ -93,6 +93,33 @@ def case_large_volume():
     wait_for(lambda: free_blocks(mount) == before, "all blocks to come back")
     mount.umount()
     allow_only(volume, 0)
+    volume.fsck()
+
+
+def case_being_freed():
+    """Its end takes longer than the kernel may take to forget a file."""
+    need_fuse()
+    volume = Volume(size="96M")
+    with volume.mount() as mount:
+        write_file(mount / "small", b"s" * 4096)
+        with open(mount / "large", "wb", buffering=0) as large:
+            expect_errno(errno.ENOSPC, lambda: [large.write(bytes(MIB)) for _ in range(96)])
+
+    def injected():
+        return mount.glockctl("get", "stats", json_lines=True)[0]["stats"]["io_injected"]
+
+    with volume.mount() as mount:
+        with open(mount / "small", "ab", buffering=0) as small:
+            expect_errno(errno.ENOSPC, lambda: [small.write(bytes(MIB)) for _ in range(2)])
+            os.stat(mount / "large")
+            free, before = free_blocks(mount), injected()
+            # Where its blocks are has to be read.
+            mount.glockctl("set", "fault", "op=read,cls=meta,delay_us=2500000")
+            os.unlink(mount / "large")
+            # More than removing the name has to read.
+            wait_for(lambda: injected() >= before + 8 or free_blocks(mount) > free, "the end of the file to begin")
+            mount.glockctl("set", "fault", "none")
+            equal(small.write(bytes(4 * MIB)), 4 * MIB, "written into what is being freed")
     volume.fsck()
 
 

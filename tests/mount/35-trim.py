@@ -37,6 +37,21 @@ def keep_and_remove(mount):
     return kept
 
 
+def injected(mount):
+    return mount.glockctl("get", "stats", json_lines=True)[0]["stats"]["io_injected"]
+
+
+def remove_slowly(mount, name):
+    """Who frees a file reads where its blocks are, slowly here: he has begun when this returns, and is hardly through."""
+    os.stat(mount / name)
+    free, before = os.statvfs(mount).f_bfree, injected(mount)
+    mount.glockctl("set", "fault", "op=read,cls=meta,delay_us=200000")
+    os.unlink(mount / name)
+    # More than removing the name has to read.
+    wait_for(lambda: injected(mount) >= before + 8 or os.statvfs(mount).f_bfree > free, "the file's end to begin")
+    mount.glockctl("set", "fault", "none")
+
+
 def give_back(device):
     volume = Volume(size="256M", mkfs=("-K",))
     if device:
@@ -47,7 +62,7 @@ def give_back(device):
     mount.umount()
     full = room(volume)
     mount = volume.mount()
-    os.unlink(mount / "goes")
+    remove_slowly(mount, "goes")
     check(trim(mount) >= 48 * MIB, "what was just removed is not told to the store")
     check(room(volume) <= full - 48 * MIB, f"{room(volume)} bytes are taken up of {full}")
     equal(trim(mount), 0, "bytes trimmed the second time")
