@@ -156,17 +156,18 @@ def case_flag_set_meanwhile():
     """O_DIRECT set while a buffered write waits for the inode: it goes through pages all the same, with the flag on it."""
     need_fuse()
     volume = Volume(size="128M")
-    with volume.mount() as mount:
+    with volume.mount(f"control={temp('control')}") as mount:
         path = mount / "f"
         content = bytearray(layout(path, [(0, 65536)], 65536))
         synced = os.open(path, os.O_RDWR | os.O_DSYNC)
+        control, lock = Control(mount), f"inode:{os.fstat(synced).st_ino}"
         for number, (offset, length) in enumerate(((8192, 512), (100, 3))):
             fd = os.open(path, os.O_RDWR)
             # A page that is not in the cache stays locked while a part of it is written.
             os.fsync(fd)
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-            # One who has the inode and takes a while: every write to the device is slow.
-            mount.glockctl("set", "fault", "op=write,delay_us=500000")
+            # One who has the inode and does not get on: somebody holds its lock.
+            control("hold", lock, "EX", STEP_SECONDS)
             slow = threading.Thread(target=os.pwrite, args=(synced, b"s" * 4096, 16384))
             slow.start()
             wait_for(lambda: sleeps_in_pwrite(slow) or not slow.is_alive(), "the slow write")
@@ -175,18 +176,19 @@ def case_flag_set_meanwhile():
             late = threading.Thread(target=lambda: done.append(os.pwrite(fd, word * length, offset)))
             late.start()
             wait_for(lambda: sleeps_in_pwrite(late) or not late.is_alive(), "the late write")
-            check(slow.is_alive(), "the first write was not slow, this tests nothing")
+            check(slow.is_alive(), "the first write has not been held up, this tests nothing")
             fcntl.fcntl(fd, fcntl.F_SETFL, os.O_DIRECT)
+            control("release", lock)
             for thread in (slow, late):
                 thread.join(STEP_SECONDS)
                 check(not thread.is_alive(), f"a write of {length} at {offset} does not end")
-            mount.glockctl("set", "fault", "none")
             equal(done, [length], f"result of the write of {length} at {offset}")
             content[16384:20480] = b"s" * 4096
             content = bytearray(patched(content, offset, length, word.decode()))
             os.close(fd)
             check(read_file(path) == content, f"content after the write of {length} at {offset}")
         os.close(synced)
+        control.close()
     volume.fsck()
     with volume.mount("ro") as mount:
         check(read_file(mount / "f") == content, "content after a remount")

@@ -6,6 +6,7 @@ import os
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
+from calls import file_clock, next_tick    # noqa: E402
 from testlib import *    # noqa: E402
 
 
@@ -162,13 +163,12 @@ def mtime_writes(mount, path):
     times = [os.fstat(fd).st_mtime_ns]
     with Trace(mount) as trace, Aligned(b"t" * 4096) as data:
         for number in range(3):
-            before = time.time_ns()
+            next_tick()
+            before = file_clock()
             os.pwrite(fd, data, 4096 * number)
             after = time.time_ns()
             times.append(os.stat(path).st_mtime_ns)
-            # The clock of a file system may be a tick behind.
-            check(before - 20000000 <= times[-1] <= after, f"mtime {times[-1]} of a write from {before} to {after}")
-            wait_for(lambda then=after: time.time_ns() > then + 30000000, "another tick")
+            check(before <= times[-1] <= after, f"mtime {times[-1]} of a write from {before} to {after}")
     os.close(fd)
     check(times == sorted(set(times)), f"times that do not grow: {times}")
     events = trace.of(inode)
