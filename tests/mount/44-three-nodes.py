@@ -13,7 +13,7 @@ import sys
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "lib"))
 from testlib import *    # noqa: E402
 
-SECONDS = 60 if FULL else 20    # no more than that; it ends when the holes are filled
+SECONDS = 60 if FULL else 20    # no more than that, if fillholes has done enough; it ends when the holes are filled
 ROUNDS = 12 if FULL else 1
 DELAYS = ["none", "op=write,cls=dio,delay_us=1000", "op=write,cls=log,delay_us=3000", "op=read,cls=dio,delay_us=1000"]
 

@@ -10,7 +10,8 @@
  *
  * Fillers also own the last block in front of each hole, so that some of their writes begin in allocated space and run into the hole.
  *
- * Exit 0: all is well, with a line of numbers.  Nobody waits for time: it ends when all holes have been filled, or after SECONDS.
+ * Exit 0: all is well, with a line of numbers.  Nobody waits for time: it ends when all holes have been filled, or after SECONDS if enough
+ * has been done that it shows something.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -29,6 +30,7 @@
 #define CHUNKS 192u
 #define SECTORS (CHUNK * CHUNKS)
 #define DEPTH 4u
+#define ENOUGH 200u		/* fills and writes, of about 700 fills in all */
 
 /* Of each sector: the last write that was begun, and that had returned. */
 static _Atomic uint32_t begun[SECTORS], ended[SECTORS];
@@ -322,6 +324,11 @@ static void *read_async_main(void *arg)
 
 /* --- the whole --- */
 
+static bool enough(void)
+{
+	return atomic_load(&fills) >= ENOUGH && atomic_load(&writes) >= 2 * ENOUGH && atomic_load(&reads) && atomic_load(&zeros);
+}
+
 static void make(const char *path)
 {
 	int fd = open(path, O_RDWR | O_CREAT, 0644);
@@ -383,7 +390,7 @@ int main(int argc, char **argv)
 	while (!atomic_load(&stop)) {
 		nanosleep(&(struct timespec){ .tv_nsec = 20000000 }, NULL);
 		clock_gettime(CLOCK_MONOTONIC, &now);
-		if (now.tv_sec >= end)
+		if (now.tv_sec >= end && enough())
 			atomic_store(&stop, true);
 	}
 	for (unsigned i = 0; i < nr; i++)
