@@ -23,6 +23,7 @@ KERNEL_BATCH = 10
 LOADS = [[], ["holes", "churn"], [], ["direct", "holes", "rewrite", "churn"], ["files", "churn"]]
 CRASHLOAD = os.path.join(ROOT, "tests", "lib", "crashload.py")
 CLUSTER = os.path.join(ROOT, "tools", "cluster")
+CLUSTER_SECONDS = 400   # a net below the tool's own bounds
 
 
 class Crash:
@@ -123,25 +124,26 @@ def replayed_by_fsck(crash):
 
 def replayed_by_kernel(crashes):
     """All in one boot. Mounted read-only: the journal is replayed, and nothing else is written."""
-    name = f"crash{os.getpid()}"
-    argv = [CLUSTER, "--name", name, "up", "1", "--kernel", "1", "--no-mount",
-            "--share", workdir()]
+    def cluster(*words):
+        return run([CLUSTER, "--name", f"crash{os.getpid()}", *words], ok=None, timeout=CLUSTER_SECONDS)
+
+    words = ["up", "1", "--kernel", "1", "--no-mount", "--share", workdir()]
     for crash in crashes:
-        argv += ["--image", crash.for_kernel]
-    done = run(argv, ok=None)
-    if done.returncode == 77:
-        skip("no kernel to replay with: " + done.stdout.strip().splitlines()[-1])
-    check(done.returncode == 0, "tools/cluster up: " + done.stdout)
+        words += ["--image", crash.for_kernel]
     try:
+        done = cluster(*words)
+        if done.returncode == 77:
+            skip("no kernel to replay with: " + done.stdout.strip().splitlines()[-1])
+        check(done.returncode == 0, "tools/cluster up: " + done.stdout)
         for crash, letter in zip(crashes, "abcdefghijklmnop"):
             words = " ".join(verify_words(f"/mnt/crash/{crash.subdir}", crash.acks, workdir()))
             script = (f"mkdir -p /mnt/crash && mount -t gfs2 -o ro,lockproto=lock_nolock /dev/ubd{letter} "
                       f"/mnt/crash && python3 -B {CRASHLOAD} {words}; "
                       "status=$?; umount /mnt/crash; exit $status")
-            done = run([CLUSTER, "--name", name, "run", "1", script], ok=None)
+            done = cluster("run", "1", script)
             check(done.returncode == 0, f"kill {crash.number}, replayed by the kernel:\n{done.stdout}")
     finally:
-        run([CLUSTER, "--name", name, "down"], ok=None)
+        cluster("down")
     for crash in crashes:
         check(all(head.clean for _, head, _ in journals(crash.for_kernel)),
               f"kill {crash.number}: the kernel has not replayed the journal")

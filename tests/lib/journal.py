@@ -126,13 +126,13 @@ def work_to_replay(image, dinode, head):
     return count
 
 
-def journals(path):
-    """[(number, head, descriptors to replay)] of all journals of an image."""
+def journals(path, only=None):
+    """[(number, head, descriptors to replay)] of all journals of an image, or of one."""
     image = Image(path)
     index = image.entries(image.entries(image.master)["jindex"])
     found = []
     for name, dinode in sorted(index.items()):
-        if name.startswith("journal"):
+        if name.startswith("journal") and only in (None, int(name[7:])):
             head = newest_head(image, dinode)
             if head is None:
                 raise ValueError(f"{path}: {name} has no valid log header")
