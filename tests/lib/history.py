@@ -38,6 +38,19 @@ PATHS = [f"{d}/{n}" for d in "pq" for n in "abcdeABC"]
 INDEX = {path: number for number, path in enumerate(PATHS)}
 
 
+def no_common_clock():
+    """Why the times of two processors cannot be compared here; None: they can."""
+    if os.uname().machine != "x86_64":
+        return None     # clusterops takes CLOCK_MONOTONIC
+    with open("/sys/devices/system/clocksource/clocksource0/current_clocksource") as file:
+        source = file.read().strip()
+    with open("/proc/cpuinfo") as file:
+        flags = next((line.split() for line in file if line.startswith("flags")), [])
+    if source == "tsc" or {"constant_tsc", "nonstop_tsc"} <= set(flags):
+        return None
+    return f"time stamp counters may differ between processors here: the clock is {source}, and constant_tsc and nonstop_tsc are not both there"
+
+
 class Fault(AssertionError):
     """What was seen has no explanation."""
 

@@ -80,6 +80,12 @@ def mount(v, rng):
     return v.mount("lockproto=lock_local", f"commit={rng.choice([1, 5, 30])}")
 
 
+def need_common_clock():
+    reason = history.no_common_clock()
+    if reason:
+        skip(reason)
+
+
 def begin(v, count, rng):
     mounts = [mount(v, rng) for _ in range(count)]
     os.mkdir(mounts[0] / "shared")
@@ -117,12 +123,14 @@ def together(count, seconds, seed, **more):
 
 
 def case_three_nodes():
+    need_common_clock()
     for turn in range(3 * TIMES if FULL else 1):
         together(3, SECONDS, SEED + turn)
 
 
 def case_two_nodes_small_blocks():
     """Files have indirect blocks at once, attributes have blocks of their own, and a direct write is of several blocks."""
+    need_common_clock()
     for turn in range(TIMES):
         together(2, SECONDS // 2, SEED + turn + 1, bs=1024, size="256M")
 
@@ -167,6 +175,7 @@ def killed(seed):
 
 def case_killed():
     need_fuse()
+    need_common_clock()
     for turn in range(TIMES):
         killed(SEED + turn)
 

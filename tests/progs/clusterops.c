@@ -15,7 +15,8 @@
  *   > ID TIME RESULT...
  *
  * tests/lib/history.py knows what they mean and judges them.  TIME is the processor's time stamp counter where there is one: User-Mode
- * Linux runs its processes on the host's processors, so all nodes and the host read the same clock.  An operation without a second line
+ * Linux runs its processes on the host's processors, so all nodes and the host read the same clock (where the counters of all processors
+ * agree: no_common_clock() there).  An operation without a second line
  * was under way when its node died; `flush` writes every line at once for that.
  *
  * Every 8 bytes that are written tell who wrote them, when, and where they belong (see word()), so a reader can say what it saw, and bytes of
