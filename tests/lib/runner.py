@@ -455,7 +455,9 @@ def main():
 
     signal.signal(signal.SIGINT, interrupted)
     signal.signal(signal.SIGTERM, interrupted)
-    with one_group():
+    with one_group() as not_alone:
+        if not_alone:
+            session.say(not_alone)
         try:
             session.run_all(chosen)
         finally:

@@ -978,7 +978,9 @@ def main():
         return 0
     options, names = arguments(sys.argv[1:])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    with one_group():
+    with one_group() as not_alone:
+        if not_alone:
+            print(not_alone, file=sys.stderr, flush=True)
         return run_rows(options, names)
 
 

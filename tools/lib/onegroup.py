@@ -20,21 +20,24 @@ def read(path):
         return ""
 
 
+def _autogroups():
+    return read("/proc/sys/kernel/sched_autogroup_enabled").strip() == "1"
+
+
 def _parent():
-    """The cgroup of the cpu controller below which there can be another one, and None if there are no autogroups here, or it cannot be."""
-    if read("/proc/sys/kernel/sched_autogroup_enabled").strip() != "1":
-        return None
+    """The cgroup of the cpu controller below which there can be another one; "": this is in such a one already; None: there is none."""
     paths = [line.split(":", 2)[1:] for line in read("/proc/self/cgroup").splitlines()]
     mounts = [line.split() for line in read("/proc/mounts").splitlines()]
     for controllers, path in paths:
         for _, where, kind, options, *_ in mounts:
             if kind == "cgroup" and "cpu" in controllers.split(",") and "cpu" in options.split(","):
-                return where if path == "/" else None
+                return where if path == "/" else ""
     for controllers, path in paths:
         for _, where, kind, *_ in mounts:
             if kind == "cgroup2" and not controllers:
-                apart = os.path.exists(where + path + "/cpu.weight")
-                return where if not apart and "cpu" in read(where + "/cgroup.subtree_control").split() else None
+                if os.path.exists(where + path + "/cpu.weight"):
+                    return ""
+                return where if "cpu" in read(where + "/cgroup.subtree_control").split() else None
     return None
 
 
@@ -48,9 +51,10 @@ def _remove(parent, group):
 
 @contextlib.contextmanager
 def one_group():
-    """For the time of the block; what it leaves running goes on outside.  Does nothing where that is not possible, or not needed."""
-    parent = _parent()
+    """For the time of the block; what it leaves running goes on outside.  Where it is needed and not possible the block gets a line to say."""
+    parent = _parent() if _autogroups() else ""
     group = f"{parent}/{PREFIX}{os.getpid()}"
+    reason = "there is no cpu controller" if parent is None else None
     try:
         if parent:
             # Of those that were killed.
@@ -60,10 +64,10 @@ def one_group():
             os.mkdir(group)
             with open(group + "/cgroup.procs", "w") as procs:
                 procs.write(str(os.getpid()))
-    except OSError:
-        pass
+    except OSError as fault:
+        reason = str(fault)
     try:
-        yield
+        yield reason and f"no cgroup of its own ({reason}): sessions compete for the processors, and whoever needs little may wait for seconds"
     finally:
         if parent:
             _remove(parent, group)

@@ -778,9 +778,11 @@ class Cluster:
                 command = ['gdb', '-nx', '-batch', '-ex', 'set print thread-events off', '-ex', 'bt 30', '-ex', 'thread apply all bt 12',
                            program, core]
                 env = {k: v for k, v in os.environ.items() if k != 'DEBUGINFOD_URLS'}
-                with contextlib.suppress(subprocess.TimeoutExpired):
+                try:
                     text += subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env,
                                            timeout=GDB_SECONDS, encoding='utf-8', errors='replace').stdout
+                except subprocess.TimeoutExpired:
+                    text += 'gdb has not finished after %d s\n' % GDB_SECONDS
             with contextlib.suppress(FileNotFoundError), open(log, 'w') as f:
                 f.write(text)
 
