@@ -510,6 +510,18 @@ def on_mount_with_control(function):
     return functools.wraps(function)(wrapped)
 
 
+def for_each_size(*sizes):
+    """A case gets the block size, one after the other: it does not take long, and one size may fail always."""
+    def decorate(function):
+        @functools.wraps(function)
+        def wrapped():
+            for bs in sizes:
+                log("block size", bs)
+                function(bs)
+        return wrapped
+    return decorate
+
+
 def kernel_before(*version):
     """Is the running kernel older than that (6, 18)?"""
     return tuple(int(n) for n in re.findall(r"\d+", os.uname().release)[:2]) < version

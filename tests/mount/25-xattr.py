@@ -37,9 +37,9 @@ def make(path):
     return path
 
 
-def case_spaces_and_errors():
-    volume = Volume(size="128M", bs=random.choice([512, 1024, 2048, 4096]))
-    log("block size", volume.bs)
+@for_each_size(512, 1024, 2048, 4096)
+def case_spaces_and_errors(bs):
+    volume = Volume(size="128M", bs=bs)
     with volume.mount() as m:
         f = make(m / "f")
         equal(os.listxattr(f), [], "names of a fresh file")

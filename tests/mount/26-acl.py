@@ -140,8 +140,9 @@ def case_refused():
     volume.fsck()
 
 
-def case_inheritance():
-    volume = Volume(size="64M", bs=random.choice([512, 4096]))
+@for_each_size(512, 4096)
+def case_inheritance(bs):
+    volume = Volume(size="64M", bs=bs)
     old = os.umask(0o027)
     try:
         with volume.mount() as m:

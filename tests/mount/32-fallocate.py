@@ -464,9 +464,10 @@ else:
         equal((getflags(m / "f"), getflags(m / "d")), (SYNC, 0), "flags after a remount")
 
 
-def case_jdata():
+@for_each_size(1024, 4096)
+def case_jdata(bs):
     """Journaled files: written, mapped, cut, freed; the flag taken and given with data in place."""
-    volume = Volume(size="96M", bs=random.choice([1024, 4096]), junk=True)
+    volume = Volume(size="96M", bs=bs, junk=True)
     mount = volume.mount()
     os.mkdir(mount / "j")
     setflags(mount / "j", JDATA)
@@ -656,8 +657,9 @@ def case_sync_survives():
     volume.fsck()
 
 
-def case_rename_flags():
-    volume = Volume(size="64M", bs=random.choice([512, 4096]))
+@for_each_size(512, 4096)
+def case_rename_flags(bs):
+    volume = Volume(size="64M", bs=bs)
     with volume.mount() as m:
         for name in ("a", "b"):
             os.makedirs(m / f"{name}/dir/sub")
