@@ -4,7 +4,7 @@
 With kernel.sched_autogroup_enabled Linux shares them out among sessions first.  Daemons, lock brokers and nodes under User-Mode Linux
 have sessions of their own, and on some kernels (seen with 6.18, two processors) one that needs little waits for seconds, runnable, while
 processes that wake each other keep the processors busy in another session.  A test then fails, and a measurement shows, what is the
-scheduler's doing.  In a cgroup of the cpu controller there are no autogroups.
+scheduler's doing.  In a cgroup of the cpu controller there are no autogroups; where there can be none of these they are switched off meanwhile.
 """
 import contextlib
 import os
@@ -20,8 +20,21 @@ def read(path):
         return ""
 
 
+AUTOGROUPS = "/proc/sys/kernel/sched_autogroup_enabled"
+
+
 def _autogroups():
-    return read("/proc/sys/kernel/sched_autogroup_enabled").strip() == "1"
+    return read(AUTOGROUPS).strip() == "1"
+
+
+def _switch_autogroups(on):
+    """True: done."""
+    try:
+        with open(AUTOGROUPS, "w") as file:
+            file.write("1" if on else "0")
+    except OSError:
+        return False
+    return True
 
 
 def _parent():
@@ -66,8 +79,13 @@ def one_group():
                 procs.write(str(os.getpid()))
     except OSError as fault:
         reason = str(fault)
+    switched = reason is not None and _switch_autogroups(False)
+    if switched:
+        reason = None
     try:
         yield reason and f"no cgroup of its own ({reason}): sessions compete for the processors, and whoever needs little may wait for seconds"
     finally:
+        if switched:
+            _switch_autogroups(True)
         if parent:
             _remove(parent, group)
