@@ -229,15 +229,18 @@ static int add_name(struct gfs2_inode *dip, struct gfs2_inode *file, const char 
 static void add_exactly(struct gfs2_inode *dip, struct gfs2_inode *file, const char *name)
 {
 	struct gfs2_qname q = gfs2_qname(name);
-	uint64_t before = dip->i_blocks;
 	struct gfs2_holder gh;
 	unsigned blocks, trans;
+	uint64_t before;
 
 	assert_int_equal(gfs2_glock_nq_init(dip->i_gl, LM_ST_EXCLUSIVE, 0, &gh), 0);
+	before = dip->i_blocks;
 	assert_int_equal(gfs2_diradd_alloc_required(dip, &q, &blocks, &trans), 0);
 	gfs2_glock_dq_uninit(&gh);
 	assert_int_equal(add_name(dip, file, name), 0);
+	assert_int_equal(gfs2_glock_nq_init(dip->i_gl, LM_ST_SHARED, 0, &gh), 0);
 	assert_int_equal(dip->i_blocks - before, blocks);
+	gfs2_glock_dq_uninit(&gh);
 }
 
 struct seen {
