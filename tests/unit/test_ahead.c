@@ -10,6 +10,7 @@
  * Then the same tests with one bug after the other (SEEDED_BUG): each must make one fail.
  */
 #include "volfile.h"
+#include "child.h"
 #include <linux/falloc.h>
 #include <semaphore.h>
 #include <stdarg.h>
@@ -41,7 +42,7 @@ static void __attribute__((format(printf, 1, 2), noreturn)) wrong(const char *fm
 	va_end(ap);
 	if (bug) {
 		dprintf(STDERR_FILENO, "  %s: %s\n", bug, text);
-		_exit(1);
+		end_now(1);
 	}
 	fail_msg("%s", text);
 	abort();

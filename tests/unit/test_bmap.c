@@ -4,6 +4,7 @@
  * deletion.
  */
 #include "volfile.h"
+#include "child.h"
 #include <pthread.h>
 #include "fs/evict_later.h"
 #include "fs/file.h"
@@ -454,18 +455,18 @@ static void interrupted_child(uint64_t bad, bool delete)
 	struct gfs2_inode *a = open_file(m.sdp, "a");
 
 	if (io_fault_add(m.e, &fault))
-		_exit(1);
+		end_now(1);
 	msg_set_level((enum msg_level)-1);
 	if (delete) {
 		if (gfs2_unlink(m.sdp->sd_root, "a"))
-			_exit(2);
+			end_now(2);
 		gfs2_inode_put(a);
 	} else if (gfs2_setattr_size(a, 1000) != -EIO) {
-		_exit(3);
+		end_now(3);
 	}
 	if (gfs2_withdrawn(m.sdp) || gfs2_log_flush(m.sdp->sd_log, GFS2_LOG_HEAD_FLUSH_NORMAL))
-		_exit(4);
-	_exit(0);
+		end_now(4);
+	end_now(0);
 }
 
 static void check_cut(struct mounted *m)

@@ -4,6 +4,7 @@
  * punched holes give their blocks back; a full volume is full to the block; inode flags.
  */
 #include "volfile.h"
+#include "child.h"
 #include <linux/falloc.h>
 #include "fs/falloc.h"
 #include "fs/fileattr.h"
@@ -209,7 +210,7 @@ static void test_killed(void **state)
 			if (i % 10 == 0)
 				gfs2_log_flush(m.sdp->sd_log, GFS2_LOG_HEAD_FLUSH_NORMAL);
 		}
-		_exit(0);
+		end_now(0);
 	}
 	assert_int_equal(waitpid(pid, &status, 0), pid);
 	assert_int_equal(status, 0);
@@ -615,7 +616,7 @@ static void test_jdata_crash(void **state)
 		gfs2_setattr_size(ip, len / 2);
 		gfs2_setattr_size(other, len / 2);
 		gfs2_log_flush(m.sdp->sd_log, GFS2_LOG_HEAD_FLUSH_NORMAL);
-		_exit(0);
+		end_now(0);
 	}
 	assert_int_equal(waitpid(pid, &status, 0), pid);
 	assert_int_equal(status, 0);

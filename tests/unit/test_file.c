@@ -5,6 +5,7 @@
  * GFS2_TEST_SEED repeats a run.
  */
 #include "volfile.h"
+#include "child.h"
 #include <linux/fuse.h>
 #include <linux/falloc.h>
 #include "fs/falloc.h"
@@ -321,7 +322,7 @@ static void crash_child(void)
 	gfs2_fsync(a, true);
 	write_at(a, src_buf, 300000, 5000);
 	/* What a process leaves behind when it is killed: nothing is written any more. */
-	_exit(0);
+	end_now(0);
 }
 
 static void expect(const char *name, uint64_t size_min, uint64_t pos, unsigned len, char c,

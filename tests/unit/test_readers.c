@@ -22,6 +22,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "child.h"
 #include "fuse/readers.h"
 #include "fuse/server.h"
 #include "util/seeded.h"
@@ -176,7 +177,7 @@ static void await(uint64_t unique)
 			ioctl(to_server, FIONREAD, &unread);
 			fprintf(stderr, "request %llu is not answered; %d bytes are unread\n",
 				(unsigned long long)unique, unread);
-			_exit(unread ? 3 : 4);
+			end_now(unread ? 3 : 4);
 		}
 	}
 	pthread_mutex_unlock(&lock);

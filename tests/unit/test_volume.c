@@ -4,6 +4,7 @@
 #include <sched.h>
 #include <semaphore.h>
 #include "vol.h"
+#include "child.h"
 #include "fs/inode.h"
 #include "fs/mount_i.h"
 #include "fs/namei.h"
@@ -206,22 +207,22 @@ static void test_crash(void **state)
 
 		e = vol_open(false);
 		if (gfs2_mount(e, &vol_args, &sdp))
-			_exit(1);
+			end_now(1);
 		for (int i = 0; i < 300; i++) {
 			snprintf(name, sizeof(name), "file%d", i);
 			make_file(sdp, name, &ip);
 			gfs2_inode_put(ip);
 			/* Some of it in place, so that what mount reads first is not what replay makes. */
 			if (i == 100 && gfs2_ail_flush(sdp->sd_log))
-				_exit(1);
+				end_now(1);
 		}
 		/* Unlinked and open: to be freed by the next mount. */
 		make_file(sdp, "open", &ip);
 		if (gfs2_unlink(sdp->sd_root, "open"))
-			_exit(1);
+			end_now(1);
 		if (gfs2_log_flush(sdp->sd_log, GFS2_LOG_HEAD_FLUSH_NORMAL))
-			_exit(1);
-		_exit(0);
+			end_now(1);
+		end_now(0);
 	}
 	assert_int_equal(waitpid(pid, &status, 0), pid);
 	assert_int_equal(status, 0);
@@ -280,11 +281,11 @@ static void test_unlinked_unreadable(void **state)
 	if (!pid) {
 		e = vol_open(false);
 		if (gfs2_mount(e, &vol_args, &sdp))
-			_exit(1);
+			end_now(1);
 		for (unsigned i = 0; i < ARRAY_SIZE(names); i++)
 			if (gfs2_lookup(sdp->sd_root, names[i], &ip, &st) || gfs2_unlink(sdp->sd_root, names[i]))
-				_exit(1);
-		_exit(gfs2_ail_flush(sdp->sd_log) ? 1 : 0);
+				end_now(1);
+		end_now(gfs2_ail_flush(sdp->sd_log) ? 1 : 0);
 	}
 	assert_int_equal(waitpid(pid, &status, 0), pid);
 	assert_int_equal(status, 0);
@@ -322,13 +323,13 @@ static void test_fsck_replay(void **state)
 
 		e = vol_open(false);
 		if (gfs2_mount(e, &vol_args, &sdp))
-			_exit(1);
+			end_now(1);
 		for (int i = 0; i < 50; i++) {
 			snprintf(name, sizeof(name), "file%d", i);
 			make_file(sdp, name, &ip);
 			gfs2_inode_put(ip);
 		}
-		_exit(gfs2_log_flush(sdp->sd_log, GFS2_LOG_HEAD_FLUSH_NORMAL) ? 1 : 0);
+		end_now(gfs2_log_flush(sdp->sd_log, GFS2_LOG_HEAD_FLUSH_NORMAL) ? 1 : 0);
 	}
 	assert_int_equal(waitpid(pid, &status, 0), pid);
 	assert_int_equal(status, 0);
