@@ -58,13 +58,9 @@ static void rest_written(const struct gfs2_inode *ip, const struct gfs2_rest *r)
 static int rest_nq(struct gfs2_inode *ip, struct gfs2_holder *gh)
 {
 	uint64_t since = now_ns();
-	int error;
+	int error = gfs2_inode_nq_change(ip, gh, "dio_fall_back");
 
-	gfs2_holder_init(ip->i_gl, LM_ST_EXCLUSIVE, 0, gh, "dio_fall_back");
-	error = gfs2_inode_nq_change(ip, gh);
 	hist_add(&ip->i_sbd->sd_dio.latency[DIO_T_LOCK], now_ns() - since);
-	if (error)
-		gfs2_holder_uninit(gh);
 	return error;
 }
 

@@ -227,12 +227,9 @@ int gfs2_fallocate(struct gfs2_inode *ip, int mode, uint64_t offset, uint64_t le
 		return -EROFS;
 	if (gfs2_withdrawn(ip->i_sbd))
 		return -EIO;
-	gfs2_holder_init(ip->i_gl, LM_ST_EXCLUSIVE, 0, &gh, __func__);
-	error = mode & FALLOC_FL_PUNCH_HOLE ? gfs2_inode_nq_change(ip, &gh) : gfs2_glock_nq(&gh);
-	if (error) {
-		gfs2_holder_uninit(&gh);
+	error = mode & FALLOC_FL_PUNCH_HOLE ? gfs2_inode_nq_change(ip, &gh, __func__) : gfs2_glock_nq_init(ip->i_gl, LM_ST_EXCLUSIVE, 0, &gh);
+	if (error)
 		return error;
-	}
 	error = may_fallocate(ip, mode);
 	if (!error && mode & FALLOC_FL_PUNCH_HOLE)
 		error = punch(ip, offset, len);

@@ -229,12 +229,13 @@ static bool dropped_under_ex(struct gfs2_inode *ip, struct gfs2_kdrop *job, stru
 	return gfs2_kdrop_wait(ip->i_sbd, job, now_ns() + DROP_PATIENCE_NS);
 }
 
-int gfs2_inode_nq_change(struct gfs2_inode *ip, struct gfs2_holder *gh)
+int gfs2_inode_nq_change(struct gfs2_inode *ip, struct gfs2_holder *gh, const char *who)
 {
 	struct gfs2_kdrop job = { .no_addr = ip->i_no_addr };
 	struct drain *d = NULL;
 	int error;
 
+	gfs2_holder_init(ip->i_gl, LM_ST_EXCLUSIVE, 0, gh, who);
 	for (unsigned tries = 0;; tries++) {
 		error = gfs2_glock_nq(gh);
 		if (error || !ip->i_sbd->sd_lm->lm_has_peers || !gfs2_glock_filled(ip->i_gl) || tries == CHANGE_TRIES ||
@@ -251,6 +252,8 @@ int gfs2_inode_nq_change(struct gfs2_inode *ip, struct gfs2_holder *gh)
 		gfs2_kdrop_wait(ip->i_sbd, &job, UINT64_MAX);
 	}
 	free(d);
+	if (error)
+		gfs2_holder_uninit(gh);
 	return error;
 }
 

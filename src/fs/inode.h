@@ -379,11 +379,11 @@ void gfs2_pending_mtime_peek(struct gfs2_inode *ip, struct timespec *mtime, stru
 struct gfs2_range;
 int gfs2_inode_nq_fill(struct gfs2_inode *ip, struct gfs2_range *range, struct gfs2_holder *gh);
 /*
- * @gh, initialized for EX, of who is going to change data of @ip: with other nodes this node's kernel has none of them in its pages then, and gets
+ * EX for @who, who is going to change data of @ip: with other nodes this node's kernel has none of them in its pages then, and gets
  * none until the holder is given up, so readers past the page cache are no further than those of it.  (If READs are in the way all the time it may
- * have some, and they have to be dropped afterwards.)  May sleep as gfs2_glock_nq(); the error is its.
+ * have some, and they have to be dropped afterwards.)  May sleep as gfs2_glock_nq(); after an error, which is its, there is no holder.
  */
-int gfs2_inode_nq_change(struct gfs2_inode *ip, struct gfs2_holder *gh);
+int gfs2_inode_nq_change(struct gfs2_inode *ip, struct gfs2_holder *gh, const char *who);
 
 /* glops of the type */
 int inode_go_sync(struct gfs2_glock *gl);

@@ -575,12 +575,9 @@ static int64_t write_buffered(struct server *s, struct gfs2_inode *ip, const cha
 	int64_t ret;
 	bool killed;
 
-	gfs2_holder_init(ip->i_gl, LM_ST_EXCLUSIVE, 0, &gh, __func__);
-	ret = gfs2_inode_nq_change(ip, &gh);
-	if (ret) {
-		gfs2_holder_uninit(&gh);
+	ret = gfs2_inode_nq_change(ip, &gh, __func__);
+	if (ret)
 		return ret;
-	}
 	w->eof[0] = ip->i_size;
 	errors = mapping_errors(&ip->i_data);
 	if (append && !SEEDED_BUG("append-where-believed"))
