@@ -388,12 +388,13 @@ static sem_t other_waits, log_is_gone;
 static atomic_bool other_ends;
 static struct gfs2_sbd *survivor;
 
-/* The lock of the journal is not kept, but given back a little later; until then it would be refused. */
+/* The locks of the journal and of the block counts are not kept, but given back a little later; until then they would be refused. */
 static int recover_dead(void)
 {
 	struct gfs2_glock *gl = gfs2_glock_get(survivor->sd_glocks, 1, &gfs2_journal_glops);
 
 	assert_true(gfs2_glock_wait_demoted(gl, 60000000000ull));
+	assert_true(gfs2_glock_wait_demoted(survivor->sd_statfs_inode->i_gl, 60000000000ull));
 	gfs2_glock_put(gl);
 	return gfs2_recover_jid(survivor, 1);
 }
