@@ -7,8 +7,8 @@ usage: tools/check [--full] [--no-skip] [--list] [NAME...]
   --full      also what does not fit the time of an ordinary run
   --no-skip   a skipped test counts as a failure
   --list      print the tests and end
-  NAME        only these: a group (build unit sim fuzz mount crash uml), a test (mount/20-namespace,
-              unit/log), either with @VARIANT, or a pattern with * and ?
+  NAME        only these: a group (build unit sim fuzz mount crash uml; all of it only with --full), a
+              test (mount/20-namespace, unit/log), either with @VARIANT, or a pattern with * and ?
 
 A test is an executable file tests/GROUP/NN-name. Comment lines at its top declare it:
 
@@ -89,10 +89,12 @@ class Test:
         self.on_disk = head.get("workdir", "disk" if group == "uml" else "memory") == "disk"
         self.name = f"{group}/{name}" + (f"@{variant}" if variant not in (None, "plain") else "")
 
-    def selected(self, names):
-        plain = f"{self.group}/{self.short}"
-        words = {self.name, plain, self.group, f"{self.group}@{self.variant or 'plain'}",
-                 f"{plain}@{self.variant or 'plain'}"}
+    def selected(self, names, full):
+        plain, variant = f"{self.group}/{self.short}", self.variant or "plain"
+        words = {self.name, plain, f"{plain}@{variant}"}
+        # A group is as much of it as runs without names.
+        if full or not self.full_only:
+            words |= {self.group, f"{self.group}@{variant}"}
         return any(fnmatch.fnmatchcase(word, name) for name in names for word in words)
 
 
@@ -415,10 +417,10 @@ def select(tests, names, full):
     """What to run, and with it the builds it needs."""
     if names:
         for name in names:
-            if not any(test.selected([name]) for test in tests):
+            if not any(test.selected([name], full) for test in tests):
                 print(f"no test is called {name}; tools/check --list prints them all", file=sys.stderr)
                 sys.exit(2)
-        chosen = [test for test in tests if test.selected(names)]
+        chosen = [test for test in tests if test.selected(names, full)]
     else:
         chosen = [test for test in tests if full or not test.full_only]
     needed = {test.variant or "plain" for test in chosen if test.group != "build"}

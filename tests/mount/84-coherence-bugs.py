@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: GPL-2.0-or-later
 # test: 44-three-nodes, 83-coherence, 83-identity and 88-cluster-ops find every one of a list of bugs when it is switched on, and a killed daemon that hangs leaves nothing behind
-# timeout: 240
+# timeout: 600
 # full: only
 import os
 import sys
