@@ -8,7 +8,8 @@ property).  Objects are what is promised to change at once: a block (or what a d
 size, an attribute, the two directories with all their names.  A record that was appended is one thing, up to the largest request.
 
 The death of a node (crash()) takes back what it did to an object last, as far as nobody has made it durable: by fsync, by a direct
-write, or because another node has used the object since, whose lock was given away only with everything written.
+write, or because another node has used the object since, whose lock was given away only with everything written.  (Of the names that
+is the directory: a look at the other one, whose lock the node may have had all the time, takes nothing from anybody.)
 
 One thing is not promised: where the kernel's FUSE client decides by the size that it remembers (buffered reads of files opened for
 reading, SEEK_END, asynchronous direct reads), and its memory is being changed by two at once, it may keep the older one for a moment.
@@ -516,28 +517,66 @@ def rules(thing):
 
 # ---------------------------------------------------------------- is there an order?
 
-def mortal(apply, since):
-    """Nodes can die: a state is what is there, whose work is on top, and what there may be again without it.  That is remembered only
-    of what a node that dies did `since` then: what came before, another one has used."""
+def places(thing, what):
+    """Whose lock an operation on the object takes; the names are two directories."""
+    kind, *args = what
+    if thing[0] != "names":
+        return {0}
+    if kind in ("sync", "links"):
+        return set()
+    if kind == "list":
+        return {"pq".index(args[0])}
+    paths = args if kind == "move" else args[1:] if kind == "link" else args[:1]
+    return {"pq".index(PATHS[path][0]) for path in paths}
+
+
+def durable_work(thing, ops, crashes):
+    """A function: is what this operation did on disk at its node's death?  It is if another node has used the place since, and so is what
+    came before it, for the log is written in order.  A place beside it that another node has used says nothing."""
+    used, logged = {}, {}
+    for node, death, _ in crashes:
+        used[node] = collections.defaultdict(int)
+        for op in ops:
+            if op.node != node and op.end < death and op.what[0] != "sync":
+                for place in places(thing, op.what):
+                    used[node][place] = max(used[node][place], op.start)
+        logged[node] = max((op.start for op in ops if op.node == node and op.what[0] not in QUESTIONS | {"sync"}
+                            and any(op.end < used[node][place] for place in places(thing, op.what))), default=0)
+
+    def durable(op):
+        return op.durable or op.node not in used or op.end < logged[op.node] or \
+            any(op.end < used[op.node][place] for place in places(thing, op.what))
+    return durable
+
+
+def mortal(thing, apply, durable):
+    """Nodes can die: a state is what is there, whose work is on top, and what there may be again without it: before each change, with the
+    places of that.  (One dies at a time, so there is one owner.)"""
     def step(state, op):
         inner, owner, older = state
         what = op.what
         if what[0] == "crash":
             if owner != what[1]:
                 return [state]
-            return [(one, None, frozenset()) for one in older | {inner}]
+            return [(one, None, ()) for one in {inner, *(before for before, _ in older)}]
         if what[0] == "sync":
-            return [(inner, owner, frozenset())] if older else [state]
+            return [(inner, owner, ())] if older and owner == op.node else [state]
         new = apply(inner, what)
         if new is None:
             return []
-        if owner != op.node:
-            older = frozenset()
         if new is inner:
-            return [state] if owner == op.node else [(inner, op.node, older)]
-        if op.durable or op.end < since.get(op.node, NEVER):
-            return [(new, op.node, frozenset())]
-        return [(new, op.node, older | {inner})]
+            return [state]
+        where = places(thing, what)
+        if owner != op.node:
+            # His lock, so his work there and all before it, was given away; what he did beside it afterwards is his still.
+            kept = max((number + 1 for number, (_, there) in enumerate(older) if there & where), default=0)
+            older = tuple((apply(before, what), there) for before, there in older[kept:])
+            older = tuple(one for one in older if one[0] is not None)
+            if older:
+                return [(new, owner, older)]
+        if durable(op):
+            return [(new, op.node, ())]
+        return [(new, op.node, older + ((inner, frozenset(where)),))]
     return step
 
 
@@ -552,12 +591,11 @@ def order(thing, first, ops, apply, crashes):
     """Goes through the calls' beginnings and ends by time, with all states that there may be and, for each, who of those that have not
     returned has had his moment.  When one returns he must have had it (J. Lowe's just-in-time linearization)."""
     ops = list(ops)
+    step = mortal(thing, apply, durable_work(thing, ops, crashes)) if crashes else immortal(apply)
     dead_since = {}
     for node, start, end in crashes:
         ops.append(Op(start, end, node, ("crash", node), f"the death of node {node}"))
         dead_since[node] = start
-    since = {node: max((op.start for op in ops if op.node != node and op.end < start), default=0) for node, start, _ in crashes}
-    step = mortal(apply, since) if crashes else immortal(apply)
     events = []
     for number, op in enumerate(ops):
         if op.end == NEVER and op.node not in dead_since:
@@ -567,7 +605,7 @@ def order(thing, first, ops, apply, crashes):
     events.sort()
     pending = {}        # number of the operation -> its bit
     free = []
-    states = {((first, None, frozenset()) if crashes else first, 0)}
+    states = {((first, None, ()) if crashes else first, 0)}
     recent = collections.deque(maxlen=24)
     for _, returns, number in events:
         op = ops[number]

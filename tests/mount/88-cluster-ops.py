@@ -180,5 +180,34 @@ def case_killed():
         killed(SEED + turn)
 
 
+def case_judge_of_deaths():
+    """What a node did to the names last is lost with it or not, for the directories each: what the judge accepts, and what he does not."""
+    index = history.INDEX
+    before = tuple(5 if path == "q/c" else 0 for path in history.PATHS)
+
+    def explained(*ops):
+        done = [history.Op(start, end, node, (kind, *(index.get(arg, arg) for arg in args)), kind) for start, end, node, kind, *args in ops]
+        try:
+            history.order(("names",), before, done, history.names, [(0, 100, 110)])
+        except history.Fault:
+            return False
+        return True
+
+    made, lost = (10, 20, 0, "create", "p/a", 7), (120, 130, 1, "create", "p/a", 7)
+    there, other = (120, 130, 1, "is", "p/a", 7), (21, 25, 0, "create", "q/d", 8)
+    check(explained(made, lost) and explained(made, there), "without anybody it may be lost or not")
+    for looked in ("is", "q/c", 5), ("list", "q", ("c",)):
+        check(explained(made, (30, 40, 1, *looked), lost), f"{looked}: beside it")
+        check(explained(made, (30, 40, 1, *looked), there), f"{looked}: beside it, and not lost")
+    for looked in ("is", "p/a", 7), ("missing", "p/b"), ("list", "p", ("a",)), ("create", "p/b", 9):
+        check(not explained(made, (30, 40, 1, *looked), lost), f"{looked}: another node has used the directory")
+    check(explained(made, (30, 40, 1, "create", "q/d", 8), lost, (140, 150, 1, "is", "q/d", 8)), "another node's work beside it stays")
+    check(not explained(made, (30, 40, 1, "create", "q/d", 8), (140, 150, 1, "missing", "q/d")), "who lives loses nothing")
+    check(not explained(made, other, (30, 40, 1, "is", "q/d", 8), lost), "the log is written in order: what was before")
+    check(explained((1, 9, 0, "create", "q/d", 8), made, (30, 40, 1, "is", "q/d", 8), lost), "and what was after")
+    check(not explained(made, (21, 25, 0, "sync"), lost), "its own sync")
+    check(explained(made, (21, 25, 1, "sync"), lost), "another node's sync")
+
+
 if __name__ == "__main__":
     main()
